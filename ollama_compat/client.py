@@ -1,0 +1,169 @@
+"""`Client` and `AsyncClient`: the official clients with one seam changed.
+
+Every method of the official client builds the body of a request and calls `_request`. With `BACKEND_MODE=vllm` that
+seam hands the body to the translation, which answers from vLLM; with `BACKEND_MODE=ollama`, and for cloud models in
+either mode, the official `_request` goes on as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import ollama
+
+from .models import is_cloud
+from .settings import CONFIG, VARIABLES, Settings, load
+
+if TYPE_CHECKING:
+    import openai
+
+    from .exchange import Exchange, Part
+    from .translation import Translation
+
+# Settings that `Client(...)` takes by keyword; all other keywords are the official client's.
+KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
+
+
+class _Backend:
+    """Which backend a client has, settled when it is made."""
+
+    settings: Settings
+    _translation: Translation | None
+    _authorization: str | None
+    _verify: Any
+
+    def _choose(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Take the settings out of a client's keywords; the rest is for the official client."""
+        own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
+        settings = own.pop("settings", None)
+        self.settings = settings if isinstance(settings, Settings) else load(own)
+        self._verify = keywords.get("verify", True)
+        self._translation = None
+        self._authorization = None
+        if self.settings.backend_mode == "vllm":
+            from .translation import Translation  # costs nothing in mode `ollama`
+
+            self._translation = Translation(self.settings)
+            self._authorization = self._bearer(keywords)
+            # httpx's own limit is 100 connections; vLLM batches as many requests as it is sent.
+            keywords.setdefault("limits", httpx.Limits(max_connections=None, max_keepalive_connections=100))
+        return keywords
+
+    def _bearer(self, keywords: dict[str, Any]) -> str | None:
+        if self.settings.vllm_api_key is not None:
+            return f"Bearer {self.settings.vllm_api_key.get_secret_value()}"
+        given = {str(key).lower(): value for key, value in (keywords.get("headers") or {}).items()}
+        return given.get("authorization")
+
+    def _exchange(self, path: str, body: Any) -> Exchange[None] | None:
+        """The exchange that answers a request from vLLM; None: Ollama answers it."""
+        return None if self._translation is None else self._translation.exchange(path, body)
+
+    def _openai_options(self, base: str, timeout: httpx.Timeout) -> dict[str, Any]:
+        key = (self._authorization or "").removeprefix("Bearer ")
+        return {"base_url": f"{base}/v1", "api_key": key or "EMPTY", "timeout": timeout.read}
+
+    def served_name(self, model: str) -> str:
+        """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
+        if self._translation is None or is_cloud(model):
+            return model
+        return self.settings.served_name(model)
+
+
+class Client(_Backend, ollama.Client):
+    """`ollama.Client`, answered by vLLM where `BACKEND_MODE` says so.
+
+    All keywords of the official client mean what they mean there; `host` and `OLLAMA_HOST` name the Ollama server in
+    either mode. Beside them: `backend_mode`, `vllm_urls`, `vllm_api_key`, `vllm_model_map`, `ollama_compat_config`,
+    each over the environment variable of that name, or a whole `settings=Settings(...)`. Raises `SettingsError` for a
+    wrong value.
+    """
+
+    def __init__(self, host: str | None = None, **kwargs: Any) -> None:
+        """Make a client; no request is sent."""
+        super().__init__(host, **self._choose(kwargs))
+
+    def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
+        exchange = self._exchange(args[1], kwargs.get("json"))
+        if exchange is None:
+            return super()._request(cls, *args, stream=stream, **kwargs)
+        parts = self._run(exchange)
+        return _typed(cls, parts) if stream else cls(**next(parts))
+
+    def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
+        if self._translation is not None:
+            self._translation.refuse(args[1], kwargs.get("json"))
+        return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def openai(self, model: str) -> openai.OpenAI:
+        """A ready `openai.OpenAI` for the server that serves `model`: the way out of the Ollama API.
+
+        Ask it for `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models, it speaks to Ollama's
+        own OpenAI endpoint. Raises what `chat` raises for a model that is nowhere. Close it as you close a client.
+        """
+        from openai import DefaultHttpxClient, OpenAI
+
+        base = str(self._client.base_url).rstrip("/")
+        if self._translation is not None and not is_cloud(model):
+            base = next(self._run(self._translation.locate(model)))["url"]
+        options = self._openai_options(base, self._client.timeout)
+        return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._verify))
+
+    def _run(self, exchange: Exchange[None]) -> Generator[Part]:
+        from .upstream import Upstream
+
+        return Upstream(self._client, self._authorization).run(exchange)
+
+
+class AsyncClient(_Backend, ollama.AsyncClient):
+    """`ollama.AsyncClient`, answered by vLLM where `BACKEND_MODE` says so: the async twin of `Client`."""
+
+    def __init__(self, host: str | None = None, **kwargs: Any) -> None:
+        """Make a client; no request is sent."""
+        super().__init__(host, **self._choose(kwargs))
+
+    async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
+        exchange = self._exchange(args[1], kwargs.get("json"))
+        if exchange is None:
+            return await super()._request(cls, *args, stream=stream, **kwargs)
+        parts = self._run(exchange)
+        if stream:
+            return _atyped(cls, parts)
+        async with contextlib.aclosing(parts):
+            return cls(**await anext(parts))
+
+    async def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
+        if self._translation is not None:
+            self._translation.refuse(args[1], kwargs.get("json"))
+        return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    async def openai(self, model: str) -> openai.AsyncOpenAI:
+        """A ready `openai.AsyncOpenAI` for the server that serves `model`: see `Client.openai`."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        base = str(self._client.base_url).rstrip("/")
+        if self._translation is not None and not is_cloud(model):
+            async with contextlib.aclosing(self._run(self._translation.locate(model))) as parts:
+                base = (await anext(parts))["url"]
+        options = self._openai_options(base, self._client.timeout)
+        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._verify))
+
+    def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
+        from .upstream import AsyncUpstream
+
+        return AsyncUpstream(self._client, self._authorization).run(exchange)
+
+
+def _typed(cls: Any, parts: Generator[Part]) -> Iterator[Any]:
+    with contextlib.closing(parts):
+        for part in parts:
+            yield cls(**part)
+
+
+async def _atyped(cls: Any, parts: AsyncGenerator[Part]) -> AsyncIterator[Any]:
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            yield cls(**part)

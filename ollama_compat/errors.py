@@ -1,0 +1,207 @@
+"""What vLLM says when it refuses, as Ollama would have said it; and what is raised when a server can't answer.
+
+vLLM has several shapes of error (0.32): `{"error": {"message", "type", "param", "code"}}`, `{"error": "text"}` for a
+missing key, `{"detail": "Not Found"}` for a path that a server does not have, `{"detail": [...]}` for a body that
+FastAPI refused; and what stands in front of vLLM may answer HTML or nothing. `Refusal` is any of them, read once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from ollama import ResponseError
+
+from .models import qualified
+
+_SHOWN = 300  # characters of a strange body that an error message quotes
+
+
+class ServerUnreachable(ConnectionError, httpx.ConnectError):
+    """No connection to a vLLM server.
+
+    The official client raises the builtin `ConnectionError` for a plain call and `httpx.ConnectError` for a stream:
+    this is both, so whatever a service catches today goes on catching it.
+    """
+
+    def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
+        """`message` names the URL, the model and what to check."""
+        httpx.ConnectError.__init__(self, message, request=request)
+
+
+class ModelGone(Exception):
+    """A server answered that it does not serve the model it was learnt to serve. Never leaves the package."""
+
+
+def response_error(text: str, status: int = -1) -> ResponseError:
+    """A `ResponseError` whose `error` is exactly `text`, also where `text` happens to be JSON."""
+    return ResponseError(json.dumps({"error": text}), status)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error reply of a server: its status and what it says."""
+
+    url: str
+    status: int
+    message: str
+    param: str | None = None
+    is_vllm: bool = False
+    """Whether it has the shape of vLLM's own errors."""
+
+    @property
+    def endpoint_missing(self) -> bool:
+        """The server runs, but does not have this path: a pooling model asked to chat, a chat model to embed."""
+        return self.status in (404, 405) and not self.is_vllm
+
+    @property
+    def model_missing(self) -> bool:
+        """The server does not serve the model (any more)."""
+        return self.status == 404 and self.is_vllm
+
+    @property
+    def too_long(self) -> bool:
+        """The prompt does not fit the model's window."""
+        return self.status == 400 and (
+            self.param in ("input_tokens", "input_text") or "maximum context length" in self.message
+        )
+
+    def error(self) -> ResponseError:
+        """This refusal as the official client's exception, in the words that help most."""
+        for needle, text in _TRANSLATIONS:
+            if needle in self.message:
+                return response_error(text.format(url=self.url), self.status)
+        if self.status in (401, 403):
+            return response_error(
+                f"{self.message or 'unauthorized'} ({self.url} wants another API key: check VLLM_API_KEY)", self.status
+            )
+        return response_error(f"{self.message or 'empty reply'} (status {self.status} from {self.url})", self.status)
+
+
+# What vLLM 0.32 says -> what the caller is told: Ollama's words where Ollama has some, else what to do.
+_TRANSLATIONS = (
+    (
+        "requires --enable-auto-tool-choice",
+        "the vLLM server at {url} was started without tool calling: "
+        "start it with --enable-auto-tool-choice --tool-call-parser NAME",
+    ),
+    (
+        "is not a multimodal model",
+        '{{"error":{{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests.",'
+        '"type":"invalid_request_error"}}}}',
+    ),
+)
+
+
+def refusal(url: str, status: int, body: bytes) -> Refusal:
+    """Read an error reply, whatever its shape."""
+    try:
+        document: Any = json.loads(body)
+    except ValueError:
+        return Refusal(url, status, _quoted(body.decode("utf-8", "replace")))
+    if not isinstance(document, dict):
+        return Refusal(url, status, _quoted(json.dumps(document)))
+    error = document.get("error")
+    if isinstance(error, dict):
+        param = error.get("param")
+        return Refusal(url, status, str(error.get("message") or ""), param if isinstance(param, str) else None, True)
+    if isinstance(error, str):
+        return Refusal(url, status, error)
+    if document.get("object") == "error" or "message" in document:  # vLLM before 0.10
+        return Refusal(url, status, str(document.get("message") or ""), None, True)
+    detail = document.get("detail", document)
+    return Refusal(url, status, detail if isinstance(detail, str) else _quoted(json.dumps(detail)))
+
+
+def failure(url: str, event: bytes) -> ResponseError:
+    """An error that came as an event of a stream; its `code` is the status it would have had as a reply."""
+    told = refusal(url, 500, event)
+    try:
+        code = json.loads(event)["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        code = None
+    return replace(told, status=code).error() if isinstance(code, int) else told.error()
+
+
+def _quoted(text: str) -> str:
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
+    """No connection to `url`, wanted for `model`."""
+    wanted = f" for model {model!r}" if model else ""
+    return ServerUnreachable(
+        f"Failed to connect to the vLLM server at {url}{wanted}: {reason}. Please check that it is running, that it "
+        f"has finished loading (GET {url}/health), and that VLLM_URLS names it."
+    )
+
+
+def nowhere(urls: tuple[str, ...], model: str) -> ServerUnreachable:
+    """None of the servers can be reached."""
+    names = ", ".join(urls)
+    return ServerUnreachable(
+        f"Failed to connect to any vLLM server for model {model!r}: tried {names}. Please check that they are running, "
+        f"that they have finished loading (GET {urls[0]}/health), and that VLLM_URLS names them."
+    )
+
+
+def broken_off(url: str, reason: str) -> ResponseError:
+    """The connection ended before the answer did. The first words are Ollama's own when its model process dies."""
+    return response_error(
+        f"an error was encountered while running the model: unexpected EOF (the answer of {url} is not whole: {reason})"
+    )
+
+
+def malformed(url: str, what: str) -> ResponseError:
+    """A server sent what is not OpenAI's protocol."""
+    return response_error(f"{url} sent a malformed reply: {what}. Is it a vLLM server?")
+
+
+def model_not_found(path: str, name: str) -> ResponseError:
+    """Ollama's 404, whose words differ by endpoint (Ollama 0.33, server/routes.go)."""
+    match path:
+        case "/api/embed" | "/api/embeddings":
+            return response_error(f'model "{name}" not found, try pulling it first', 404)
+        case "/api/show":
+            tagged = name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
+            return response_error(f"model '{tagged}' not found", 404)
+        case "/api/copy":
+            return response_error(f'model "{name}" not found', 404)
+        case _:
+            return response_error(f"model '{name}' not found", 404)
+
+
+def model_required(path: str) -> ResponseError:
+    """What Ollama answers to an empty model name."""
+    if path in ("/api/generate", "/api/embed"):
+        return response_error("model '' not found", 404)
+    return response_error("model is required", 400)
+
+
+def lacks(name: str, capability: str) -> ResponseError:
+    """Ollama's refusal of `tools` or `insert` for a model that has no template for them."""
+    return response_error(f"{qualified(name)} does not support {capability}", 400)
+
+
+def window_exceeded(tokens: int, window: int) -> ResponseError:
+    """Ollama's refusal of a prompt that does not fit and may not be cut."""
+    return response_error(
+        json.dumps(
+            {
+                "error": {
+                    "code": 400,
+                    "message": f"request ({tokens} tokens) exceeds the available context size ({window} tokens), "
+                    "try increasing it",
+                    "type": "exceed_context_size_error",
+                    "n_prompt_tokens": tokens,
+                    "n_ctx": window,
+                }
+            },
+            separators=(",", ":"),
+        ),
+        400,
+    )

@@ -1,0 +1,119 @@
+"""What the translation asks of the outside world.
+
+A call is a generator, an `Exchange`: it yields steps and is sent their outcome. It does no I/O and reads no clock but
+the one it is handed, so one text serves `Client` and `AsyncClient` (upstream.py drives it) and a test can play the
+server with a list of replies.
+
+    Ask(request)   -> Reply              one request, its whole reply
+    Open(request)  -> Reply | None       open an event stream; None: it is open, Reply: the server refused
+    NEXT           -> bytes | None       the next event's data; None: the stream has ended
+    a dict         -> None               a part for the caller, as Ollama would have sent it
+
+Where no reply comes at all, the exception is thrown in at the yield.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+Part: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request to a vLLM server. `timeout` is in seconds; None leaves the client's own in force."""
+
+    method: Literal["GET", "POST"]
+    base: str
+    path: str
+    payload: Part | None = None
+    model: str | None = None
+    timeout: float | None = None
+
+    @property
+    def url(self) -> str:
+        """The whole URL."""
+        return self.base + self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The status and the body of a reply."""
+
+    status: int
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the server did what was asked."""
+        return 200 <= self.status < 300
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send a request, read its whole reply."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Send a request whose reply is an event stream."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Read the next event of the open stream."""
+
+
+NEXT = Next()
+
+Step: TypeAlias = Ask | Open | Next | Part
+Outcome: TypeAlias = Reply | bytes | None
+R = TypeVar("R")
+Exchange: TypeAlias = Generator[Step, Any, R]
+
+
+class Clock(Protocol):
+    """Where a call reads the time."""
+
+    def ticks(self) -> int:
+        """Nanoseconds of a clock that never goes back."""
+        ...
+
+    def stamp(self) -> str:
+        """The time of day as Ollama writes it: RFC 3339, UTC, nanoseconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def ticks(self) -> int:
+        """Nanoseconds of `time.perf_counter`."""
+        return time.perf_counter_ns()
+
+    def stamp(self) -> str:
+        """Now, such as `2026-08-21T09:31:20.920865535Z`."""
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def ask(
+    method: Literal["GET", "POST"],
+    base: str,
+    path: str,
+    payload: Part | None = None,
+    *,
+    model: str | None = None,
+    timeout: float | None = None,
+) -> Exchange[Reply]:
+    """Send one request and return its reply."""
+    reply: Reply = yield Ask(Request(method, base, path, payload, model, timeout))
+    return reply

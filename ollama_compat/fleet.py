@@ -1,0 +1,150 @@
+"""The vLLM servers: what each serves, and which one takes a call.
+
+What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
+that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of several
+servers with a model, the one with the fewest calls in flight takes the next call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from .errors import ServerUnreachable, nowhere, refusal
+from .exchange import Clock, Exchange, ask
+from .models import same
+from .wire import Card, Cards, decode
+
+LEARN_TIMEOUT_S = 5.0
+"""How long a server may take to say what it serves (seconds)."""
+RETRY_AFTER_S = 10.0
+"""How soon a server that could not be reached is asked again (seconds)."""
+
+
+@dataclass
+class Server:
+    """One vLLM server. `cards` is None while it is not known what it serves."""
+
+    url: str
+    cards: tuple[Card, ...] | None = None
+    asked_at: int | None = None
+    in_flight: int = 0
+    trouble: Exception | None = None
+
+    def card(self, name: str) -> Card | None:
+        """The served model that answers to `name`: the exact name first, then as Ollama compares names."""
+        cards = self.cards or ()
+        exact = (card for card in cards if card.id == name)
+        return next(exact, None) or next((card for card in cards if same(card.id, name)), None)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and the model on it that takes a call."""
+
+    server: Server
+    card: Card
+
+    @property
+    def url(self) -> str:
+        """The server's base URL, without `/v1`."""
+        return self.server.url
+
+
+@dataclass
+class Fleet:
+    """All servers of a client."""
+
+    urls: tuple[str, ...]
+    clock: Clock
+    servers: list[Server] = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        """One `Server` for each URL, in the order given."""
+        self.servers = [Server(url) for url in self.urls]
+
+    def find(self, name: str, avoid: Sequence[Server] = ()) -> Exchange[Target | None]:
+        """The server that takes the next call of served model `name`, or None when no server has it.
+
+        `avoid` holds servers that have just failed this call. Raises `ServerUnreachable` when no server at all can be
+        reached, and a server's own refusal (a missing key) when no other server has the model.
+        """
+        due = [server for server in self.servers if self._due(server)]
+        yield from self._learn(due)
+        target = self._pick(name, avoid)
+        if target is None and not avoid:
+            yield from self._learn([server for server in self.servers if server not in due])
+            target = self._pick(name, avoid)
+        if target is None and not avoid:
+            self._raise_trouble(name)
+        return target
+
+    def catalog(self) -> Exchange[list[Target]]:
+        """Every served model, asked afresh; a model on several servers comes once."""
+        yield from self._learn(self.servers)
+        if all(server.trouble for server in self.servers):
+            self._raise_trouble("")
+        found: dict[str, Target] = {}
+        for server in self.servers:
+            for card in server.cards or ():
+                found.setdefault(card.id, Target(server, card))
+        return list(found.values())
+
+    def forget(self, server: Server) -> None:
+        """What `server` serves is no longer known: it said so itself, or it is gone."""
+        server.cards = None
+        server.asked_at = None
+
+    @contextmanager
+    def taking(self, server: Server) -> Iterator[None]:
+        """Count a call as in flight on `server`."""
+        with self._lock:
+            server.in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                server.in_flight -= 1
+
+    def _due(self, server: Server) -> bool:
+        if server.cards is not None:
+            return False
+        if server.asked_at is None:
+            return True
+        return self.clock.ticks() - server.asked_at > RETRY_AFTER_S * 1e9
+
+    def _pick(self, name: str, avoid: Sequence[Server]) -> Target | None:
+        able = [(server, card) for server in self.servers if server not in avoid and (card := server.card(name))]
+        if not able:
+            return None
+        server, card = min(able, key=lambda pair: pair[0].in_flight)
+        return Target(server, card)
+
+    def _learn(self, servers: Sequence[Server]) -> Exchange[None]:
+        for server in servers:
+            server.asked_at = self.clock.ticks()
+            try:
+                reply = yield from ask("GET", server.url, "/v1/models", timeout=LEARN_TIMEOUT_S)
+            except (ServerUnreachable, httpx.TimeoutException) as problem:
+                server.cards, server.trouble = None, problem
+                continue
+            if not reply.ok:
+                server.cards, server.trouble = None, refusal(server.url, reply.status, reply.body).error()
+                continue
+            server.cards, server.trouble = tuple(decode(reply.body, Cards, server.url).data), None
+
+    def _raise_trouble(self, name: str) -> None:
+        """A model that is nowhere is a 404 only if every server could be asked."""
+        troubled = [server.trouble for server in self.servers if server.trouble is not None]
+        refused = [trouble for trouble in troubled if not isinstance(trouble, (ServerUnreachable, httpx.HTTPError))]
+        if refused:
+            raise refused[0]
+        if troubled and len(troubled) == len(self.servers):
+            raise nowhere(self.urls, name) if len(troubled) > 1 else troubled[0]
+        if troubled:
+            raise nowhere(tuple(server.url for server in self.servers if server.trouble), name)

@@ -1,0 +1,86 @@
+"""What an operation is handed: one call, the server that takes it, and what the client remembers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ollama import ResponseError
+
+from ..errors import response_error
+from ..exchange import Ask, Clock, Exchange, Part, Reply, Request
+from ..fleet import Target
+from ..settings import Profile
+
+logger = logging.getLogger("ollama_compat")
+
+
+@dataclass
+class Memory:
+    """What a client learns on the way: which notices it has given, what it found out about models."""
+
+    noticed: set[str] = field(default_factory=set)
+    facts: dict[tuple[str, str, str], object] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def notice(self, subject: str, text: str, *values: object) -> None:
+        """Warn in the `ollama_compat` log, once for each subject."""
+        with self._lock:
+            if subject in self.noticed:
+                return
+            self.noticed.add(subject)
+        logger.warning(text, *values)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the Ollama API: `body` as the official client sends it to `path`."""
+
+    path: str
+    body: Mapping[str, Any]
+    target: Target
+    profile: Profile
+    clock: Clock
+    started: int
+    memory: Memory
+
+    @property
+    def name(self) -> str:
+        """The model as it was asked for; replies repeat it."""
+        return str(self.body.get("model", ""))
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller wants the parts as they come."""
+        return bool(self.body.get("stream"))
+
+    @property
+    def served(self) -> str:
+        """The name under which the server serves the model."""
+        return self.target.card.id
+
+    @property
+    def window(self) -> int | None:
+        """The model's window in tokens."""
+        return self.target.card.max_model_len
+
+    @property
+    def url(self) -> str:
+        """The server that takes the call."""
+        return self.target.url
+
+    def request(self, path: str, payload: Part, method: Literal["GET", "POST"] = "POST") -> Request:
+        """A request to the server, for the served model."""
+        return Request(method, self.url, path, {"model": self.served, **payload}, self.name)
+
+    def ask(self, path: str, payload: Part) -> Exchange[Reply]:
+        """POST for the served model and return the reply."""
+        reply: Reply = yield Ask(self.request(path, payload))
+        return reply
+
+    def unsupported(self, operation: str) -> ResponseError:
+        """Ollama's refusal of an operation that this kind of model does not have."""
+        return response_error(f'"{self.name}" does not support {operation}', 400)

@@ -1,0 +1,161 @@
+"""The catalogue: `/api/tags`, `/api/show`, `/api/ps`, `/api/pull`, from what the servers say of themselves.
+
+vLLM tells a model's name, window and path (`/v1/models`), and by its paths whether it chats or embeds. What it does
+not tell (size, digest, quantisation) is left empty, never made up.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from ..errors import model_not_found, response_error
+from ..exchange import Exchange, Part, ask
+from ..fleet import Fleet, Target
+from ..models import canonical, same, with_tag
+from ..settings import Settings
+from ..wire import decode
+from .call import Call
+from .thinking import style_of
+
+_NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
+
+_DETAILS = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": [],
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+def tags(fleet: Fleet, settings: Settings) -> Exchange[None]:
+    """Every model that can be asked for, under the names that services use."""
+    listed = yield from _listed(fleet, settings)
+    yield {
+        "models": [
+            {
+                "name": name,
+                "model": name,
+                "modified_at": _time(target.card.created),
+                "size": 0,
+                "digest": "",
+                "details": _DETAILS,
+            }
+            for name, target in listed
+        ]
+    }
+
+
+def ps(fleet: Fleet, settings: Settings) -> Exchange[None]:
+    """The same models: vLLM keeps what it serves loaded."""
+    listed = yield from _listed(fleet, settings)
+    yield {
+        "models": [
+            {
+                "name": name,
+                "model": name,
+                "size": 0,
+                "digest": "",
+                "details": _DETAILS,
+                "expires_at": _NEVER,
+                "size_vram": 0,
+                "context_length": target.card.max_model_len,
+            }
+            for name, target in listed
+        ]
+    }
+
+
+def show(call: Call) -> Exchange[None]:
+    """What is known of one model."""
+    card, profile = call.target.card, call.profile
+    paths = yield from _paths(call)
+    capabilities = _capabilities(call, paths)
+    parameters = [f"{name:<30} {value!r}" for name, value in sorted(profile.parameters.items())]
+    part: Part = {
+        "modelfile": _modelfile(call),
+        "parameters": "\n".join(parameters),
+        "template": "",
+        "details": _DETAILS | {"parent_model": card.root or card.id},
+        "model_info": {"general.basename": card.id},
+        "capabilities": capabilities,
+        "modified_at": _time(card.created),
+    }
+    if card.max_model_len is not None:
+        part["model_info"]["general.context_length"] = card.max_model_len
+    if profile.system:
+        part["system"] = profile.system
+    yield part
+
+
+def pull(_: Call) -> Exchange[None]:
+    """A model that is served is there already."""
+    yield {"status": "success"}
+
+
+def _modelfile(call: Call) -> str:
+    lines = [f"# Served by vLLM at {call.url}", f"FROM {call.served}"]
+    if call.profile.system:
+        lines.append(f'SYSTEM """{call.profile.system}"""')
+    for name, value in call.profile.parameters.items():
+        lines += [f"PARAMETER {name} {item}" for item in (value if isinstance(value, (list, tuple)) else [value])]
+    return "\n".join(lines) + "\n"
+
+
+def _capabilities(call: Call, paths: frozenset[str]) -> list[str]:
+    if "/v1/embeddings" in paths:
+        return ["embedding"]
+    style = style_of(call.served, call.target.card.root, call.profile.thinking)
+    return ["completion", "thinking"] if style and (style.switch or style.default) else ["completion"]
+
+
+class _OpenAPI(msgspec.Struct):
+    paths: dict[str, msgspec.Raw] = {}
+
+
+def _paths(call: Call) -> Exchange[frozenset[str]]:
+    """The paths that the server has, where it shows its OpenAPI document; otherwise none."""
+    key = (call.url, call.served, "paths")
+    known = call.memory.facts.get(key)
+    if isinstance(known, frozenset):
+        return known
+    reply = yield from ask("GET", call.url, "/openapi.json", model=call.name)
+    found = frozenset(decode(reply.body, _OpenAPI, call.url).paths) if reply.ok else frozenset()
+    call.memory.facts[key] = found
+    return found
+
+
+def _listed(fleet: Fleet, settings: Settings) -> Exchange[list[tuple[str, Target]]]:
+    """Names and the models behind them: profiles, then the map's names, then what is served under its own name."""
+    targets = yield from fleet.catalog()
+    listed: dict[str, tuple[str, Target]] = {}
+    renamed = set()
+    for name in (*settings.models, *settings.vllm_model_map):
+        served = settings.served_name(name)
+        target = next((target for target in targets if same(target.card.id, served)), None)
+        if target is not None:
+            renamed.add(target.card.id)
+            listed.setdefault(canonical(name) or name, (with_tag(name), target))
+    for target in targets:
+        name = target.card.id
+        if name not in renamed:
+            listed.setdefault(canonical(name) or name, (with_tag(name), target))
+    return list(listed.values())
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def not_served(path: str, name: str, urls: tuple[str, ...]) -> Exception:
+    """A model that no server has: Ollama's 404; for a pull, how to have it served."""
+    if path != "/api/pull":
+        return model_not_found(path, name)
+    return response_error(
+        f"pull model manifest: {name!r} is served by none of {', '.join(urls)}. vLLM loads a model when it starts: "
+        f"start a server for it, put its URL into VLLM_URLS and its name into VLLM_MODEL_MAP",
+        404,
+    )

@@ -1,0 +1,124 @@
+"""`/api/chat` on `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import Refusal, window_exceeded
+from ..exchange import Exchange, Part
+from . import tools
+from .call import Call
+from .generation import Fragment, Plan, respond
+from .messages import continues, joined, to_openai, with_system
+from .request import Checked, check, explain, loaded
+from .shorten import count, fits, shorten
+from .thinking import Splitter
+from .thought import Thought, thought
+
+
+def chat(call: Call) -> Exchange[None]:
+    """One chat call: `message` parts, streamed or one."""
+    checked = check(call)
+    messages: Sequence[Mapping[str, Any]] = call.body.get("messages") or []
+    if not messages:
+        yield loaded(call, {"message": {"role": "assistant", "content": ""}}, empty=True)
+        return
+    wanted = yield from thought(call)
+    messages = with_system(messages, call.profile.system)
+    offer = tools.offered(call.body.get("tools") or ())
+    yield from converse(call, Conversation(messages, checked, wanted, offer), _message)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a chat request is made of."""
+
+    messages: Sequence[Mapping[str, Any]]
+    checked: Checked
+    thought: Thought
+    tools: Sequence[Part] = ()
+    extra: Part = field(default_factory=dict)
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]]) -> Part:
+        """What decides the prompt: vLLM's `/tokenize` takes it too."""
+        payload: Part = {"messages": to_openai(joined(messages)), **self.thought.payload}
+        if continues(messages):
+            payload |= {"add_generation_prompt": False, "continue_final_message": True}
+        if self.tools:  # vLLM refuses an empty list, and the official client always sends one
+            payload["tools"] = list(self.tools)
+        return payload
+
+    def payload(self, messages: Sequence[Mapping[str, Any]]) -> Part:
+        """The whole request."""
+        checked = self.checked
+        payload = {**self.rendered(messages), **checked.sampling, **checked.response_format}
+        if checked.logprobs:
+            payload |= {"logprobs": True, "top_logprobs": checked.top_logprobs}
+        if checked.stops and not self.own_stops:
+            payload["stop"] = list(checked.stops)
+        return payload
+
+    @property
+    def own_stops(self) -> tuple[str, ...]:
+        """The stop strings that are cut off here. They cut only the answer, and vLLM would cut thoughts too."""
+        checked = self.checked
+        return checked.stops if self.thought.possible or not checked.server_takes_stops else ()
+
+
+def converse(
+    call: Call, talk: Conversation, render: Callable[[Fragment], Part], *, context: bool = False
+) -> Exchange[None]:
+    """Have a conversation answered, shortened first where it does not fit the window."""
+    plan = Plan(
+        render=render,
+        stops=talk.own_stops,
+        tools=tools.names(talk.tools),
+        splitter=_splitter(talk.thought),
+        reasoning=talk.thought.reasoning,
+        top_logprobs=talk.checked.top_logprobs,
+        stepwise=bool(talk.tools) or talk.thought.possible,
+        context=context,
+    )
+    messages = talk.messages
+    limit = talk.checked.options.get("num_ctx")
+    if limit and limit > 0 and not fits(messages, limit):
+        messages = yield from shorten(call, messages, talk.rendered, limit)
+    refused = yield from respond(call, "/v1/chat/completions", talk.payload(messages), plan)
+    if refused is not None and refused.too_long and call.window:
+        messages = yield from shorten(call, messages, talk.rendered, _room(call.window, talk.checked))
+        refused = yield from respond(call, "/v1/chat/completions", talk.payload(messages), plan)
+    if refused is not None:
+        raise (yield from _explain(call, talk, messages, refused))
+
+
+def _room(window: int, checked: Checked) -> int:
+    """The most tokens of a prompt that leaves the answer some room: vLLM can't shift its window as Ollama does."""
+    asked = checked.options.get("num_predict", -1)
+    reserve = asked if asked > 0 else window // 4
+    return window - max(1, min(reserve, window // 4))
+
+
+def _explain(
+    call: Call, talk: Conversation, messages: Sequence[Mapping[str, Any]], refused: Refusal
+) -> Exchange[Exception]:
+    if not refused.too_long or not call.window:
+        return explain(call, refused, call.path.removeprefix("/api/"))
+    tokens = yield from count(call, talk.rendered(messages))
+    return window_exceeded(tokens or call.window + 1, call.window)
+
+
+def _splitter(wanted: Thought) -> Callable[[], Splitter] | None:
+    if not wanted.split:
+        return None
+    return lambda: Splitter(wanted.tags, opened=wanted.opened)
+
+
+def _message(fragment: Fragment) -> Part:
+    message: Part = {"role": "assistant", "content": fragment.content}
+    if fragment.thinking:
+        message["thinking"] = fragment.thinking
+    if fragment.tool_calls:
+        message["tool_calls"] = fragment.tool_calls
+    return {"message": message}

@@ -1,0 +1,21 @@
+"""`/v1/systemone`: vLLM 0.32 has the endpoint under the same name and with the same fields."""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import refusal
+from ..exchange import Exchange
+from .call import Call
+from .request import check_keep_alive, explain, note_without_effect
+
+
+def systemone(call: Call) -> Exchange[None]:
+    """Choice, noul and score questions, answered with probabilities."""
+    check_keep_alive(call.body.get("keep_alive"))
+    note_without_effect(call, {})
+    payload = {key: value for key, value in call.body.items() if key not in ("model", "keep_alive")}
+    reply = yield from call.ask("/v1/systemone", payload)
+    if not reply.ok:
+        raise explain(call, refusal(call.url, reply.status, reply.body), "systemone")
+    yield {**json.loads(reply.body), "model": call.name}

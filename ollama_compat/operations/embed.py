@@ -1,0 +1,110 @@
+"""`/api/embed` and the older `/api/embeddings` on `/v1/embeddings`.
+
+Vectors travel as base64 float32, a third of the size of JSON numbers. Ollama returns unit vectors from `embed`, cuts
+them to `dimensions` and makes them unit vectors again; vLLM cuts only for Matryoshka models, so it is done here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..errors import ModelGone, refusal, response_error
+from ..exchange import Exchange, Part
+from ..wire import Embeddings, decode, vector
+from . import options
+from .call import Call
+from .request import check_keep_alive, note_without_effect
+
+_UNIT = 1e-4  # how far from 1 a length may be and still be one: float32 sums are no closer
+
+
+def embed(call: Call) -> Exchange[None]:
+    """Vectors for one text or many: `embeddings`, shape `(texts, dimensions)`."""
+    body = call.body
+    texts = _texts(body.get("input"))
+    check_keep_alive(body.get("keep_alive"))
+    resolved = options.resolve(body.get("options"), call.profile.parameters)
+    note_without_effect(call, resolved)
+    if not texts:
+        yield {"model": call.name, "embeddings": []}
+        return
+    truncate = body.get("truncate") is not False
+    sent = call.clock.ticks()
+    vectors, tokens = yield from _vectors(call, texts, _cut(resolved.get("num_ctx"), call.window) if truncate else None)
+    yield {
+        "model": call.name,
+        "embeddings": [unit(_first(numbers, body.get("dimensions"))) for numbers in vectors],
+        "total_duration": call.clock.ticks() - call.started,
+        "load_duration": sent - call.started,
+        "prompt_eval_count": tokens,
+    }
+
+
+def embeddings(call: Call) -> Exchange[None]:
+    """The older call: one text, one vector as the server gives it, never cut."""
+    check_keep_alive(call.body.get("keep_alive"))
+    note_without_effect(call, options.resolve(call.body.get("options"), call.profile.parameters))
+    prompt = call.body.get("prompt") or ""
+    if not prompt:
+        yield {"embedding": []}
+        return
+    vectors, _ = yield from _vectors(call, [prompt], None)
+    yield {"embedding": vectors[0]}
+
+
+def unit(numbers: list[float]) -> list[float]:
+    """The vector at length 1. A vector of zeros stays."""
+    length = math.hypot(*numbers)
+    if not math.isfinite(length):
+        raise response_error("embedding contains NaN or Inf values", 500)
+    if length == 0 or abs(length - 1) < _UNIT:
+        return numbers
+    return [number / length for number in numbers]
+
+
+def _vectors(call: Call, texts: Sequence[str], cut: int | None) -> Exchange[tuple[list[list[float]], int]]:
+    payload: Part = {"input": list(texts), "encoding_format": "base64"}
+    if cut is not None:
+        payload |= {"truncate_prompt_tokens": cut, "truncation_side": "right"}
+    reply = yield from call.ask("/v1/embeddings", payload)
+    if not reply.ok:
+        raise _explain(call, reply.status, reply.body)
+    answer = decode(reply.body, Embeddings, call.url)
+    if len(answer.data) != len(texts):
+        raise response_error(f"{call.url} sent {len(answer.data)} embeddings for {len(texts)} texts", 500)
+    ordered = sorted(answer.data, key=lambda item: item.index)
+    return [vector(item.embedding, call.url) for item in ordered], answer.usage.prompt_tokens
+
+
+def _explain(call: Call, status: int, body: bytes) -> Exception:
+    refused = refusal(call.url, status, body)
+    if refused.model_missing:
+        return ModelGone(refused.message)
+    if refused.endpoint_missing:
+        return response_error("This server does not support embeddings. Start it with `--embeddings`", 501)
+    if refused.too_long:
+        # The two calls differ in Ollama too.
+        return response_error("the input length exceeds the context length", 400 if call.path == "/api/embed" else 500)
+    return refused.error()
+
+
+def _texts(value: object) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise response_error("invalid input type", 400)
+
+
+def _cut(num_ctx: int | None, window: int | None) -> int:
+    """How many tokens of a text are kept; -1 leaves the number to vLLM: the model's window."""
+    if not num_ctx or num_ctx < 0 or (window is not None and num_ctx >= window):
+        return -1
+    return num_ctx
+
+
+def _first(numbers: list[float], dimensions: int | None) -> list[float]:
+    return numbers[:dimensions] if dimensions and dimensions > 0 else numbers

@@ -1,0 +1,94 @@
+"""Chat history: Ollama's messages as OpenAI's.
+
+Ollama joins consecutive messages of one role with a blank line, tool results excepted (0.33, template/template.go,
+`collate`); many chat templates refuse them otherwise. A trailing assistant message is continued. Tool calls come
+without ids from the `ollama` client: they get ids by their place, and the results that follow get the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .images import content
+
+Message = dict[str, Any]
+
+_JOIN = "\n\n"
+
+
+def with_system(messages: Sequence[Mapping[str, Any]], system: str | None) -> list[Mapping[str, Any]]:
+    """The messages under the profile's system prompt, unless they begin with one of their own."""
+    if not system or (messages and messages[0].get("role") == "system"):
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def joined(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Consecutive messages of one role as one message."""
+    result: list[Message] = []
+    for message in messages:
+        last = result[-1] if result else None
+        if last is None or last.get("role") != message.get("role") or message.get("role") == "tool":
+            result.append(dict(message))
+            continue
+        last["content"] = (last.get("content") or "") + _JOIN + (message.get("content") or "")
+        for key in ("images", "tool_calls"):
+            if message.get(key):
+                last[key] = [*(last.get(key) or ()), *message[key]]
+    return result
+
+
+def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Ollama's messages as OpenAI's, in the same order."""
+    result: list[Message] = []
+    pending: list[str] = []  # ids of calls whose results have not come yet
+    calls = 0
+    for message in messages:
+        role = message.get("role", "")
+        translated: Message = {
+            "role": role,
+            "content": content(message.get("content") or "", message.get("images") or ()),
+        }
+        if message.get("thinking"):
+            translated["reasoning"] = message["thinking"]
+        if message.get("tool_calls"):
+            translated["tool_calls"] = [_call(call, calls + i) for i, call in enumerate(message["tool_calls"])]
+            calls += len(message["tool_calls"])
+            pending = [call["id"] for call in translated["tool_calls"]]
+        if role == "tool":
+            _match_result(translated, message, pending)
+        result.append(translated)
+    return result
+
+
+def continues(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message is the beginning of the answer."""
+    return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
+
+
+def _call(call: Mapping[str, Any], number: int) -> Message:
+    function = call.get("function") or {}
+    arguments = function.get("arguments")
+    return {
+        "id": call.get("id") or f"call_{number:08d}",
+        "type": "function",
+        "function": {
+            "name": function.get("name", ""),
+            "arguments": json.dumps(arguments if arguments is not None else {}, ensure_ascii=False),
+        },
+    }
+
+
+def _match_result(translated: Message, message: Mapping[str, Any], pending: list[str]) -> None:
+    """A tool result answers the call that it names, else the oldest one that is still open."""
+    call_id = message.get("tool_call_id")
+    if call_id in pending:
+        pending.remove(call_id)
+    elif not call_id and pending:
+        call_id = pending.pop(0)
+    if call_id:
+        translated["tool_call_id"] = call_id
+    if message.get("tool_name"):
+        translated["name"] = message["tool_name"]

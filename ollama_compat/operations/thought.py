@@ -1,0 +1,59 @@
+"""Whether a call thinks, and how its thoughts will be told from its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import response_error
+from ..exchange import Exchange, Part
+from .call import Call
+from .template import rendering
+from .thinking import THINK_TAGS, Style, style_of, switches
+
+# A model that no table row and no profile speaks of: both keys that templates are known to read.
+_UNKNOWN = Style(None, "enable_thinking")
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The thinking of one call."""
+
+    payload: Part = field(default_factory=dict)
+    """What the request says about it."""
+    split: bool = False
+    """Whether thoughts are looked for in the text."""
+    opened: bool = False
+    """Whether the prompt has opened the first thought."""
+    tags: tuple[str, str] = THINK_TAGS
+    reasoning: str = "thinking"
+    """What the server's `reasoning` is: see `generation.Plan`."""
+    possible: bool = False
+    """Whether there may be thoughts, which stop strings must not cut."""
+
+
+def thought(call: Call) -> Exchange[Thought]:
+    """Settle it. Raises Ollama's 400 where thinking is asked of a model that can't."""
+    think = call.body.get("think")
+    known = style_of(call.served, call.target.card.root, call.profile.thinking)
+    style = known or _UNKNOWN
+    wanted = style.default if think is None else think
+    if wanted is None:
+        return Thought(split=True, tags=style.tags, reasoning="unknown")
+    if not wanted:
+        off = switches(style, False)
+        return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
+    seen = yield from rendering(call, style)
+    if known is None and seen.reacts is False and not seen.opens:
+        call.memory.notice(
+            f"thinking {call.served}",
+            "%s: its chat template knows no enable_thinking; if the model thinks all the same, say so in its profile",
+            call.served,
+        )
+        raise response_error(f'"{call.name}" does not support thinking', 400)
+    return Thought(
+        payload=switches(style, wanted),
+        split=True,
+        opened=bool(seen.opens),
+        tags=style.tags,
+        possible=True,
+    )

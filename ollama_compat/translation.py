@@ -1,0 +1,115 @@
+"""From a request of the Ollama API to the exchange that answers it: which backend, which server, which operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ModelGone, ServerUnreachable, model_required, response_error
+from .exchange import Clock, Exchange, SystemClock
+from .fleet import Fleet, Server, Target
+from .models import canonical, is_cloud
+from .operations import catalog
+from .operations.call import Call, Memory
+from .operations.chat import chat
+from .operations.decide import systemone
+from .operations.embed import embed, embeddings
+from .operations.generate import generate
+from .settings import NO_PROFILE, Settings
+
+OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
+    "/api/chat": chat,
+    "/api/generate": generate,
+    "/api/embed": embed,
+    "/api/embeddings": embeddings,
+    "/api/show": catalog.show,
+    "/api/pull": catalog.pull,
+    "/v1/systemone": systemone,
+}
+"""What is asked of one model."""
+
+LISTS: Mapping[str, Callable[[Fleet, Settings], Exchange[None]]] = {
+    "/api/tags": catalog.tags,
+    "/api/ps": catalog.ps,
+}
+"""What is asked of all servers."""
+
+REFUSED: Mapping[str, str] = {
+    "/api/push": "there is no registry behind vLLM: upload the model with the tools of the hub it comes from",
+    "/api/create": "put a profile into the file that OLLAMA_COMPAT_CONFIG names: from, system, parameters",
+    "/api/copy": "give the model a further name in VLLM_MODEL_MAP",
+    "/api/delete": "stop the vLLM server, or take the name out of VLLM_MODEL_MAP",
+    "/api/blobs": "vLLM loads a model from a folder or a hub when it starts",
+}
+"""What vLLM can't do, and what to do instead."""
+
+
+class Translation:
+    """The vLLM half of a client: settings, servers, and what was learnt of them. Shared by all its calls."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        """`clock` is the system's unless a test brings its own."""
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.fleet = Fleet(settings.vllm_urls, self.clock)
+        self.memory = Memory()
+
+    def exchange(self, path: str, body: Mapping[str, Any] | None) -> Exchange[None] | None:
+        """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools."""
+        if path in LISTS:
+            return LISTS[path](self.fleet, self.settings)
+        self.refuse(path, body)
+        name = str((body or {}).get("model", ""))
+        if path not in OPERATIONS or is_cloud(name):
+            return None
+        return self._call(path, body or {}, name)
+
+    def refuse(self, path: str, body: Mapping[str, Any] | None) -> None:
+        """Raise `ResponseError` 501 for what vLLM can't do, saying what to do instead. Cloud models are Ollama's."""
+        instead = next((text for start, text in REFUSED.items() if path == start or path.startswith(f"{start}/")), None)
+        body = body or {}
+        if instead is None or is_cloud(str(body.get("model") or body.get("source") or "")):
+            return
+        raise response_error(f"{path} is not available on vLLM: {instead}", 501)
+
+    def _call(self, path: str, body: Mapping[str, Any], name: str) -> Exchange[None]:
+        """One call of one model, on another server where the first turns out to be gone before it began to answer."""
+        started = self.clock.ticks()
+        failed: list[Server] = []
+        while True:
+            target = yield from self.find(path, name, failed)
+            profile = self.settings.profile(name) or NO_PROFILE
+            call = Call(path, body, target, profile, self.clock, started, self.memory)
+            try:
+                with self.fleet.taking(target.server):
+                    yield from OPERATIONS[path](call)
+                return
+            except ServerUnreachable:
+                self.fleet.forget(target.server)
+                failed.append(target.server)
+                if not self._another(target, failed):
+                    raise
+            except ModelGone:  # it may have moved: learn anew what every server has
+                for server in self.fleet.servers:
+                    self.fleet.forget(server)
+                failed.append(target.server)
+
+    def locate(self, name: str) -> Exchange[None]:
+        """Where a model is served: one part, `{"url": base URL without /v1}`."""
+        target = yield from self.find("/api/chat", name)
+        yield {"url": target.url}
+
+    def find(self, path: str, name: str, failed: list[Server] | None = None) -> Exchange[Target]:
+        """The server for a model by its Ollama name. Raises Ollama's errors for names."""
+        served = self.settings.served_name(name)
+        if not name.strip():
+            raise model_required(path)
+        target = yield from self.fleet.find(served, failed or ())
+        if target is not None:
+            return target
+        if canonical(name) is None:
+            raise response_error("invalid model name", 400)
+        raise catalog.not_served(path, name, self.settings.vllm_urls)
+
+    def _another(self, target: Target, failed: list[Server]) -> bool:
+        return any(server not in failed and server.card(target.card.id) for server in self.fleet.servers)
