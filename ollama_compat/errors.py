@@ -26,9 +26,10 @@ class ServerUnreachable(ConnectionError, httpx.ConnectError):
     this is both, so whatever a service catches today goes on catching it.
     """
 
-    def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
-        """`message` names the URL, the model and what to check."""
+    def __init__(self, message: str, reason: str = "", *, request: httpx.Request | None = None) -> None:
+        """`message` names the URL, the model and what to check; `reason` is what the system said."""
         httpx.ConnectError.__init__(self, message, request=request)
+        self.reason = reason
 
 
 class ModelGone(Exception):
@@ -136,16 +137,18 @@ def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
     wanted = f" for model {model!r}" if model else ""
     return ServerUnreachable(
         f"Failed to connect to the vLLM server at {url}{wanted}: {reason}. Please check that it is running, that it "
-        f"has finished loading (GET {url}/health), and that VLLM_URLS names it."
+        f"has finished loading (GET {url}/health), and that VLLM_URLS names it.",
+        reason,
     )
 
 
-def nowhere(urls: tuple[str, ...], model: str) -> ServerUnreachable:
-    """None of the servers can be reached."""
-    names = ", ".join(urls)
+def nowhere(unreached: tuple[str, ...], reached: tuple[str, ...], model: str) -> ServerUnreachable:
+    """A model that no server in reach has, while others are out of reach and may have it."""
+    others = f" None of the servers in reach has it ({', '.join(reached)})." if reached else ""
     return ServerUnreachable(
-        f"Failed to connect to any vLLM server for model {model!r}: tried {names}. Please check that they are running, "
-        f"that they have finished loading (GET {urls[0]}/health), and that VLLM_URLS names them."
+        f"Failed to connect to the vLLM servers {', '.join(unreached)}, wanted for model {model!r}.{others} Please check "
+        f"that they are running, that they have finished loading (GET {unreached[0]}/health), and that VLLM_URLS names "
+        "them."
     )
 
 

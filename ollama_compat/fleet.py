@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
+from ollama import ResponseError
 
-from .errors import ServerUnreachable, nowhere, refusal
+from .errors import ServerUnreachable, nowhere, refusal, unreachable
 from .exchange import Clock, Exchange, ask
 from .models import same
 from .wire import Card, Cards, decode
@@ -40,6 +41,10 @@ class Server:
         cards = self.cards or ()
         exact = (card for card in cards if card.id == name)
         return next(exact, None) or next((card for card in cards if same(card.id, name)), None)
+
+    def names(self) -> list[str]:
+        """The names of what it serves."""
+        return [card.id for card in self.cards or ()]
 
 
 @dataclass(frozen=True)
@@ -140,11 +145,13 @@ class Fleet:
 
     def _raise_trouble(self, name: str) -> None:
         """A model that is nowhere is a 404 only if every server could be asked."""
-        troubled = [server.trouble for server in self.servers if server.trouble is not None]
-        refused = [trouble for trouble in troubled if not isinstance(trouble, (ServerUnreachable, httpx.HTTPError))]
+        troubles = [server.trouble for server in self.servers if server.trouble is not None]
+        if not troubles:
+            return
+        if len(self.servers) == 1 and isinstance(troubles[0], ServerUnreachable):
+            raise unreachable(self.urls[0], name or None, troubles[0].reason)
+        refused = [trouble for trouble in troubles if isinstance(trouble, ResponseError)]
         if refused:
             raise refused[0]
-        if troubled and len(troubled) == len(self.servers):
-            raise nowhere(self.urls, name) if len(troubled) > 1 else troubled[0]
-        if troubled:
-            raise nowhere(tuple(server.url for server in self.servers if server.trouble), name)
+        reached = tuple(server.url for server in self.servers if server.trouble is None)
+        raise nowhere(tuple(server.url for server in self.servers if server.trouble is not None), reached, name)

@@ -109,6 +109,13 @@ class Translation:
             return target
         if canonical(name) is None:
             raise response_error("invalid model name", 400)
+        self.memory.notice(
+            f"not served {name}",
+            "no server has %r, asked for as %r: %s",
+            served,
+            name,
+            "; ".join(f"{server.url} serves {', '.join(server.names())}" for server in self.fleet.servers),
+        )
         raise catalog.not_served(path, name, self.settings.vllm_urls)
 
     def _another(self, target: Target, failed: list[Server]) -> bool:
