@@ -146,9 +146,9 @@ def nowhere(unreached: tuple[str, ...], reached: tuple[str, ...], model: str) ->
     """A model that no server in reach has, while others are out of reach and may have it."""
     others = f" None of the servers in reach has it ({', '.join(reached)})." if reached else ""
     return ServerUnreachable(
-        f"Failed to connect to the vLLM servers {', '.join(unreached)}, wanted for model {model!r}.{others} Please check "
-        f"that they are running, that they have finished loading (GET {unreached[0]}/health), and that VLLM_URLS names "
-        "them."
+        f"Failed to connect to the vLLM servers {', '.join(unreached)}, wanted for model {model!r}.{others} Please "
+        f"check that they are running, that they have finished loading (GET {unreached[0]}/health), and that VLLM_URLS "
+        "names them."
     )
 
 
@@ -162,6 +162,15 @@ def broken_off(url: str, reason: str) -> ResponseError:
 def malformed(url: str, what: str) -> ResponseError:
     """A server sent what is not OpenAI's protocol."""
     return response_error(f"{url} sent a malformed reply: {what}. Is it a vLLM server?")
+
+
+def no_vllm(url: str, status: int, said: str) -> ResponseError:
+    """What is behind a URL does not list models as an OpenAI server does."""
+    return response_error(
+        f"{url} does not answer like a vLLM server: GET {url}/v1/models gave status {status} ({said or 'no body'}). "
+        "Please check VLLM_URLS.",
+        502,
+    )
 
 
 def model_not_found(path: str, name: str) -> ResponseError:

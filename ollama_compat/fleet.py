@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import httpx
 from ollama import ResponseError
 
-from .errors import ServerUnreachable, nowhere, refusal, unreachable
-from .exchange import Clock, Exchange, ask
+from .errors import ServerUnreachable, no_vllm, nowhere, refusal, unreachable
+from .exchange import Clock, Exchange, Reply, ask
 from .models import same
 from .wire import Card, Cards, decode
 
@@ -138,10 +138,10 @@ class Fleet:
             except (ServerUnreachable, httpx.TimeoutException) as problem:
                 server.cards, server.trouble = None, problem
                 continue
-            if not reply.ok:
-                server.cards, server.trouble = None, refusal(server.url, reply.status, reply.body).error()
-                continue
-            server.cards, server.trouble = tuple(decode(reply.body, Cards, server.url).data), None
+            try:
+                server.cards, server.trouble = _cards(server.url, reply), None
+            except ResponseError as problem:
+                server.cards, server.trouble = None, problem
 
     def _raise_trouble(self, name: str) -> None:
         """A model that is nowhere is a 404 only if every server could be asked."""
@@ -155,3 +155,10 @@ class Fleet:
             raise refused[0]
         reached = tuple(server.url for server in self.servers if server.trouble is None)
         raise nowhere(tuple(server.url for server in self.servers if server.trouble is not None), reached, name)
+
+
+def _cards(url: str, reply: Reply) -> tuple[Card, ...]:
+    if reply.ok:
+        return tuple(decode(reply.body, Cards, url).data)
+    refused = refusal(url, reply.status, reply.body)
+    raise refused.error() if refused.status in (401, 403) else no_vllm(url, refused.status, refused.message)

@@ -9,8 +9,9 @@ from typing import Any
 from ..errors import Refusal, window_exceeded
 from ..exchange import Exchange, Part
 from . import tools
+from .assembly import Fragment, Plan
 from .call import Call
-from .generation import Fragment, Plan, respond
+from .generation import respond
 from .messages import continues, joined, to_openai, with_system
 from .request import Checked, check, explain, loaded
 from .shorten import count, fits, shorten
@@ -77,6 +78,7 @@ def converse(
         tools=tools.names(talk.tools),
         splitter=_splitter(talk.thought),
         reasoning=talk.thought.reasoning,
+        settle=talk.thought.settle,
         top_logprobs=talk.checked.top_logprobs,
         stepwise=bool(talk.tools) or talk.thought.possible,
         context=context,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from ..errors import lacks, response_error
 from ..exchange import Exchange, Part
 from ..wire import Tokens, decode
+from .assembly import Fragment, Plan
 from .call import Call
 from .chat import Conversation, converse
-from .generation import Fragment, Plan, respond
+from .generation import respond
 from .messages import with_system
 from .request import Checked, check, explain, loaded, refuse_field
 from .thought import thought

@@ -7,7 +7,6 @@ it opens the tag of a thought itself, so that the answer begins in the middle of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..exchange import Exchange, Part
 from ..wire import Tokens, decode
@@ -20,12 +19,15 @@ _BLANKS = " \t\r\n\u2581\u0120\u010a\u0109"  # white space, as text and as byte-
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How the template renders a thinking prompt. None: the server would not say."""
+    """How the template renders the beginning of an answer. None: the server would not say."""
 
     reacts: bool | None
-    """Whether the prompt differs from the one with thinking off."""
+    """Whether the prompt with thinking on differs from the one with thinking off."""
     opens: bool | None
-    """Whether the prompt ends with the opening tag."""
+    """Whether the prompt with thinking on ends with the opening tag."""
+    thinks_unasked: bool | None
+    """Whether a prompt in which thinking is not spoken of is one with thinking on. None also where no prompt differs
+    from another, so that nothing can be told from them."""
 
 
 def rendering(call: Call, style: Style) -> Exchange[Rendering]:
@@ -36,18 +38,27 @@ def rendering(call: Call, style: Style) -> Exchange[Rendering]:
         return known
     on = yield from _tokens(call, switches(style, True))
     off = yield from _tokens(call, switches(style, False))
-    found = Rendering(
-        reacts=None if on is None or off is None else on.tokens != off.tokens,
-        opens=None if on is None else "".join(on.token_strs or ()).rstrip(_BLANKS).endswith(style.tags[0]),
-    )
+    unasked = yield from _tokens(call, {})
+    found = _compared(style, on, off, unasked)
     call.memory.facts[key] = found
     return found
 
 
-def _tokens(call: Call, extra: dict[str, Any]) -> Exchange[Tokens | None]:
-    kwargs = extra.get("chat_template_kwargs")
+def _compared(style: Style, on: Tokens | None, off: Tokens | None, unasked: Tokens | None) -> Rendering:
+    if on is None or off is None or unasked is None:
+        return Rendering(None, None, None)
+    reacts = on.tokens != off.tokens
+    thinks = True if _opens(unasked, style) else (on.tokens == unasked.tokens if reacts else None)
+    return Rendering(reacts, _opens(on, style), thinks)
+
+
+def _opens(tokens: Tokens, style: Style) -> bool:
+    return "".join(tokens.token_strs or ()).rstrip(_BLANKS).endswith(style.tags[0])
+
+
+def _tokens(call: Call, extra: Part) -> Exchange[Tokens | None]:
     payload: Part = {"messages": _SAMPLE, "return_token_strs": True}
-    if kwargs:
-        payload["chat_template_kwargs"] = kwargs
+    if "chat_template_kwargs" in extra:
+        payload["chat_template_kwargs"] = extra["chat_template_kwargs"]
     reply = yield from call.ask("/tokenize", payload)
     return decode(reply.body, Tokens, call.url) if reply.ok else None

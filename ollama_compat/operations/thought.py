@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import response_error
 from ..exchange import Exchange, Part
+from .assembly import Reasoning
 from .call import Call
 from .template import rendering
 from .thinking import THINK_TAGS, Style, style_of, switches
@@ -25,8 +27,10 @@ class Thought:
     opened: bool = False
     """Whether the prompt has opened the first thought."""
     tags: tuple[str, str] = THINK_TAGS
-    reasoning: str = "thinking"
-    """What the server's `reasoning` is: see `generation.Plan`."""
+    reasoning: Reasoning = "thinking"
+    """What the server's `reasoning` is: see `assembly.Reasoning`."""
+    settle: Callable[[], Exchange[Reasoning]] | None = None
+    """How to find out, should it come and be "unknown"."""
     possible: bool = False
     """Whether there may be thoughts, which stop strings must not cut."""
 
@@ -38,7 +42,7 @@ def thought(call: Call) -> Exchange[Thought]:
     style = known or _UNKNOWN
     wanted = style.default if think is None else think
     if wanted is None:
-        return Thought(split=True, tags=style.tags, reasoning="unknown")
+        return Thought(split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))
     if not wanted:
         off = switches(style, False)
         return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
@@ -57,3 +61,11 @@ def thought(call: Call) -> Exchange[Thought]:
         tags=style.tags,
         possible=True,
     )
+
+
+def _settle(call: Call, style: Style) -> Exchange[Reasoning]:
+    """What a server's `reasoning` is where nobody spoke of thinking: its template tells whether the model thinks."""
+    seen = yield from rendering(call, style)
+    if seen.thinks_unasked is None:
+        return "unknown"
+    return "thinking" if seen.thinks_unasked else "answer"
