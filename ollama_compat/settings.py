@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -50,6 +50,9 @@ class Thinking(Frozen):
     """What opens and closes the thoughts in the text, where the server has no reasoning parser."""
 
 
+Capability: TypeAlias = Literal["completion", "tools", "thinking", "vision", "insert", "embedding"]
+
+
 class Profile(Frozen):
     """What a Modelfile is to Ollama: a served model under another name, with defaults of its own."""
 
@@ -60,6 +63,13 @@ class Profile(Frozen):
     parameters: Mapping[str, Any] = {}
     """Default options."""
     thinking: Thinking = Thinking()
+    capabilities: tuple[Capability, ...] | None = None
+    """What the model can do, in Ollama's words. None: not known, so nothing is refused for it; otherwise what is not
+    named here is refused as Ollama refuses it."""
+
+    def lacks(self, capability: Capability) -> bool:
+        """Whether the profile says that the model does not have the capability."""
+        return self.capabilities is not None and capability not in self.capabilities
 
 
 NO_PROFILE = Profile.model_validate({})

@@ -106,6 +106,8 @@ def _modelfile(call: Call) -> str:
 
 
 def _capabilities(call: Call, paths: frozenset[str]) -> list[str]:
+    if call.profile.capabilities is not None:
+        return list(call.profile.capabilities)
     if "/v1/embeddings" in paths:
         return ["embedding"]
     style = style_of(call.served, call.target.card.root, call.profile.thinking)

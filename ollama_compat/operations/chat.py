@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Refusal, window_exceeded
+from ..errors import Refusal, lacks, window_exceeded
 from ..exchange import Exchange, Part
 from . import tools
 from .assembly import Fragment, Plan
@@ -29,6 +29,8 @@ def chat(call: Call) -> Exchange[None]:
     wanted = yield from thought(call)
     messages = with_system(messages, call.profile.system)
     offer = tools.offered(call.body.get("tools") or ())
+    if offer and call.profile.lacks("tools"):
+        raise lacks(call.name, "tools")
     yield from converse(call, Conversation(messages, checked, wanted, offer), _message)
 
 

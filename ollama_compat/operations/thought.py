@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ollama import ResponseError
+
 from ..errors import response_error
 from ..exchange import Exchange, Part
 from .assembly import Reasoning
@@ -46,6 +48,8 @@ def thought(call: Call) -> Exchange[Thought]:
     if not wanted:
         off = switches(style, False)
         return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
+    if call.profile.lacks("thinking"):
+        raise cant_think(call)
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
         call.memory.notice(
@@ -53,7 +57,7 @@ def thought(call: Call) -> Exchange[Thought]:
             "%s: its chat template knows no enable_thinking; if the model thinks all the same, say so in its profile",
             call.served,
         )
-        raise response_error(f'"{call.name}" does not support thinking', 400)
+        raise cant_think(call)
     return Thought(
         payload=switches(style, wanted),
         split=True,
@@ -61,6 +65,11 @@ def thought(call: Call) -> Exchange[Thought]:
         tags=style.tags,
         possible=True,
     )
+
+
+def cant_think(call: Call) -> ResponseError:
+    """Ollama's refusal of `think` for a model that can't."""
+    return response_error(f'"{call.name}" does not support thinking', 400)
 
 
 def _settle(call: Call, style: Style) -> Exchange[Reasoning]:

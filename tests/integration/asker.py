@@ -1,0 +1,58 @@
+"""One way to call both clients, so that no test is written twice.
+
+`connect(**settings)` makes a `Client` or, in the second run of each test, an `AsyncClient` on a loop of its own. The
+`Asker` it returns has the client's methods; a stream comes as the list of its parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import ollama_compat as ollama
+
+
+class Asker:
+    """A client whose methods answer at once, whichever kind it is."""
+
+    def __init__(self, client: ollama.Client | ollama.AsyncClient, runner: asyncio.Runner | None) -> None:
+        self.client = client
+        self._runner = runner
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outcome = getattr(self.client, method)(*args, **kwargs)
+            if self._runner is None:
+                return list(outcome) if kwargs.get("stream") else outcome
+            return self._runner.run(_collected(outcome, kwargs.get("stream")))
+
+        return call
+
+    def close(self) -> None:
+        if self._runner is None:
+            self.client.close()
+        else:
+            self._runner.run(self.client.close())
+
+
+async def _collected(outcome: Any, stream: bool | None) -> Any:
+    reply = await outcome
+    return [part async for part in reply] if stream else reply
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Asker]]:
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner()) if request.param == "async" else None
+        kind = ollama.AsyncClient if runner else ollama.Client
+
+        def make(**settings: Any) -> Asker:
+            asker = Asker(kind(backend_mode="vllm", **settings), runner)
+            stack.callback(asker.close)
+            return asker
+
+        yield make

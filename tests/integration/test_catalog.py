@@ -1,0 +1,105 @@
+"""`list`, `show`, `ps`, `pull` and the way out, `openai()`, on real servers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+import ollama_compat as ollama
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture
+def ask(connect, chat_server, embed_server):
+    return connect(vllm_urls=f"{chat_server.url}/v1,{embed_server.url}", vllm_model_map={"daynice/kure-v1": "minilm"})
+
+
+def test_list_names_what_can_be_asked_for(ask):
+    reply = ask.list()
+    assert isinstance(reply, ollama.ListResponse)
+    assert [model.model for model in reply.models] == [
+        "daynice/kure-v1:latest",
+        "smol:latest",
+        "smoltools:latest",
+        "smolthink:latest",
+    ]
+    for model in reply.models:
+        assert ask.show(model.model).capabilities
+
+
+def test_ps_says_that_a_served_model_stays_loaded(ask):
+    reply = ask.ps()
+    assert isinstance(reply, ollama.ProcessResponse)
+    assert {model.name: model.context_length for model in reply.models} == {
+        "daynice/kure-v1:latest": 256,
+        "smol:latest": 2048,
+        "smoltools:latest": 2048,
+        "smolthink:latest": 2048,
+    }
+    assert all(model.expires_at > datetime.now(UTC) for model in reply.models)
+
+
+def test_show(ask):
+    reply = ask.show("smol")
+    assert isinstance(reply, ollama.ShowResponse)
+    assert reply.capabilities == ["completion"]
+    assert reply.modelinfo["general.context_length"] == 2048
+    assert "FROM smol" in reply.modelfile
+    assert ask.show("daynice/kure-v1").capabilities == ["embedding"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("nope", "model 'nope:latest' not found"), ("a b//c", "invalid model name")])
+def test_show_refuses_as_ollama_does(ask, name, text):
+    with pytest.raises(ollama.ResponseError) as raised:
+        ask.show(name)
+    assert raised.value.error == text
+
+
+def test_pull_succeeds_for_what_is_served_and_says_how_for_the_rest(ask):
+    assert ask.pull("smol").status == "success"
+    assert [part.status for part in ask.pull("smol", stream=True)] == ["success"]
+    with pytest.raises(ollama.ResponseError, match="start a server for it") as raised:
+        ask.pull("llama3.2")
+    assert raised.value.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [("push", ["smol"]), ("create", ["mario"]), ("copy", ["smol", "other"]), ("delete", ["smol"])],
+    ids=str,
+)
+def test_what_vllm_cannot_do_says_what_to_do_instead(ask, call, arguments):
+    with pytest.raises(ollama.ResponseError, match="is not available on vLLM: ") as raised:
+        getattr(ask, call)(*arguments)
+    assert raised.value.status_code == 501
+
+
+def test_systemone_is_asked_of_the_server(ask):
+    with pytest.raises(ollama.ResponseError, match="does not support the structured decision API") as raised:
+        ask.systemone("smol", "The sky is blue.", {"blue": {"type": "noul", "instructions": "Is it blue?"}})
+    assert raised.value.status_code == 501
+
+
+def test_openai_is_ready_for_the_server_of_a_model(chat_server, embed_server):
+    urls = f"{chat_server.url},{embed_server.url}"
+    with ollama.Client(backend_mode="vllm", vllm_urls=urls, vllm_model_map={"exaone": "smol"}) as client:
+        with client.openai("exaone") as openai:
+            reply = openai.chat.completions.create(
+                model=client.served_name("exaone"),
+                messages=[{"role": "user", "content": "What is the capital of France?"}],
+                temperature=0,
+            )
+        assert reply.choices[0].message.content == "The capital of France is Paris."
+        with client.openai("minilm") as openai:
+            assert len(openai.embeddings.create(model="minilm", input="hello").data[0].embedding) == 384
+        with pytest.raises(ollama.ResponseError, match="model 'nope' not found"):
+            client.openai("nope")
+
+
+async def test_openai_has_its_async_twin(chat_server):
+    async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=chat_server.url) as client:
+        async with await client.openai("smol") as openai:
+            reply = await openai.completions.create(model="smol", prompt="The capital of France is", max_tokens=1)
+        assert reply.choices[0].text

@@ -1,0 +1,185 @@
+"""`chat` on a real vLLM server: answers, streams, history, stops, log probabilities."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+import ollama_compat as ollama
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+ANSWER = "The capital of France is Paris."
+SURE = {"temperature": 0, "seed": 7, "num_predict": 24}
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture
+def ask(connect, chat_server):
+    return connect(vllm_urls=chat_server.url)
+
+
+def test_the_answer_is_the_models_own(ask):
+    reply = ask.chat("smol", QUESTION, options=SURE)
+    assert isinstance(reply, ollama.ChatResponse)
+    assert (reply.message.role, reply.message.content) == ("assistant", ANSWER)
+    assert (reply.model, reply.done, reply.done_reason) == ("smol", True, "stop")
+    assert (reply.prompt_eval_count, reply.eval_count) == (16, 8)
+
+
+def test_durations_are_nanoseconds_that_add_up_to_a_true_speed(ask):
+    reply = ask.chat("smol", QUESTION, options=SURE)
+    parts = reply.load_duration + reply.prompt_eval_duration + reply.eval_duration
+    assert 0 < parts <= reply.total_duration
+    assert 0.1 < reply.eval_count / reply.eval_duration * 1e9 < 10_000
+
+
+def test_a_stream_is_the_same_answer_in_parts(ask):
+    *parts, last = ask.chat("smol", QUESTION, options=SURE, stream=True)
+    assert "".join(part.message.content for part in parts) == ANSWER
+    assert len(parts) == 7
+    assert not any(part.done for part in parts)
+    assert all(part.created_at and part.model == "smol" for part in parts)
+    assert (last.done, last.done_reason, last.message.content, last.eval_count) == (True, "stop", "", 8)
+
+
+@pytest.mark.parametrize("name", ["smol:latest", "SMOL", "library/smol", "registry.ollama.ai/library/smol:latest"])
+def test_a_model_answers_to_all_its_ollama_names(ask, name):
+    reply = ask.chat(name, QUESTION, options=SURE)
+    assert (reply.message.content, reply.model) == (ANSWER, name)
+
+
+def test_a_mapped_name_and_a_profile(connect, chat_server, tmp_path):
+    config = tmp_path / "compat.toml"
+    config.write_text(
+        '[models.terse]\nfrom = "exaone"\nsystem = "You are terse."\nparameters = { temperature = 0, num_predict = 2 }\n'
+    )
+    ask = connect(vllm_urls=chat_server.url, vllm_model_map={"exaone": "smol"}, ollama_compat_config=str(config))
+    reply = ask.chat("terse", QUESTION)
+    assert (reply.prompt_eval_count, reply.eval_count, reply.done_reason) == (26, 2, "length")
+    assert ask.chat("terse", QUESTION, options={"num_predict": 3}).eval_count == 3
+    own_system = [{"role": "system", "content": "Be kind, be long, be clear."}, *QUESTION]
+    assert ask.chat("terse", own_system).prompt_eval_count != 26
+
+
+def test_no_messages_load_the_model(ask):
+    reply = ask.chat("smol", [])
+    assert (reply.message.content, reply.done_reason, reply.eval_count) == ("", "load", None)
+    assert ask.chat("smol", [], keep_alive=0).done_reason == "unload"
+
+
+def test_consecutive_messages_of_one_role_are_joined(ask):
+    twice = ask.chat("smol", [*QUESTION, *QUESTION], options=SURE)
+    joined = ask.chat(
+        "smol", [{"role": "user", "content": f"{QUESTION[0]['content']}\n\n{QUESTION[0]['content']}"}], options=SURE
+    )
+    assert twice.prompt_eval_count == joined.prompt_eval_count
+
+
+def test_a_trailing_assistant_message_is_continued(ask):
+    messages = [*QUESTION, {"role": "assistant", "content": "The capital of"}]
+    reply = ask.chat("smol", messages, options=SURE)
+    assert (reply.message.content, reply.prompt_eval_count, reply.eval_count) == (" France is Paris.", 19, 5)
+    parts = ask.chat("smol", messages, options=SURE, stream=True)
+    assert parts[0].message.content == " France"
+
+
+@pytest.mark.parametrize("message", [{"role": "wizard", "content": "hi"}, {"role": "user"}])
+def test_an_unknown_role_and_missing_content_are_taken(ask, message):
+    assert ask.chat("smol", [message], options=SURE).done
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stops", [["Paris"], ["a1", "b1", "c1", "d1", "e1", "Paris"]])
+def test_any_number_of_stop_strings_cuts_the_answer(ask, stops, stream):
+    reply = ask.chat("smol", QUESTION, options={**SURE, "stop": stops}, stream=stream)
+    parts = reply if stream else [reply]
+    assert "".join(part.message.content for part in parts) == "The capital of France is "
+    assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", 6)
+
+
+def test_an_empty_stop_string_ends_at_once(ask):
+    reply = ask.chat("smol", QUESTION, options={**SURE, "stop": [""]})
+    assert (reply.message.content, reply.done_reason) == ("", "stop")
+
+
+def test_log_probabilities(ask):
+    reply = ask.chat("smol", QUESTION, options=SURE, logprobs=True, top_logprobs=2)
+    assert [entry.token for entry in reply.logprobs] == ["The", " capital", " of", " France", " is", " Paris", "."]
+    assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0 for entry in reply.logprobs)
+    *parts, last = ask.chat("smol", QUESTION, options=SURE, logprobs=True, stream=True)
+    assert [[entry.token for entry in part.logprobs] for part in parts] == [[part.message.content] for part in parts]
+    assert last.logprobs is None
+    assert ask.chat("smol", QUESTION, options=SURE, top_logprobs=2).logprobs is None
+
+
+def test_korean_and_emoji_come_whole(ask):
+    messages = [{"role": "user", "content": "Repeat: 안녕하세요 🙂"}]
+    whole = ask.chat("smol", messages, options=SURE).message.content
+    assert "안녕하세요 🙂" in whole
+    parts = ask.chat("smol", messages, options=SURE, stream=True)
+    assert "".join(part.message.content for part in parts) == whole
+
+
+def test_a_conversation_that_overflows_loses_its_oldest_messages(ask):
+    turns = [
+        message
+        for i in range(120)
+        for message in (
+            {"role": "user", "content": f"Question {i}: tell me about number {i} please."},
+            {"role": "assistant", "content": f"Number {i} is a number, and it is followed by {i + 1}."},
+        )
+    ]
+    reply = ask.chat("smol", [{"role": "system", "content": "You are terse."}, *turns, *QUESTION], options=SURE)
+    assert reply.message.content
+    assert 1024 < reply.prompt_eval_count < 2048
+
+
+def test_num_ctx_shortens_a_conversation_as_ollama_does(ask):
+    turns = [
+        message
+        for i in range(8)
+        for message in (
+            {"role": "user", "content": f"Question {i}: tell me about number {i} please."},
+            {"role": "assistant", "content": f"Number {i} is a number, and it is followed by {i + 1}."},
+        )
+    ]
+    conversation = [{"role": "system", "content": "You are terse."}, *turns, *QUESTION]
+    whole = ask.chat("smol", conversation, options=SURE).prompt_eval_count
+    cut = ask.chat("smol", conversation, options={**SURE, "num_ctx": 128}).prompt_eval_count
+    assert cut <= 128 < whole
+
+
+def test_a_last_message_that_does_not_fit_is_ollamas_error(ask):
+    with pytest.raises(ollama.ResponseError, match="exceeds the available context size") as raised:
+        ask.chat("smol", [{"role": "user", "content": "hello world " * 3000}], options=SURE)
+    assert raised.value.status_code == 400
+
+
+def test_images_to_a_text_model_are_refused_in_ollamas_words(ask):
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+    with pytest.raises(ollama.ResponseError, match="model does not support multimodal requests") as raised:
+        ask.chat("smol", [{"role": "user", "content": "What is it?", "images": [pixel]}], options=SURE)
+    assert raised.value.status_code == 400
+
+
+def test_an_unknown_model_is_ollamas_404(ask):
+    with pytest.raises(ollama.ResponseError) as raised:
+        ask.chat("nope", QUESTION)
+    assert (raised.value.error, raised.value.status_code) == ("model 'nope' not found", 404)
+
+
+def test_chat_with_an_embedding_model_is_ollamas_400(connect, embed_server):
+    with pytest.raises(ollama.ResponseError) as raised:
+        connect(vllm_urls=embed_server.url).chat("minilm", QUESTION)
+    assert (raised.value.error, raised.value.status_code) == ('"minilm" does not support chat', 400)
+
+
+def test_what_vllm_has_no_word_for_is_named_once(ask, caplog):
+    with caplog.at_level(logging.WARNING, logger="ollama_compat"):
+        for _ in range(2):
+            ask.chat("smol", QUESTION, options={**SURE, "mirostat": 2, "num_gpu": 1}, keep_alive="5m")
+    named = [record.getMessage().split()[1] for record in caplog.records if "option" in record.getMessage()]
+    assert sorted(named) == ["'mirostat'", "'num_gpu'"]
+    assert sum("keep_alive" in record.getMessage() for record in caplog.records) == 1

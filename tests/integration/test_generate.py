@@ -1,0 +1,117 @@
+"""`generate` on a real vLLM server: through the chat template, raw, and after a context."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import ollama_compat as ollama
+
+from .test_chat import ANSWER, SURE
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = "What is the capital of France?"
+CONTEXT = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198]  # the prompt, in its template
+ANSWER_IDS = [504, 3575, 282, 4649, 314, 7042, 30]
+
+
+@pytest.fixture
+def ask(connect, chat_server):
+    return connect(vllm_urls=chat_server.url)
+
+
+def test_a_prompt_goes_through_the_chat_template(ask):
+    reply = ask.generate("smol", PROMPT, options=SURE)
+    assert isinstance(reply, ollama.GenerateResponse)
+    assert (reply.response, reply.done_reason, reply.prompt_eval_count, reply.eval_count) == (ANSWER, "stop", 16, 8)
+
+
+def test_the_context_is_the_ids_of_prompt_and_answer(ask):
+    assert ask.generate("smol", PROMPT, options=SURE).context == CONTEXT + ANSWER_IDS
+    *parts, last = ask.generate("smol", PROMPT, options=SURE, stream=True)
+    assert last.context == CONTEXT + ANSWER_IDS
+    assert all(part.context is None for part in parts)
+
+
+def test_a_context_is_gone_on_from(ask):
+    reply = ask.generate("smol", "And of Spain?", context=CONTEXT + ANSWER_IDS, options=SURE)
+    assert reply.response == "The capital of Spain is Madrid."
+    assert reply.context[: len(CONTEXT)] == CONTEXT
+    assert len(reply.context) == reply.prompt_eval_count + reply.eval_count - 1  # the end of text is counted, not kept
+
+
+def test_a_system_prompt(ask):
+    reply = ask.generate("smol", PROMPT, system="Answer with one word.", options=SURE)
+    assert reply.prompt_eval_count == 26
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_raw_prompt_is_completed_as_it_is(ask, stream):
+    reply = ask.generate("smol", "The capital of France is", raw=True, options=SURE, stream=stream)
+    parts = reply if stream else [reply]
+    assert "".join(part.response for part in parts).startswith(" Paris.")
+    last = parts[-1]
+    assert (last.done_reason, last.prompt_eval_count, last.eval_count, last.context) == ("length", 5, 24, None)
+
+
+def test_a_raw_prompt_without_a_limit_goes_on_past_vllms_sixteen_tokens(ask):
+    options = {"temperature": 0, "stop": ["million people"]}
+    reply = ask.generate("smol", "The capital of France is", raw=True, options=options)
+    assert reply.eval_count > 16
+
+
+def test_raw_json_and_raw_log_probabilities(ask):
+    reply = ask.generate("smol", "JSON:", raw=True, format="json", options=SURE)
+    assert reply.response.startswith("{")
+    reply = ask.generate("smol", "The capital of France is", raw=True, logprobs=True, top_logprobs=2, options=SURE)
+    assert [entry.token for entry in reply.logprobs][:2] == [" Paris", "."]
+    assert all(len(entry.top_logprobs) == 2 for entry in reply.logprobs)
+    reply = ask.generate("smol", "The capital of France is", raw=True, logprobs=True, options=SURE)
+    assert len(reply.logprobs) == 24
+    assert reply.logprobs[0].top_logprobs is None
+
+
+def test_a_schema(ask):
+    schema = {"type": "object", "properties": {"n": {"enum": ["one", "two"]}}, "required": ["n"]}
+    reply = ask.generate("smol", "A number, as JSON", format=schema, options={"temperature": 0, "num_predict": 60})
+    assert json.loads(reply.response)["n"] in ("one", "two")
+
+
+def test_no_prompt_loads_the_model(ask):
+    reply = ask.generate("smol")
+    assert (reply.response, reply.done, reply.done_reason, reply.context) == ("", True, "load", None)
+    assert [part.done_reason for part in ask.generate("smol", stream=True)] == ["load"]
+    assert ask.generate("smol", keep_alive=0).done_reason == "unload"
+
+
+@pytest.mark.parametrize(
+    ("field", "status", "text"),
+    [
+        ({"raw": True, "system": "x"}, 400, "raw mode does not support template, system, or context"),
+        ({"raw": True, "context": [1]}, 400, "raw mode does not support template, system, or context"),
+        ({"suffix": "return x"}, 400, "registry.ollama.ai/library/smol:latest does not support insert"),
+        (
+            {"think": "maybe"},
+            400,
+            'invalid think value: "maybe" (must be "high", "medium", "low", "max", true, or false)',
+        ),
+    ],
+    ids=str,
+)
+def test_what_ollama_refuses_is_refused_in_its_words(ask, field, status, text):
+    with pytest.raises(ollama.ResponseError) as raised:
+        ask.generate("smol", PROMPT, **field)
+    assert (raised.value.status_code, raised.value.error) == (status, text)
+
+
+def test_a_template_is_never_ignored(ask):
+    with pytest.raises(ollama.ResponseError, match="template is not available on vLLM"):
+        ask.generate("smol", PROMPT, template="{{ .Prompt }}")
+
+
+def test_generate_with_an_embedding_model(connect, embed_server):
+    with pytest.raises(ollama.ResponseError) as raised:
+        connect(vllm_urls=embed_server.url).generate("minilm", PROMPT)
+    assert (raised.value.error, raised.value.status_code) == ('"minilm" does not support generate', 400)

@@ -1,0 +1,103 @@
+"""Thinking on real vLLM servers: without a reasoning parser, where the tags stand in the text, and with one."""
+
+from __future__ import annotations
+
+import pytest
+
+import ollama_compat as ollama
+
+from .test_chat import QUESTION, SURE
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = QUESTION[0]["content"]
+
+
+@pytest.fixture
+def ask(connect, chat_server):
+    return connect(vllm_urls=chat_server.url)
+
+
+@pytest.fixture
+def ask_thinker(connect, chat_server, tmp_path):
+    config = tmp_path / "compat.toml"
+    config.write_text("[models.smolthink.thinking]\ndefault = true\nswitch = 'enable_thinking'\n")
+    return connect(vllm_urls=chat_server.url, ollama_compat_config=str(config))
+
+
+@pytest.mark.parametrize("think", [True, "high", "low"])
+def test_a_thought_that_the_template_opened_is_told_from_the_answer(ask, think):
+    reply = ask.chat("smolthink", QUESTION, think=think, options=SURE)
+    assert reply.message.thinking == "The capital of France is Paris.\n"
+    assert reply.message.content.startswith("Paris")
+    assert reply.prompt_eval_count == 88
+
+
+def test_a_streamed_thought_comes_first_and_without_content(ask):
+    parts = ask.chat("smolthink", QUESTION, think=True, options=SURE, stream=True)
+    thoughts = [part for part in parts if part.message.thinking]
+    assert "".join(part.message.thinking for part in thoughts) == "The capital of France is Paris.\n"
+    assert all(part.message.content == "" for part in thoughts)
+    assert parts.index(thoughts[-1]) < min(i for i, part in enumerate(parts) if part.message.content)
+
+
+def test_generate_thinks_too(ask):
+    reply = ask.generate("smolthink", PROMPT, think=True, options=SURE)
+    assert (reply.thinking, reply.response[:5]) == ("The capital of France is Paris.\n", "Paris")
+
+
+def test_think_false_is_an_answer_without_thoughts(ask):
+    reply = ask.chat("smolthink", QUESTION, think=False, options=SURE)
+    assert (reply.message.content, reply.message.thinking, reply.prompt_eval_count) == ("Paris", None, 54)
+
+
+def test_a_profile_says_what_an_unset_think_means(ask_thinker, ask):
+    assert ask_thinker.chat("smolthink", QUESTION, options=SURE).message.thinking
+    assert ask.chat("smolthink", QUESTION, options=SURE).message.thinking is None
+
+
+def test_a_thought_that_is_cut_off_is_still_a_thought(ask):
+    reply = ask.chat("smolthink", QUESTION, think=True, options={**SURE, "num_predict": 4})
+    assert (reply.message.thinking, reply.message.content) == ("The capital of France", "")
+    assert reply.done_reason == "length"
+
+
+def test_a_stop_string_cuts_only_the_answer(ask):
+    reply = ask.chat("smolthink", QUESTION, think=True, options={**SURE, "stop": ["capital"]})
+    assert reply.message.thinking == "The capital of France is Paris.\n"
+    assert reply.message.content == "Paris is the "
+
+
+def test_thinking_in_the_history_is_taken(ask):
+    history = [*QUESTION, {"role": "assistant", "thinking": "hm", "content": "Paris."}, *QUESTION]
+    assert ask.chat("smolthink", history, think=True, options=SURE).prompt_eval_count > 88
+
+
+def test_levels_that_ollama_does_not_know_are_refused(ask):
+    with pytest.raises(ollama.ResponseError, match='invalid think value: "maybe"'):
+        ask.chat("smolthink", QUESTION, think="maybe")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("call", ["chat", "generate"])
+@pytest.mark.parametrize("think", [None, False, True])
+def test_with_a_reasoning_parser_no_answer_is_empty(connect, reasoning_server, call, think, stream):
+    """The parsers call a whole answer `reasoning` when thinking was not asked for: deepseek_r1 always does."""
+    ask = connect(vllm_urls=reasoning_server.url)
+    asked = QUESTION if call == "chat" else PROMPT
+    reply = getattr(ask, call)(reasoning_server.served_names[0], asked, think=think, options=SURE, stream=stream)
+    parts = reply if stream else [reply]
+    said = "".join((part.message.content if call == "chat" else part.response) or "" for part in parts)
+    thought = "".join((part.message.thinking if call == "chat" else part.thinking) or "" for part in parts)
+    if think:
+        assert "Paris" in thought
+    else:
+        assert "Paris" in said
+        assert thought == ""
+
+
+def test_a_server_without_thinking_is_refused_as_ollama_does(connect, korean_server):
+    ask = connect(vllm_urls=korean_server.url, vllm_api_key=korean_server.api_key)
+    with pytest.raises(ollama.ResponseError) as raised:
+        ask.chat("gemma270", QUESTION, think=True)
+    assert (raised.value.error, raised.value.status_code) == ('"gemma270" does not support thinking', 400)
