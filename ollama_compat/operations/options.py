@@ -7,6 +7,7 @@ docs/differences.md has the same rows and is tested against them. Types, default
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,27 +26,18 @@ class Option:
     default: Any = None
     field: str | None = None
     adapt: Callable[[Any], Any] | None = None
+    """Another way to say the same thing in vLLM's words."""
     note: str = ""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    """What vLLM takes; a value outside is held to it, and the caller is told."""
 
 
-def _temperature(value: float) -> float:
-    return min(max(value, 0.0), 2.0)
+def _not_negative(value: float) -> float:
+    return max(value, 0)
 
 
 def _top_p(value: float) -> float:
     return 1e-6 if value <= 0 else min(value, 1.0)
-
-
-def _top_k(value: int) -> int:
-    return max(value, 0)
-
-
-def _min_p(value: float) -> float:
-    return min(max(value, 0.0), 1.0)
-
-
-def _penalty(value: float) -> float:
-    return min(max(value, -2.0), 2.0)
 
 
 def _seed(value: int) -> int | None:
@@ -55,10 +47,10 @@ def _seed(value: int) -> int | None:
 _NO_EFFECT = "no effect: fixed when the vLLM server is started"
 
 OPTIONS = (
-    Option("temperature", "float32", 0.8, "temperature", _temperature, "held to 0 … 2, vLLM's range"),
+    Option("temperature", "float32", 0.8, "temperature", _not_negative, "held to 2 and below, vLLM's range", (0, 2)),
     Option("top_p", "float32", 0.9, "top_p", _top_p, "0 and below keep one token, as in Ollama"),
-    Option("top_k", "integer", 40, "top_k", _top_k, "0 and below mean off"),
-    Option("min_p", "float32", 0.0, "min_p", _min_p, "held to 0 … 1"),
+    Option("top_k", "integer", 40, "top_k", _not_negative, "0 and below mean off"),
+    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", (0, 1)),
     Option("seed", "integer", -1, "seed", _seed, "-1 is random; the same seed gives other words than on Ollama"),
     Option(
         "repeat_penalty",
@@ -68,8 +60,24 @@ OPTIONS = (
         None,
         "over the whole prompt and answer, Ollama: over the last `repeat_last_n` tokens; 0 is refused by both",
     ),
-    Option("presence_penalty", "float32", 0.0, "presence_penalty", _penalty, "held to -2 … 2; over the whole answer"),
-    Option("frequency_penalty", "float32", 0.0, "frequency_penalty", _penalty, "held to -2 … 2; over the whole answer"),
+    Option(
+        "presence_penalty",
+        "float32",
+        0.0,
+        "presence_penalty",
+        None,
+        "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
+        (-2, 2),
+    ),
+    Option(
+        "frequency_penalty",
+        "float32",
+        0.0,
+        "frequency_penalty",
+        None,
+        "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
+        (-2, 2),
+    ),
     Option(
         "num_predict", "integer", -1, "max_tokens", None, "0 and below: until the model stops or its window is full"
     ),
@@ -122,6 +130,16 @@ def without_effect(options: Mapping[str, Any]) -> list[str]:
     return [name for name in options if name not in HONOURED and options[name] != _default(name)]
 
 
+def out_of_range(options: Mapping[str, Any]) -> list[str]:
+    """The names in `options` whose values vLLM would refuse, so that the nearest one that it takes is used."""
+    names = []
+    for option in OPTIONS:
+        value = _adapted(option, options.get(option.name))
+        if isinstance(value, (int, float)) and not option.range[0] <= value <= option.range[1]:
+            names.append(option.name)
+    return names
+
+
 def sampling(options: Mapping[str, Any], window: int | None) -> dict[str, Any]:
     """The sampling parameters of a vLLM request, with Ollama's defaults for what is not said; `stop` is not among them.
 
@@ -136,15 +154,19 @@ def sampling(options: Mapping[str, Any], window: int | None) -> dict[str, Any]:
     for option in OPTIONS:
         if option.field is None or option.name in ("num_predict", "stop"):
             continue
-        value = values[option.name]
-        value = option.adapt(value) if option.adapt else value
+        value = _adapted(option, values[option.name])
         if value is not None:
-            payload[option.field] = value
+            low, high = option.range
+            payload[option.field] = min(max(value, low), high)
     limit = values["num_predict"]
     limits = [number for number in (limit, window) if number is not None and number > 0]
     if limits:
         payload["max_tokens"] = min(limits)
     return payload
+
+
+def _adapted(option: Option, value: Any) -> Any:
+    return value if option.adapt is None or value is None else option.adapt(value)
 
 
 def _default(name: str) -> Any:

@@ -66,6 +66,9 @@ def note_without_effect(call: Call, resolved: Mapping[str, Any]) -> None:
         row = options.BY_NAME.get(name)
         note = row.note if row is not None else "unknown to Ollama too"
         call.memory.notice(f"option {name}", "option %r is not used on vLLM: %s", name, note)
+    for name in options.out_of_range(resolved):
+        low, high = options.BY_NAME[name].range
+        call.memory.notice(f"range {name}", "option %r is held to %g … %g, which is what vLLM takes", name, low, high)
     if call.body.get("keep_alive") is not None:
         call.memory.notice("keep_alive", "keep_alive is not used on vLLM: a served model stays loaded")
 
