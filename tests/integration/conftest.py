@@ -25,6 +25,8 @@ from testbed import environment, models, servers
 from testbed.paths import HOME, TestbedError
 from vllm_launch import Server, ServerError, free_ports
 
+from .asker import connect as connect
+
 _HERE = Path(__file__).parent
 _LOGS = HOME / "logs" / "tests"
 

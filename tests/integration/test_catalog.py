@@ -50,7 +50,9 @@ def test_show(ask):
     assert ask.show("daynice/kure-v1").capabilities == ["embedding"]
 
 
-@pytest.mark.parametrize(("name", "text"), [("nope", "model 'nope:latest' not found"), ("a b//c", "invalid model name")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("nope", "model 'nope:latest' not found"), ("a b//c", "invalid model name")]
+)
 def test_show_refuses_as_ollama_does(ask, name, text):
     with pytest.raises(ollama.ResponseError) as raised:
         ask.show(name)

@@ -54,3 +54,10 @@ def test_a_server_without_a_tool_parser_names_the_flag(ask):
     with pytest.raises(ollama.ResponseError, match="--enable-auto-tool-choice --tool-call-parser") as raised:
         ask.chat("gemma270", [{"role": "user", "content": "hi"}], tools=[tool])
     assert raised.value.status_code == 400
+
+
+def test_a_model_that_cannot_think_is_refused_as_ollama_does(ask):
+    with pytest.raises(ollama.ResponseError) as raised:
+        ask.chat("gemma270", [{"role": "user", "content": "hi"}], think=True)
+    assert (raised.value.error, raised.value.status_code) == ('"gemma270" does not support thinking', 400)
+    assert ask.chat("gemma270", [{"role": "user", "content": "hi"}], think=False, options=SURE).done

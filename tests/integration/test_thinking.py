@@ -1,4 +1,4 @@
-"""Thinking on real vLLM servers: without a reasoning parser, where the tags stand in the text, and with one."""
+"""Thinking on a real vLLM server without a reasoning parser: the tags stand in the text."""
 
 from __future__ import annotations
 
@@ -76,28 +76,3 @@ def test_thinking_in_the_history_is_taken(ask):
 def test_levels_that_ollama_does_not_know_are_refused(ask):
     with pytest.raises(ollama.ResponseError, match='invalid think value: "maybe"'):
         ask.chat("smolthink", QUESTION, think="maybe")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("call", ["chat", "generate"])
-@pytest.mark.parametrize("think", [None, False, True])
-def test_with_a_reasoning_parser_no_answer_is_empty(connect, reasoning_server, call, think, stream):
-    """The parsers call a whole answer `reasoning` when thinking was not asked for: deepseek_r1 always does."""
-    ask = connect(vllm_urls=reasoning_server.url)
-    asked = QUESTION if call == "chat" else PROMPT
-    reply = getattr(ask, call)(reasoning_server.served_names[0], asked, think=think, options=SURE, stream=stream)
-    parts = reply if stream else [reply]
-    said = "".join((part.message.content if call == "chat" else part.response) or "" for part in parts)
-    thought = "".join((part.message.thinking if call == "chat" else part.thinking) or "" for part in parts)
-    if think:
-        assert "Paris" in thought
-    else:
-        assert "Paris" in said
-        assert thought == ""
-
-
-def test_a_server_without_thinking_is_refused_as_ollama_does(connect, korean_server):
-    ask = connect(vllm_urls=korean_server.url, vllm_api_key=korean_server.api_key)
-    with pytest.raises(ollama.ResponseError) as raised:
-        ask.chat("gemma270", QUESTION, think=True)
-    assert (raised.value.error, raised.value.status_code) == ('"gemma270" does not support thinking', 400)

@@ -35,7 +35,9 @@ def ask(connect, chat_server):
     return connect(vllm_urls=chat_server.url)
 
 
-@pytest.mark.parametrize("tool", [WEATHER, ollama.Tool.model_validate(WEATHER), get_weather], ids=["dict", "Tool", "def"])
+@pytest.mark.parametrize(
+    "tool", [WEATHER, ollama.Tool.model_validate(WEATHER), get_weather], ids=["dict", "Tool", "def"]
+)
 def test_a_tool_is_called(ask, tool):
     reply = ask.chat("smoltools", QUESTION, tools=[tool], options=SURE)
     (call,) = reply.message.tool_calls
