@@ -53,7 +53,8 @@ def test_a_model_answers_to_all_its_ollama_names(ask, name):
 def test_a_mapped_name_and_a_profile(connect, chat_server, tmp_path):
     config = tmp_path / "compat.toml"
     config.write_text(
-        '[models.terse]\nfrom = "exaone"\nsystem = "You are terse."\nparameters = { temperature = 0, num_predict = 2 }\n'
+        '[models.terse]\nfrom = "exaone"\nsystem = "You are terse."\n'
+        "parameters = { temperature = 0, num_predict = 2 }\n"
     )
     ask = connect(vllm_urls=chat_server.url, vllm_model_map={"exaone": "smol"}, ollama_compat_config=str(config))
     reply = ask.chat("terse", QUESTION)
