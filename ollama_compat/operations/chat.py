@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Refusal, lacks, window_exceeded
 from ..exchange import Exchange, Part
@@ -17,6 +17,9 @@ from .request import Checked, check, explain, loaded
 from .shorten import count, fits, shorten
 from .thinking import Splitter
 from .thought import Thought, thought
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionFunctionToolParam
 
 
 def chat(call: Call) -> Exchange[None]:
@@ -41,8 +44,7 @@ class Conversation:
     messages: Sequence[Mapping[str, Any]]
     checked: Checked
     thought: Thought
-    tools: Sequence[Part] = ()
-    extra: Part = field(default_factory=dict)
+    tools: Sequence[ChatCompletionFunctionToolParam] = ()
 
     def rendered(self, messages: Sequence[Mapping[str, Any]]) -> Part:
         """What decides the prompt: vLLM's `/tokenize` takes it too."""
@@ -56,7 +58,7 @@ class Conversation:
     def payload(self, messages: Sequence[Mapping[str, Any]]) -> Part:
         """The whole request."""
         checked = self.checked
-        payload = {**self.rendered(messages), **checked.sampling, **checked.response_format}
+        payload = {**self.rendered(messages), **checked.payload}
         if checked.logprobs:
             payload |= {"logprobs": True, "top_logprobs": checked.top_logprobs}
         if checked.stops and not self.own_stops:

@@ -66,7 +66,7 @@ def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
 
 
 def _complete(call: Call, checked: Checked, prompt: str | list[int]) -> Exchange[None]:
-    payload: Part = {"prompt": prompt, **checked.sampling, **checked.response_format}
+    payload: Part = {"prompt": prompt, **checked.payload}
     if checked.logprobs:
         payload["logprobs"] = checked.top_logprobs
     if checked.stops and checked.server_takes_stops:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import response_error
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionContentPartParam
 
 # The first bytes of the formats that vLLM's image loader reads -> their media types.
 _SIGNATURES = (
@@ -20,11 +23,13 @@ _SIGNATURES = (
 )
 
 
-def content(text: str, images: Sequence[str]) -> str | list[dict[str, Any]]:
+def content(text: str, images: Sequence[str]) -> str | list[ChatCompletionContentPartParam]:
     """The content of a message: plain text, or its images and then its text (the order of Ollama's prompts)."""
     if not images:
         return text
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    parts: list[ChatCompletionContentPartParam] = [
+        {"type": "image_url", "image_url": {"url": data_url(image)}} for image in images
+    ]
     return [*parts, {"type": "text", "text": text}]
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .images import content
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageFunctionToolCallParam
 
 Message = dict[str, Any]
 
@@ -68,7 +71,7 @@ def continues(messages: Sequence[Mapping[str, Any]]) -> bool:
     return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
 
 
-def _call(call: Mapping[str, Any], number: int) -> Message:
+def _call(call: Mapping[str, Any], number: int) -> ChatCompletionMessageFunctionToolCallParam:
     function = call.get("function") or {}
     arguments = function.get("arguments")
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollama import ResponseError
 
@@ -16,6 +16,9 @@ from ..errors import ModelGone, Refusal, response_error
 from ..exchange import Part
 from . import options, thinking
 from .call import Call
+
+if TYPE_CHECKING:
+    from openai.types.shared_params import ResponseFormatJSONSchema
 
 _DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
 _ZERO_DURATION = re.compile(r"[+-]?(?:0+\.?0*[a-zµμ]*)+")
@@ -28,11 +31,17 @@ class Checked:
     options: Mapping[str, Any]
     sampling: Part
     """vLLM's sampling parameters."""
-    response_format: Part
-    """`response_format`, or nothing."""
+    response_format: ResponseFormatJSONSchema | None
     logprobs: bool
     top_logprobs: int
     stops: tuple[str, ...]
+
+    @property
+    def payload(self) -> Part:
+        """What the request says of sampling and format."""
+        if self.response_format is None:
+            return self.sampling
+        return {**self.sampling, "response_format": self.response_format}
 
     @property
     def server_takes_stops(self) -> bool:
@@ -85,15 +94,15 @@ def unloads(value: Any) -> bool:
     return bool(_ZERO_DURATION.fullmatch(value)) if isinstance(value, str) else value is not None and value == 0
 
 
-def response_format(value: Any) -> Part:
+def response_format(value: Any) -> ResponseFormatJSONSchema | None:
     """`format` as vLLM's `response_format`: "json" is any JSON object, a schema is that schema."""
     if value is None or value == "":
-        return {}
+        return None
     if value == "json":
         value = {"type": "object"}
     if not isinstance(value, dict):
         raise response_error(f'invalid format: "\\"{value}\\""; expected "json" or a valid JSON Schema object', 500)
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "format", "schema": value}}}
+    return {"type": "json_schema", "json_schema": {"name": "format", "schema": value}}
 
 
 def explain(call: Call, refused: Refusal, operation: str) -> Exception:

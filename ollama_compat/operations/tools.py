@@ -10,24 +10,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..wire import ToolCallDelta
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionFunctionToolParam
+    from openai.types.shared_params import FunctionDefinition
 
 Part = dict[str, Any]
 
 
-def offered(tools: Sequence[Mapping[str, Any]]) -> list[Part]:
+def offered(tools: Sequence[Mapping[str, Any]]) -> list[ChatCompletionFunctionToolParam]:
     """Ollama's tools as OpenAI's: those without a function name, which vLLM refuses, are left out."""
-    payload = []
+    payload: list[ChatCompletionFunctionToolParam] = []
     for tool in tools:
-        function = {key: value for key, value in (tool.get("function") or {}).items() if value is not None}
-        if function.get("name"):
+        given = {key: value for key, value in (tool.get("function") or {}).items() if value is not None}
+        if given.get("name"):
+            function = cast("FunctionDefinition", given)
             payload.append({"type": "function", "function": function})
     return payload
 
 
-def names(tools: Sequence[Part]) -> frozenset[str]:
+def names(tools: Sequence[ChatCompletionFunctionToolParam]) -> frozenset[str]:
     """The names of the tools that were offered."""
     return frozenset(tool["function"]["name"] for tool in tools)
 
