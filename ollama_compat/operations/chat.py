@@ -14,7 +14,7 @@ from .call import Call
 from .generation import respond
 from .messages import continues, joined, to_openai, with_system
 from .request import Checked, check, explain, loaded
-from .shorten import count, fits, shorten
+from .shorten import cut, fits, shorten, tokenize
 from .thinking import Splitter
 from .thought import Thought, thought
 
@@ -87,16 +87,40 @@ def converse(
         stepwise=bool(talk.tools) or talk.thought.possible,
         context=context,
     )
-    messages = talk.messages
-    limit = talk.checked.options.get("num_ctx")
-    if limit and limit > 0 and not fits(messages, limit):
-        messages = yield from shorten(call, messages, talk.rendered, limit)
-    refused = yield from respond(call, "/v1/chat/completions", talk.payload(messages), plan)
+    limit = talk.checked.num_ctx
+    if limit is not None and not fits(talk.messages, limit):
+        yield from _shortened(call, talk, plan, limit, limit)
+        return
+    refused = yield from respond(call, "/v1/chat/completions", talk.payload(talk.messages), plan)
     if refused is not None and refused.too_long and call.window:
-        messages = yield from shorten(call, messages, talk.rendered, _room(call.window, talk.checked))
+        yield from _shortened(call, talk, plan, _room(call.window, talk.checked), call.window)
+    elif refused is not None:
+        raise _explain(call, refused)
+
+
+def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: int) -> Exchange[None]:
+    """Answer what Ollama would keep of the conversation: fewer messages, and if need be fewer tokens."""
+    messages = yield from shorten(call, talk.messages, talk.rendered, limit)
+    tokens = yield from tokenize(call, talk.rendered(messages))
+    if tokens is None or len(tokens) < window:
         refused = yield from respond(call, "/v1/chat/completions", talk.payload(messages), plan)
+    elif talk.tools or any(message.get("images") for message in messages):
+        raise window_exceeded(len(tokens), window)  # neither calls nor images can be had from bare tokens
+    else:
+        kept = cut(tokens, window, talk.checked.num_keep)
+        refused = yield from respond(call, "/v1/completions", completion(kept, talk.checked, talk.own_stops), plan)
     if refused is not None:
-        raise (yield from _explain(call, talk, messages, refused))
+        raise _explain(call, refused)
+
+
+def completion(prompt: str | Sequence[int], checked: Checked, own_stops: Sequence[str]) -> Part:
+    """A request to `/v1/completions`: what is not made from messages."""
+    payload: Part = {"prompt": prompt, **checked.payload}
+    if checked.logprobs:
+        payload["logprobs"] = checked.top_logprobs
+    if checked.stops and not own_stops:
+        payload["stop"] = list(checked.stops)
+    return payload
 
 
 def _room(window: int, checked: Checked) -> int:
@@ -106,13 +130,8 @@ def _room(window: int, checked: Checked) -> int:
     return window - max(1, min(reserve, window // 4))
 
 
-def _explain(
-    call: Call, talk: Conversation, messages: Sequence[Mapping[str, Any]], refused: Refusal
-) -> Exchange[Exception]:
-    if not refused.too_long or not call.window:
-        return explain(call, refused, call.path.removeprefix("/api/"))
-    tokens = yield from count(call, talk.rendered(messages))
-    return window_exceeded(tokens or call.window + 1, call.window)
+def _explain(call: Call, refused: Refusal) -> Exception:
+    return explain(call, refused, call.path.removeprefix("/api/"))
 
 
 def _splitter(wanted: Thought) -> Callable[[], Splitter] | None:

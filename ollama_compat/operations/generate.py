@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from ..errors import lacks, response_error
 from ..exchange import Exchange, Part
-from ..wire import Tokens, decode
 from .assembly import Fragment, Plan
 from .call import Call
-from .chat import Conversation, converse
+from .chat import Conversation, completion, converse
 from .generation import respond
 from .messages import with_system
 from .request import Checked, check, explain, loaded, refuse_field
+from .shorten import cut, prompt_fits, tokenize
 from .thought import thought
 
 
@@ -58,28 +58,34 @@ def _refuse(call: Call) -> None:
 
 def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
     """The prompt's tokens are put after those of the conversation so far."""
-    reply = yield from call.ask("/tokenize", talk.rendered(talk.messages))
-    if not reply.ok:
+    tokens = yield from tokenize(call, talk.rendered(talk.messages))
+    if tokens is None:
         raise refuse_field("context", f"{call.url} has no /tokenize")
-    tokens = decode(reply.body, Tokens, call.url).tokens
     yield from _complete(call, talk.checked, [*call.body["context"], *tokens])
 
 
 def _complete(call: Call, checked: Checked, prompt: str | list[int]) -> Exchange[None]:
-    payload: Part = {"prompt": prompt, **checked.payload}
-    if checked.logprobs:
-        payload["logprobs"] = checked.top_logprobs
-    if checked.stops and checked.server_takes_stops:
-        payload["stop"] = list(checked.stops)
-    plan = Plan(
-        render=_response,
-        stops=() if checked.server_takes_stops else checked.stops,
-        top_logprobs=checked.top_logprobs,
-        context=not call.body.get("raw"),
-    )
-    refused = yield from respond(call, "/v1/completions", payload, plan)
+    """Have a prompt completed as it is, cut first where it does not fit the window."""
+    stops = () if checked.server_takes_stops else checked.stops
+    plan = Plan(render=_response, stops=stops, top_logprobs=checked.top_logprobs, context=not call.body.get("raw"))
+    window = checked.num_ctx
+    if window is not None:
+        prompt = yield from _cut(call, checked, prompt, window)
+    refused = yield from respond(call, "/v1/completions", completion(prompt, checked, stops), plan)
+    if refused is not None and refused.too_long and call.window:
+        prompt = yield from _cut(call, checked, prompt, call.window)
+        refused = yield from respond(call, "/v1/completions", completion(prompt, checked, stops), plan)
     if refused is not None:
         raise explain(call, refused, "generate")
+
+
+def _cut(call: Call, checked: Checked, prompt: str | list[int], window: int) -> Exchange[str | list[int]]:
+    if isinstance(prompt, str):
+        if prompt_fits(prompt, window):
+            return prompt
+        tokens = yield from tokenize(call, {"prompt": prompt})
+        return prompt if tokens is None or len(tokens) < window else cut(tokens, window, checked.num_keep)
+    return cut(prompt, window, checked.num_keep)
 
 
 def _response(fragment: Fragment) -> Part:

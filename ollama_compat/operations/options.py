@@ -87,7 +87,7 @@ OPTIONS = (
     ),
     Option("repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; any other value has no effect"),
     Option("typical_p", "float32", 1.0, None, None, "no effect"),
-    Option("num_keep", "integer", 4, None, None, "no effect"),
+    Option("num_keep", "integer", 4, None, None, "honoured when a prompt is cut to the window"),
     Option("num_batch", "integer", 512, None, None, _NO_EFFECT),
     Option("num_gpu", "integer", -1, None, None, _NO_EFFECT),
     Option("main_gpu", "integer", None, None, None, _NO_EFFECT),
@@ -105,7 +105,7 @@ OPTIONS = (
 )
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
-HONOURED = frozenset(option.name for option in OPTIONS if option.field) | {"num_ctx"}
+HONOURED = frozenset(option.name for option in OPTIONS if option.field) | {"num_ctx", "num_keep"}
 
 MAX_SERVER_STOPS = 4
 """How many stop strings vLLM takes in a request."""

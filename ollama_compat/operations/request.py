@@ -36,6 +36,14 @@ class Checked:
     top_logprobs: int
     stops: tuple[str, ...]
 
+    num_ctx: int | None
+    """An explicit window in tokens, where it is smaller than the server's."""
+
+    @property
+    def num_keep(self) -> int:
+        """How many tokens stay at the beginning of a prompt that is cut."""
+        return int(self.options.get("num_keep", options.BY_NAME["num_keep"].default))
+
     @property
     def payload(self) -> Part:
         """What the request says of sampling and format."""
@@ -66,7 +74,14 @@ def check(call: Call) -> Checked:
         logprobs=bool(body.get("logprobs")),
         top_logprobs=top,
         stops=tuple(resolved.get("stop") or ()),
+        num_ctx=_smaller(resolved.get("num_ctx"), call.window),
     )
+
+
+def _smaller(num_ctx: int | None, window: int | None) -> int | None:
+    if num_ctx is None or num_ctx <= 0 or (window is not None and num_ctx >= window):
+        return None
+    return num_ctx
 
 
 def note_without_effect(call: Call, resolved: Mapping[str, Any]) -> None:

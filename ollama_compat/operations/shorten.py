@@ -1,7 +1,9 @@
-"""A conversation that does not fit the window loses its oldest messages, as in Ollama.
+"""What does not fit the window is shortened, as in Ollama.
 
-The system messages and the last message stay (Ollama 0.33, server/prompt.go). Tokens are counted by vLLM's
-`/tokenize`, only where the conversation is known or likely to be too long: a call that fits costs no extra request.
+A conversation loses its oldest messages; the system messages and the last message stay (Ollama 0.33,
+server/prompt.go). A prompt that is too long all the same loses tokens from its middle: the first `num_keep` and about
+half a window of the last ones stay (llm/llama_server.go). Tokens are counted by vLLM's `/tokenize`, only where a prompt
+is known or likely to be too long: a call that fits costs no extra request.
 """
 
 from __future__ import annotations
@@ -20,15 +22,20 @@ _TEMPLATE_BYTES = 64  # what a template may add for each message
 
 def fits(messages: Messages, limit: int) -> bool:
     """Whether the conversation surely has no more than `limit` tokens: a token has at least one byte."""
-    size = sum(len((message.get("content") or "").encode("utf-8", "replace")) + _TEMPLATE_BYTES for message in messages)
+    size = sum(_bytes(message.get("content") or "") + _TEMPLATE_BYTES for message in messages)
     return size <= limit
 
 
-def count(call: Call, rendered: Part) -> Exchange[int | None]:
-    """The tokens of a rendered conversation; None where the server does not say."""
+def prompt_fits(prompt: str, limit: int) -> bool:
+    """Whether the prompt surely has no more than `limit` tokens."""
+    return _bytes(prompt) < limit
+
+
+def tokenize(call: Call, rendered: Part) -> Exchange[list[int] | None]:
+    """The tokens of a rendered conversation or of a prompt; None where the server does not say."""
     rendered = {key: value for key, value in rendered.items() if key != "reasoning_effort"}
     reply = yield from call.ask("/tokenize", rendered)
-    return decode(reply.body, Tokens, call.url).count if reply.ok else None
+    return decode(reply.body, Tokens, call.url).tokens if reply.ok else None
 
 
 def shorten(call: Call, messages: Messages, render: Callable[[Messages], Part], limit: int) -> Exchange[Messages]:
@@ -39,10 +46,10 @@ def shorten(call: Call, messages: Messages, render: Callable[[Messages], Part], 
     low, high = 0, len(messages) - 1
     while low < high:
         middle = (low + high) // 2
-        tokens = yield from count(call, render(without_oldest(messages, middle)))
+        tokens = yield from tokenize(call, render(without_oldest(messages, middle)))
         if tokens is None:
             return messages
-        if tokens <= limit:
+        if len(tokens) <= limit:
             high = middle
         else:
             low = middle + 1
@@ -53,3 +60,16 @@ def without_oldest(messages: Messages, number: int) -> Messages:
     """The messages less the first `number`, of which the system messages stay."""
     kept = [message for message in messages[:number] if message.get("role") == "system"]
     return [*kept, *messages[number:]]
+
+
+def cut(tokens: Sequence[int], window: int, keep: int) -> list[int]:
+    """The tokens that Ollama keeps of a prompt that does not fit `window` tokens; all of them where it does."""
+    if len(tokens) < window or window <= 1:
+        return list(tokens)
+    keep = min(len(tokens) if keep < 0 else keep, window - 1)
+    limit = window - max((window - keep) // 2, 1)
+    return [*tokens[:keep], *tokens[len(tokens) - (limit - keep) :]]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

@@ -115,3 +115,11 @@ def test_generate_with_an_embedding_model(connect, embed_server):
     with pytest.raises(ollama.ResponseError) as raised:
         connect(vllm_urls=embed_server.url).generate("minilm", PROMPT)
     assert (raised.value.error, raised.value.status_code) == ('"minilm" does not support generate', 400)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(("num_ctx", "kept"), [(None, 1026), (256, 130), (99999, 1026)])
+def test_a_prompt_that_does_not_fit_is_cut_as_ollama_cuts_it(ask, raw, num_ctx, kept):
+    options = {"temperature": 0, "num_predict": 4, "num_ctx": num_ctx}
+    reply = ask.generate("smol", "hello world " * 3000, raw=raw, options=options)
+    assert (reply.prompt_eval_count, reply.eval_count) == (kept, 4)
