@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ollama_compat.operations import fim
 from ollama_compat.operations.options import OPTIONS
 from ollama_compat.operations.thinking import FAMILIES
 from ollama_compat.settings import CONFIG, VARIABLES
@@ -62,6 +63,14 @@ def families() -> str:
     return table(("family", "served name has", "switch in `chat_template_kwargs`", "`think` unset", "tags"), rows)
 
 
+def insertion() -> str:
+    """The model families whose fill-in-the-middle prompt is known."""
+    return table(
+        ("family", "served name has", "prompt"),
+        [(row.name, f"`{row.pattern}`", f"`{row.prompt}`") for row in fim.FAMILIES],
+    )
+
+
 def refused() -> str:
     """The endpoints that vLLM has nothing for."""
     return table(("endpoint", "instead"), [(f"`{path}`", text) for path, text in REFUSED.items()])
@@ -71,6 +80,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "environment": environment,
     "options": options,
     "families": families,
+    "insertion": insertion,
     "refused": refused,
 }
 

@@ -70,7 +70,7 @@ class _Backend:
         """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
         if self._translation is None or is_cloud(model):
             return model
-        return self.settings.served_name(model)
+        return self._translation.names.served(model)
 
 
 class Client(_Backend, ollama.Client):
@@ -94,8 +94,9 @@ class Client(_Backend, ollama.Client):
         return _typed(cls, parts) if stream else cls(**next(parts))
 
     def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        if self._translation is not None:
-            self._translation.refuse(args[1], kwargs.get("json"))
+        exchange = self._exchange(args[1], kwargs.get("json"))
+        if exchange is not None:  # copy and delete look at nothing but the status
+            return httpx.Response(200, json=next(self._run(exchange)))
         return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def openai(self, model: str) -> openai.OpenAI:
@@ -136,8 +137,10 @@ class AsyncClient(_Backend, ollama.AsyncClient):
             return cls(**await anext(parts))
 
     async def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        if self._translation is not None:
-            self._translation.refuse(args[1], kwargs.get("json"))
+        exchange = self._exchange(args[1], kwargs.get("json"))
+        if exchange is not None:
+            async with contextlib.aclosing(self._run(exchange)) as parts:
+                return httpx.Response(200, json=await anext(parts))
         return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     async def openai(self, model: str) -> openai.AsyncOpenAI:

@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from .models import same
-
 logger = logging.getLogger("ollama_compat")
 
 DEFAULT_URLS = ("http://127.0.0.1:8001", "http://127.0.0.1:8002")
@@ -62,6 +60,11 @@ class Profile(Frozen):
     """The system prompt of requests that bring none."""
     parameters: Mapping[str, Any] = {}
     """Default options."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """What every conversation begins with, after the system prompt."""
+    fim: str | None = None
+    """A fill-in-the-middle prompt with `{prefix}` and `{suffix}`; None: the model family's, if it has one."""
+    license: str | None = None
     thinking: Thinking = Thinking()
     capabilities: tuple[Capability, ...] | None = None
     """What the model can do, in Ollama's words. None: not known, so nothing is refused for it; otherwise what is not
@@ -112,17 +115,6 @@ class Settings(Frozen):
     vllm_api_key: Annotated[SecretStr | None, BeforeValidator(_header_value)] = None
     vllm_model_map: Annotated[Mapping[str, str], BeforeValidator(_json_object)] = DEFAULT_MODEL_MAP
     models: Mapping[str, Profile] = {}
-
-    def profile(self, name: str) -> Profile | None:
-        """The profile of an Ollama model name."""
-        return next((profile for key, profile in self.models.items() if same(key, name)), None)
-
-    def served_name(self, name: str) -> str:
-        """The name under which vLLM serves an Ollama model name: its profile's `from`, through the map."""
-        profile = self.profile(name)
-        if profile is not None and profile.from_ is not None:
-            name = profile.from_
-        return next((served for key, served in self.vllm_model_map.items() if same(key, name)), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,16 @@ from .errors import ModelGone, ServerUnreachable, model_required, response_error
 from .exchange import Clock, Exchange, SystemClock
 from .fleet import Fleet, Server, Target
 from .models import canonical, is_cloud
-from .operations import catalog
+from .names import Names
+from .operations import catalog, profiles
 from .operations.call import Call, Memory
 from .operations.chat import chat
 from .operations.decide import systemone
 from .operations.embed import embed, embeddings
 from .operations.generate import generate
-from .settings import NO_PROFILE, Settings
+from .operations.site import Site
+from .settings import Settings
+from .store import ProfileFile, Profiles, data_folder
 
 OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
     "/api/chat": chat,
@@ -28,17 +31,17 @@ OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
 }
 """What is asked of one model."""
 
-LISTS: Mapping[str, Callable[[Fleet, Settings], Exchange[None]]] = {
+SITE_OPERATIONS: Mapping[str, Callable[[Site], Exchange[None]]] = {
     "/api/tags": catalog.tags,
     "/api/ps": catalog.ps,
+    "/api/create": profiles.create,
+    "/api/copy": profiles.copy,
+    "/api/delete": profiles.delete,
 }
-"""What is asked of all servers."""
+"""What is asked of all servers, or of the names."""
 
 REFUSED: Mapping[str, str] = {
     "/api/push": "there is no registry behind vLLM: upload the model with the tools of the hub it comes from",
-    "/api/create": "put a profile into the file that OLLAMA_COMPAT_CONFIG names: from, system, parameters",
-    "/api/copy": "give the model a further name in VLLM_MODEL_MAP",
-    "/api/delete": "stop the vLLM server, or take the name out of VLLM_MODEL_MAP",
     "/api/blobs": "vLLM loads a model from a folder or a hub when it starts",
 }
 """What vLLM can't do, and what to do instead."""
@@ -47,30 +50,27 @@ REFUSED: Mapping[str, str] = {
 class Translation:
     """The vLLM half of a client: settings, servers, and what was learnt of them. Shared by all its calls."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        """`clock` is the system's unless a test brings its own."""
+    def __init__(self, settings: Settings, clock: Clock | None = None, created: Profiles | None = None) -> None:
+        """`clock` is the system's, and `created` the file in the user's data folder, unless a test brings its own."""
         self.settings = settings
         self.clock = clock or SystemClock()
         self.fleet = Fleet(settings.vllm_urls, self.clock)
         self.memory = Memory()
+        self.names = Names(settings, created or ProfileFile(data_folder()))
 
     def exchange(self, path: str, body: Mapping[str, Any] | None) -> Exchange[None] | None:
         """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools."""
-        if path in LISTS:
-            return LISTS[path](self.fleet, self.settings)
-        self.refuse(path, body)
-        name = str((body or {}).get("model", ""))
-        if path not in OPERATIONS or is_cloud(name):
-            return None
-        return self._call(path, body or {}, name)
-
-    def refuse(self, path: str, body: Mapping[str, Any] | None) -> None:
-        """Raise `ResponseError` 501 for what vLLM can't do, saying what to do instead. Cloud models are Ollama's."""
-        instead = next((text for start, text in REFUSED.items() if path == start or path.startswith(f"{start}/")), None)
         body = body or {}
-        if instead is None or is_cloud(str(body.get("model") or body.get("source") or "")):
-            return
-        raise response_error(f"{path} is not available on vLLM: {instead}", 501)
+        if any(is_cloud(str(body.get(field, ""))) for field in ("model", "source", "from")):
+            return None
+        for start, instead in REFUSED.items():
+            if path == start or path.startswith(f"{start}/"):
+                raise response_error(f"{start} is not available on vLLM: {instead}", 501)
+        if path in SITE_OPERATIONS:
+            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names, self.clock))
+        if path not in OPERATIONS:
+            return None
+        return self._call(path, body, str(body.get("model", "")))
 
     def _call(self, path: str, body: Mapping[str, Any], name: str) -> Exchange[None]:
         """One call of one model, on another server where the first turns out to be gone before it began to answer."""
@@ -78,7 +78,7 @@ class Translation:
         failed: list[Server] = []
         while True:
             target = yield from self.find(path, name, failed)
-            profile = self.settings.profile(name) or NO_PROFILE
+            profile = self.names.profile(name)
             call = Call(path, body, target, profile, self.clock, started, self.memory)
             try:
                 with self.fleet.taking(target.server):
@@ -101,7 +101,7 @@ class Translation:
 
     def find(self, path: str, name: str, failed: list[Server] | None = None) -> Exchange[Target]:
         """The server for a model by its Ollama name. Raises Ollama's errors for names."""
-        served = self.settings.served_name(name)
+        served = self.names.served(name)
         if not name.strip():
             raise model_required(path)
         target = yield from self.fleet.find(served, failed or ())

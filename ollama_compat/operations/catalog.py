@@ -12,11 +12,12 @@ import msgspec
 
 from ..errors import model_not_found, response_error
 from ..exchange import Exchange, Part, ask
-from ..fleet import Fleet, Target
+from ..fleet import Target
 from ..models import canonical, same, with_tag
-from ..settings import Settings
+from ..settings import NO_PROFILE
 from ..wire import decode
 from .call import Call
+from .site import Site
 from .thinking import style_of
 
 _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
@@ -31,9 +32,9 @@ _DETAILS = {
 }
 
 
-def tags(fleet: Fleet, settings: Settings) -> Exchange[None]:
+def tags(site: Site) -> Exchange[None]:
     """Every model that can be asked for, under the names that services use."""
-    listed = yield from _listed(fleet, settings)
+    listed = yield from _listed(site)
     yield {
         "models": [
             {
@@ -49,9 +50,9 @@ def tags(fleet: Fleet, settings: Settings) -> Exchange[None]:
     }
 
 
-def ps(fleet: Fleet, settings: Settings) -> Exchange[None]:
+def ps(site: Site) -> Exchange[None]:
     """The same models: vLLM keeps what it serves loaded."""
-    listed = yield from _listed(fleet, settings)
+    listed = yield from _listed(site)
     yield {
         "models": [
             {
@@ -130,16 +131,17 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
     return found
 
 
-def _listed(fleet: Fleet, settings: Settings) -> Exchange[list[tuple[str, Target]]]:
+def _listed(site: Site) -> Exchange[list[tuple[str, Target]]]:
     """Names and the models behind them: profiles, then the map's names, then what is served under its own name."""
-    targets = yield from fleet.catalog()
+    targets = yield from site.fleet.catalog()
     listed: dict[str, tuple[str, Target]] = {}
     renamed = set()
-    for name in (*settings.models, *settings.vllm_model_map):
-        served = settings.served_name(name)
+    for name in site.names:
+        served = site.names.served(name)
         target = next((target for target in targets if same(target.card.id, served)), None)
         if target is not None:
-            renamed.add(target.card.id)
+            if site.names.profile(name) is NO_PROFILE:
+                renamed.add(target.card.id)
             listed.setdefault(canonical(name) or name, (with_tag(name), target))
     for target in targets:
         name = target.card.id

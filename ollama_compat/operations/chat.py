@@ -12,7 +12,7 @@ from . import tools
 from .assembly import Fragment, Plan
 from .call import Call
 from .generation import respond
-from .messages import continues, joined, to_openai, with_system
+from .messages import begun, continues, joined, to_openai
 from .request import Checked, check, explain, loaded
 from .shorten import cut, fits, shorten, tokenize
 from .thinking import Splitter
@@ -30,7 +30,7 @@ def chat(call: Call) -> Exchange[None]:
         yield loaded(call, {"message": {"role": "assistant", "content": ""}}, empty=True)
         return
     wanted = yield from thought(call)
-    messages = with_system(messages, call.profile.system)
+    messages = begun(messages, call.profile)
     offer = tools.offered(call.body.get("tools") or ())
     if offer and call.profile.lacks("tools"):
         raise lacks(call.name, "tools")

@@ -6,13 +6,16 @@ Through the chat template it is `/v1/chat/completions`; a raw prompt, and a prom
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import lacks, response_error
 from ..exchange import Exchange, Part
 from .assembly import Fragment, Plan
 from .call import Call
 from .chat import Conversation, completion, converse
+from .fim import family_of, fill
 from .generation import respond
-from .messages import with_system
+from .messages import begun
 from .request import Checked, check, explain, loaded, refuse_field
 from .shorten import cut, prompt_fits, tokenize
 from .thought import thought
@@ -30,11 +33,15 @@ def generate(call: Call) -> Exchange[None]:
     if body.get("raw"):
         yield from _complete(call, checked, prompt)
         return
+    if body.get("suffix"):
+        yield from _insert(call, checked, prompt, body["suffix"])
+        return
     wanted = yield from thought(call)
     user: Part = {"role": "user", "content": prompt}
     if body.get("images"):
         user["images"] = body["images"]
-    messages = with_system([user], body.get("system") or call.profile.system)
+    profile = call.profile.model_copy(update={"messages": ()}) if body.get("context") else call.profile
+    messages = begun([user], profile, body.get("system"))
     talk = Conversation(messages, checked, wanted)
     if body.get("context"):
         yield from _after_context(call, talk)
@@ -46,14 +53,22 @@ def _refuse(call: Call) -> None:
     body = call.body
     if body.get("raw") and (body.get("template") or body.get("system") or body.get("context")):
         raise response_error("raw mode does not support template, system, or context", 400)
-    if body.get("suffix"):
-        raise lacks(call.name, "insert")
     if body.get("template"):
         raise refuse_field("template", "the server's chat template is used; raw=True takes a prompt of your own making")
     if body.get("raw") and body.get("images"):
         raise refuse_field("images with raw", "images need the model's chat template")
     if any(body.get(name) for name in ("width", "height", "steps")):
         raise refuse_field("image generation", "vLLM's OpenAI server answers with text")
+
+
+def _insert(call: Call, checked: Checked, prompt: str, suffix: str) -> Exchange[None]:
+    """Fill in the middle: the profile's prompt, or the model family's. A model that has neither is refused."""
+    family = family_of(call.served, call.target.card.root)
+    template = call.profile.fim or (family.prompt if family else None)
+    if template is None or call.profile.lacks("insert"):
+        raise lacks(call.name, "insert")
+    stops = checked.stops if call.profile.fim or family is None else (*checked.stops, *family.stops)
+    yield from _complete(call, replace(checked, stops=stops), fill(template, prompt, suffix))
 
 
 def _after_context(call: Call, talk: Conversation) -> Exchange[None]:

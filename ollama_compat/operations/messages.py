@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..settings import Profile
 from .images import content
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ Message = dict[str, Any]
 _JOIN = "\n\n"
 
 
-def with_system(messages: Sequence[Mapping[str, Any]], system: str | None) -> list[Mapping[str, Any]]:
-    """The messages under the profile's system prompt, unless they begin with one of their own."""
-    if not system or (messages and messages[0].get("role") == "system"):
-        return list(messages)
-    return [{"role": "system", "content": system}, *messages]
+def begun(
+    messages: Sequence[Mapping[str, Any]], profile: Profile, system: str | None = None
+) -> list[Mapping[str, Any]]:
+    """The messages after what the profile begins with: its system prompt, where they bring none, and its messages."""
+    has_system = bool(messages) and messages[0].get("role") == "system"
+    system = system or ("" if has_system else profile.system)
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, *profile.messages, *messages]
 
 
 def joined(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
