@@ -40,6 +40,10 @@ class Thought:
 def thought(call: Call) -> Exchange[Thought]:
     """Settle it. Raises Ollama's 400 where thinking is asked of a model that can't."""
     think = call.body.get("think")
+    if call.profile.lacks("thinking"):
+        if think:
+            raise cant_think(call)
+        return Thought(reasoning="unknown")
     known = style_of(call.served, call.target.card.root, call.profile.thinking)
     style = known or _UNKNOWN
     wanted = style.default if think is None else think
@@ -48,8 +52,6 @@ def thought(call: Call) -> Exchange[Thought]:
     if not wanted:
         off = switches(style, False)
         return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
-    if call.profile.lacks("thinking"):
-        raise cant_think(call)
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
         call.memory.notice(

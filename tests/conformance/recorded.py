@@ -1,0 +1,129 @@
+"""The recorded requests and answers of a real Ollama 0.33, and what a client's answer is compared in.
+
+`golden/ollama.jsonl` has a case a line: what was sent, what came back, and whether a second run gave the same words
+(`steady`). The same weights are served by vLLM, so the comparison can be nearly exact. `DIFFERENT` is the one list of
+what does not agree, with the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ollama
+
+GOLDEN = Path(__file__).parent / "golden" / "ollama.jsonl"
+LONG = "<hello world x3000>"
+
+METHODS = {
+    "/api/chat": ("chat", ollama.ChatResponse),
+    "/api/generate": ("generate", ollama.GenerateResponse),
+    "/api/embed": ("embed", ollama.EmbedResponse),
+    "/api/embeddings": ("embeddings", ollama.EmbeddingsResponse),
+    "/api/show": ("show", ollama.ShowResponse),
+    "/api/tags": ("list", ollama.ListResponse),
+    "/api/ps": ("ps", ollama.ProcessResponse),
+    "/api/create": ("create", ollama.ProgressResponse),
+    "/api/copy": ("copy", ollama.StatusResponse),
+    "/api/delete": ("delete", ollama.StatusResponse),
+    "/api/pull": ("pull", ollama.ProgressResponse),
+}
+
+ASPECTS = ("outcome", "fields", "end", "counts", "words")
+"""What is compared, from the coarse to the fine: answer or error with its status; the fields and their types;
+`done_reason`; token counts; text, thoughts, tool calls, vectors, or an error's message."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded request and its answer."""
+
+    name: str
+    method: str
+    arguments: dict[str, Any]
+    status: int
+    body: Any
+    steady: bool
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.arguments.get("stream"))
+
+
+def cases() -> tuple[list[Case], dict[str, str]]:
+    """The cases in their order, and those that the official client can't send, with the reason."""
+    able, unable = [], {}
+    for line in GOLDEN.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        case, reason = _case(row)
+        if case is None:
+            unable[row["case"]] = reason
+        else:
+            able.append(case)
+    return able, unable
+
+
+def _case(row: dict[str, Any]) -> tuple[Case | None, str]:
+    if row["path"] not in METHODS:
+        return None, "the client has no method for the path"
+    if row["case"] == "wrong-method":
+        return None, "the client sends the right method"
+    request = {} if row["request"] is None else row["request"]
+    if not isinstance(request, dict):
+        return None, "the client sends a JSON object"
+    if row["case"] == "generate-stream-wrongtype":
+        return None, "the client makes `True` of it"
+    if "_debug_render_only" in request:
+        return None, "the client has no such field; the prompt's token count is compared in other cases"
+    arguments = json.loads(json.dumps(request).replace(LONG, "hello world " * 3000))
+    if "from" in arguments:
+        arguments["from_"] = arguments.pop("from")
+    method, _ = METHODS[row["path"]]
+    if method in ("chat", "generate", "create", "pull"):
+        arguments.setdefault("stream", True)
+    unknown = set(arguments) - set(inspect.signature(getattr(ollama.Client, method)).parameters)
+    if unknown:
+        return None, f"the client has no parameter {', '.join(sorted(unknown))}"
+    return Case(row["case"], method, arguments, row["status"], row["body"], row["steady"]), ""
+
+
+def recorded_parts(case: Case, path: str) -> list[dict[str, Any]]:
+    """The recorded answer as the official types show it: fields that they don't know are left out."""
+    if case.method in ("copy", "delete"):
+        return [{"status": "success"}]
+    bodies = case.body if isinstance(case.body, list) else [case.body]
+    shape: Any = METHODS[path][1]
+    return [shape(**body).model_dump(exclude_none=True) for body in bodies]
+
+
+ARITHMETIC = "vLLM and llama.cpp add up in another order, and two words are nearly as likely"
+SPACES = "the grammar of vLLM allows other white space than llama.cpp's"
+TOOL_JSON = "the tools stand in the prompt as JSON with other spaces"
+WRAPPED = "the Modelfile's template says more than the chat template of the server"
+
+DIFFERENT: dict[str, tuple[frozenset[str], str]] = {}
+
+
+def _differ(reason: str, aspects: str, *names: str) -> None:
+    for name in names:
+        DIFFERENT[name] = (frozenset(aspects.split()), reason)
+
+
+_ALL = "end counts words"
+
+_differ(ARITHMETIC, _ALL, "generate-raw", "generate-raw-stream", "generate-raw-json", "generate-prompt-spaces")
+_differ(ARITHMETIC, _ALL, "generate-json", "generate-json-stream", "chat-json", "generate-schema-empty")
+_differ(ARITHMETIC, _ALL, "generate-think-model", "generate-think-model-stream", "generate-fim-run")
+_differ(ARITHMETIC, _ALL, "generate-think-thinker-high", "generate-think-thinker-unset")
+_differ(ARITHMETIC, _ALL, "chat-think-model", "chat-think-model-unset", "chat-think-model-stream")
+_differ(SPACES, _ALL, "generate-schema", "chat-schema-stream")
+_differ(TOOL_JSON, _ALL, "chat-tools-model", "chat-tools-model-stream", "chat-tools-model-history")
+_differ(TOOL_JSON, _ALL, "chat-tools-unknown-name", "chat-tools-format")
+_differ("a tool without a function is left out, and Ollama shows it to the model", _ALL, "chat-tools-bad")
+_differ(WRAPPED, _ALL, "chat-tool-history", "generate-tool-model-plain", "chat-tools-none-called", "chat-fim-model")
+_differ("the default temperature is no sure thing: two runs of one server differ", _ALL, "generate-options-null")
+_differ("the server's window is 256 tokens, Ollama's 512", "counts words", "embed-long-true")
+_differ("the words are the server's own", "words", "generate-schema-bad")
