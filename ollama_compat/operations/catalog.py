@@ -1,7 +1,7 @@
 """The catalogue: `/api/tags`, `/api/show`, `/api/ps`, `/api/pull`, from what the servers say of themselves.
 
-vLLM tells a model's name, window and path (`/v1/models`), and by its paths whether it chats or embeds. What it does
-not tell (size, digest, quantisation) is left empty, never made up.
+vLLM tells a model's name, window and path (`/v1/models`), by its paths whether it chats or embeds, and by its
+renderings what its chat template knows. What can't be known (size on disk, digest) is left empty, never made up.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ from ..models import canonical, same, with_tag
 from ..settings import NO_PROFILE
 from ..wire import decode
 from .call import Call
+from .details import details
+from .fim import family_of
 from .site import Site
-from .thinking import style_of
+from .template import rendering, takes_tools
+from .thinking import UNKNOWN, style_of
 
 _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
-
-_DETAILS = {
-    "parent_model": "",
-    "format": "",
-    "family": "",
-    "families": [],
-    "parameter_size": "",
-    "quantization_level": "",
-}
 
 
 def tags(site: Site) -> Exchange[None]:
@@ -43,7 +37,7 @@ def tags(site: Site) -> Exchange[None]:
                 "modified_at": _time(target.card.created),
                 "size": 0,
                 "digest": "",
-                "details": _DETAILS,
+                "details": details(target.card.id, target.card.root),
             }
             for name, target in listed
         ]
@@ -60,7 +54,7 @@ def ps(site: Site) -> Exchange[None]:
                 "model": name,
                 "size": 0,
                 "digest": "",
-                "details": _DETAILS,
+                "details": details(target.card.id, target.card.root),
                 "expires_at": _NEVER,
                 "size_vram": 0,
                 "context_length": target.card.max_model_len,
@@ -73,20 +67,22 @@ def ps(site: Site) -> Exchange[None]:
 def show(call: Call) -> Exchange[None]:
     """What is known of one model."""
     card, profile = call.target.card, call.profile
-    paths = yield from _paths(call)
-    capabilities = _capabilities(call, paths)
+    capabilities = yield from _capabilities(call)
+    facts = details(card.id, card.root)
     parameters = [f"{name:<30} {value!r}" for name, value in sorted(profile.parameters.items())]
     part: Part = {
         "modelfile": _modelfile(call),
         "parameters": "\n".join(parameters),
         "template": "",
-        "details": _DETAILS | {"parent_model": card.root or card.id},
+        "details": facts,
         "model_info": {"general.basename": card.id},
         "capabilities": capabilities,
         "modified_at": _time(card.created),
     }
     if card.max_model_len is not None:
-        part["model_info"]["general.context_length"] = card.max_model_len
+        part["model_info"][f"{facts['family'] or 'general'}.context_length"] = card.max_model_len
+    if facts["family"]:
+        part["model_info"]["general.architecture"] = facts["family"]
     if profile.system:
         part["system"] = profile.system
     yield part
@@ -106,13 +102,23 @@ def _modelfile(call: Call) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _capabilities(call: Call, paths: frozenset[str]) -> list[str]:
+def _capabilities(call: Call) -> Exchange[list[str]]:
+    """What the model can do: the profile's word, else what the server's paths and its chat template show."""
     if call.profile.capabilities is not None:
         return list(call.profile.capabilities)
+    paths = yield from _paths(call)
     if "/v1/embeddings" in paths:
         return ["embedding"]
     style = style_of(call.served, call.target.card.root, call.profile.thinking)
-    return ["completion", "thinking"] if style and (style.switch or style.default) else ["completion"]
+    seen = yield from rendering(call, style or UNKNOWN)
+    shown = yield from takes_tools(call)
+    found = [
+        ("completion", True),
+        ("tools", shown),
+        ("insert", call.profile.fim or family_of(call.served, call.target.card.root)),
+        ("thinking", (style and (style.switch or style.default)) or seen.reacts or seen.opens),
+    ]
+    return [name for name, has in found if has]
 
 
 class _OpenAPI(msgspec.Struct):

@@ -110,10 +110,10 @@ def unloads(value: Any) -> bool:
 
 
 def response_format(value: Any) -> ResponseFormatJSONSchema | None:
-    """`format` as vLLM's `response_format`: "json" is any JSON object, a schema is that schema."""
+    """`format` as vLLM's `response_format`: "json" and the empty schema are any JSON object, as in llama.cpp."""
     if value is None or value == "":
         return None
-    if value == "json":
+    if value in ("json", {}):
         value = {"type": "object"}
     if not isinstance(value, dict):
         raise response_error(f'invalid format: "\\"{value}\\""; expected "json" or a valid JSON Schema object', 500)

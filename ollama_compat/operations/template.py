@@ -14,6 +14,7 @@ from .call import Call
 from .thinking import Style, switches
 
 _SAMPLE = [{"role": "user", "content": "hi"}]
+_TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 _BLANKS = " \t\r\n\u2581\u0120\u010a\u0109"  # white space, as text and as byte-level and sentence-piece tokens write it
 
 
@@ -40,6 +41,21 @@ def rendering(call: Call, style: Style) -> Exchange[Rendering]:
     off = yield from _tokens(call, switches(style, False))
     unasked = yield from _tokens(call, {})
     found = _compared(style, on, off, unasked)
+    call.memory.facts[key] = found
+    return found
+
+
+def takes_tools(call: Call) -> Exchange[bool]:
+    """Whether the chat template shows tools to the model."""
+    key = (call.url, call.served, "takes tools")
+    known = call.memory.facts.get(key)
+    if isinstance(known, bool):
+        return known
+    without = yield from call.ask("/tokenize", {"messages": _SAMPLE})
+    offered = yield from call.ask("/tokenize", {"messages": _SAMPLE, "tools": _TOOLS})
+    found = False
+    if without.ok and offered.ok:
+        found = decode(without.body, Tokens, call.url).count != decode(offered.body, Tokens, call.url).count
     call.memory.facts[key] = found
     return found
 

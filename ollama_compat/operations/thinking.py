@@ -36,6 +36,10 @@ class Style:
     tags: tuple[str, str] = THINK_TAGS
 
 
+UNKNOWN = Style(None, "enable_thinking")
+"""A model that no row and no profile speaks of: the key that most templates read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A row of the table: `pattern` is looked for in the served name and in its root, in lower case."""

@@ -12,10 +12,7 @@ from ..exchange import Exchange, Part
 from .assembly import Reasoning
 from .call import Call
 from .template import rendering
-from .thinking import THINK_TAGS, Style, style_of, switches
-
-# A model that no table row and no profile speaks of: both keys that templates are known to read.
-_UNKNOWN = Style(None, "enable_thinking")
+from .thinking import THINK_TAGS, UNKNOWN, Style, style_of, switches
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def thought(call: Call) -> Exchange[Thought]:
             raise cant_think(call)
         return Thought(reasoning="unknown")
     known = style_of(call.served, call.target.card.root, call.profile.thinking)
-    style = known or _UNKNOWN
+    style = known or UNKNOWN
     wanted = style.default if think is None else think
     if wanted is None:
         return Thought(split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))

@@ -123,3 +123,12 @@ def test_a_prompt_that_does_not_fit_is_cut_as_ollama_cuts_it(ask, raw, num_ctx, 
     options = {"temperature": 0, "num_predict": 4, "num_ctx": num_ctx}
     reply = ask.generate("smol", "hello world " * 3000, raw=raw, options=options)
     assert (reply.prompt_eval_count, reply.eval_count) == (kept, 4)
+
+
+def test_fill_in_the_middle_by_a_profile(connect, chat_server, tmp_path):
+    config = tmp_path / "compat.toml"
+    config.write_text("[models.coder]\nfrom = 'smol'\nfim = '<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>'\n")
+    ask = connect(vllm_urls=chat_server.url, ollama_compat_config=str(config))
+    reply = ask.generate("coder", "def add(a, b):\n", suffix="\n    return c", options=SURE)
+    assert (reply.prompt_eval_count, reply.eval_count) == (29, 24)
+    assert ask.show("coder").capabilities == ["completion", "tools", "insert", "thinking"]
