@@ -15,7 +15,7 @@ import httpx
 import ollama
 
 from .models import is_cloud
-from .settings import CONFIG, VARIABLES, Settings, load
+from .settings import CONFIG, VARIABLES, Settings, SettingsError, load
 
 if TYPE_CHECKING:
     import openai
@@ -38,8 +38,7 @@ class _Backend:
     def _choose(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Take the settings out of a client's keywords; the rest is for the official client."""
         own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
-        settings = own.pop("settings", None)
-        self.settings = settings if isinstance(settings, Settings) else load(own)
+        self.settings = _settings(own)
         self._verify = keywords.get("verify", True)
         self._translation = None
         self._authorization = None
@@ -71,6 +70,17 @@ class _Backend:
         if self._translation is None or is_cloud(model):
             return model
         return self._translation.names.served(model)
+
+
+def _settings(own: dict[str, Any]) -> Settings:
+    settings = own.pop("settings", None)
+    if settings is None:
+        return load(own)
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"settings must be an ollama_compat.Settings, not {type(settings).__name__}")
+    if own:
+        raise SettingsError(f"settings= is whole: {', '.join(own)} can't be given beside it")
+    return settings
 
 
 class Client(_Backend, ollama.Client):

@@ -100,7 +100,7 @@ def refusal(url: str, status: int, body: bytes) -> Refusal:
     """Read an error reply, whatever its shape."""
     try:
         document: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Refusal(url, status, _quoted(body.decode("utf-8", "replace")))
     if not isinstance(document, dict):
         return Refusal(url, status, _quoted(json.dumps(document)))
@@ -121,7 +121,7 @@ def failure(url: str, event: bytes) -> ResponseError:
     told = refusal(url, 500, event)
     try:
         code = json.loads(event)["error"]["code"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         code = None
     return replace(told, status=code).error() if isinstance(code, int) else told.error()
 

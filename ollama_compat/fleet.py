@@ -79,11 +79,12 @@ class Fleet:
         `avoid` holds servers that have just failed this call. Raises `ServerUnreachable` when no server at all can be
         reached, and a server's own refusal (a missing key) when no other server has the model.
         """
-        due = [server for server in self.servers if self._due(server)]
+        able = [server for server in self.servers if server not in avoid]
+        due = [server for server in able if self._due(server)]
         yield from self._learn(due)
         target = self._pick(name, avoid)
-        if target is None and not avoid:
-            yield from self._learn([server for server in self.servers if server not in due])
+        if target is None:
+            yield from self._learn([server for server in able if server not in due])
             target = self._pick(name, avoid)
         if target is None and not avoid:
             self._raise_trouble(name)
@@ -135,12 +136,8 @@ class Fleet:
             server.asked_at = self.clock.ticks()
             try:
                 reply = yield from ask("GET", server.url, "/v1/models", timeout=LEARN_TIMEOUT_S)
-            except (ServerUnreachable, httpx.TimeoutException) as problem:
-                server.cards, server.trouble = None, problem
-                continue
-            try:
                 server.cards, server.trouble = _cards(server.url, reply), None
-            except ResponseError as problem:
+            except (ServerUnreachable, httpx.TimeoutException, ResponseError) as problem:
                 server.cards, server.trouble = None, problem
 
     def _raise_trouble(self, name: str) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from ollama import ResponseError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 logger = logging.getLogger("ollama_compat")
 
@@ -34,7 +36,7 @@ class SettingsError(ValueError):
 class Frozen(BaseModel):
     """Frozen, and strict about names: an unknown key is a typing error of somebody's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
 
 class Thinking(Frozen):
@@ -70,6 +72,17 @@ class Profile(Frozen):
     """What the model can do, in Ollama's words. None: not known, so nothing is refused for it; otherwise what is not
     named here is refused as Ollama refuses it."""
 
+    @field_validator("parameters")
+    @classmethod
+    def _checked(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A wrong type is found when the profile is read, not when it is used."""
+        from .operations.options import resolve  # only where there is a profile
+
+        try:
+            return resolve(parameters, {})
+        except ResponseError as problem:
+            raise ValueError(problem.error) from None
+
     def lacks(self, capability: Capability) -> bool:
         """Whether the profile says that the model does not have the capability."""
         return self.capabilities is not None and capability not in self.capabilities
@@ -78,15 +91,22 @@ class Profile(Frozen):
 NO_PROFILE = Profile.model_validate({})
 
 
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(?:%[\w.-]+)?", re.IGNORECASE)
+_PATH = re.compile(r"[^\s\\;]*")
+
+
 def _url(text: str) -> str:
-    url = text.strip().rstrip("/").removesuffix("/v1").rstrip("/")
-    if "://" not in url:
-        url = f"http://{url}"
+    url = text.strip()
+    url = url if "://" in url else f"http://{url}"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with a user or a password in it: give the key in VLLM_API_KEY, or auth= to the client")
+    if parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        raise ValueError(f"{text.strip()!r} is no http or https URL")
+    if not _HOST.fullmatch(parts.hostname or "") or not _PATH.fullmatch(parts.path):
         raise ValueError(f"{text.strip()!r} is no http or https URL")
     _ = parts.port  # raises ValueError for a port that is no number
-    return url
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def _urls(value: object) -> object:
@@ -102,6 +122,8 @@ def _json_object(value: object) -> object:
 
 
 def _header_value(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        return None
     if isinstance(value, str) and not (value.isascii() and value.isprintable()):
         raise ValueError("it has characters that no HTTP header can carry (a line end?)")
     return value
@@ -212,7 +234,8 @@ def _explain(problem: ValidationError, places: Mapping[str, str]) -> str:
             hint = f"; the keys are {known}" if error["type"] == "extra_forbidden" and len(error["loc"]) == 1 else ""
             lines.append(f"{spot} ({where}): {reason}{hint}")
             continue
-        held = "a value that is not shown" if variable.secret else repr(error["input"])
+        hidden = variable.secret or "@" in str(error["input"])  # a key, or a URL with a password
+        held = "a value that is not shown" if hidden else repr(error["input"])
         why = "" if error["type"] == "literal_error" else f" ({reason})"
         lines.append(f"{variable.name} ({where}) holds {held}; it may hold {variable.may_hold}{why}")
     return "\n".join(lines)

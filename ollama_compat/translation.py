@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import httpx
 
 from .errors import ModelGone, ServerUnreachable, model_required, response_error
 from .exchange import Clock, Exchange, SystemClock
@@ -65,7 +67,7 @@ class Translation:
             return None
         for start, instead in REFUSED.items():
             if path == start or path.startswith(f"{start}/"):
-                raise response_error(f"{start} is not available on vLLM: {instead}", 501)
+                return _refused(f"{start} is not available on vLLM: {instead}")
         if path in SITE_OPERATIONS:
             return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names, self.clock))
         if path not in OPERATIONS:
@@ -76,19 +78,19 @@ class Translation:
         """One call of one model, on another server where the first turns out to be gone before it began to answer."""
         started = self.clock.ticks()
         failed: list[Server] = []
+        trouble: Exception | None = None
         while True:
-            target = yield from self.find(path, name, failed)
+            target = yield from self.find(path, name, failed, trouble)
             profile = self.names.profile(name)
             call = Call(path, body, target, profile, self.clock, started, self.memory)
             try:
                 with self.fleet.taking(target.server):
                     yield from OPERATIONS[path](call)
                 return
-            except ServerUnreachable:
+            except (ServerUnreachable, httpx.ConnectTimeout) as problem:
                 self.fleet.forget(target.server)
                 failed.append(target.server)
-                if not self._another(target, failed):
-                    raise
+                trouble = problem
             except ModelGone:  # it may have moved: learn anew what every server has
                 for server in self.fleet.servers:
                     self.fleet.forget(server)
@@ -99,14 +101,21 @@ class Translation:
         target = yield from self.find("/api/chat", name)
         yield {"url": target.url}
 
-    def find(self, path: str, name: str, failed: list[Server] | None = None) -> Exchange[Target]:
-        """The server for a model by its Ollama name. Raises Ollama's errors for names."""
+    def find(
+        self, path: str, name: str, failed: Sequence[Server] = (), trouble: Exception | None = None
+    ) -> Exchange[Target]:
+        """The server for a model by its Ollama name, but for those that failed; there, `trouble` is why.
+
+        Raises `trouble` when no other server has the model, and Ollama's errors for names.
+        """
         served = self.names.served(name)
         if not name.strip():
             raise model_required(path)
-        target = yield from self.fleet.find(served, failed or ())
+        target = yield from self.fleet.find(served, failed)
         if target is not None:
             return target
+        if trouble is not None:
+            raise trouble
         if canonical(name) is None:
             raise response_error("invalid model name", 400)
         self.memory.notice(
@@ -118,5 +127,7 @@ class Translation:
         )
         raise catalog.not_served(path, name, self.settings.vllm_urls)
 
-    def _another(self, target: Target, failed: list[Server]) -> bool:
-        return any(server not in failed and server.card(target.card.id) for server in self.fleet.servers)
+
+def _refused(text: str) -> Exchange[None]:
+    yield from ()  # a generator, so that a stream is refused where streams are: when it is read
+    raise response_error(text, 501)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 import httpx
 import msgspec
+from httpx._client import UseClientDefault
 
 from .errors import broken_off, unreachable
 from .exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request, Step
@@ -57,7 +58,8 @@ class Upstream:
                     problem = _problem(error, self._client, last)
 
     def _send(self, stack: contextlib.ExitStack, request: Request) -> httpx.Response:
-        response = self._client.send(_build(self._client, request, self._authorization), stream=True)
+        built = _build(self._client, request, self._authorization)
+        response = self._client.send(built, stream=True, auth=_auth(self._authorization))
         stack.callback(response.close)
         return response
 
@@ -101,7 +103,8 @@ class AsyncUpstream:
                     problem = _problem(error, self._client, last)
 
     async def _send(self, stack: contextlib.AsyncExitStack, request: Request) -> httpx.Response:
-        response = await self._client.send(_build(self._client, request, self._authorization), stream=True)
+        built = _build(self._client, request, self._authorization)
+        response = await self._client.send(built, stream=True, auth=_auth(self._authorization))
         stack.push_async_callback(response.aclose)
         return response
 
@@ -125,6 +128,11 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request, authoriza
     if authorization is not None:
         built.headers["authorization"] = authorization
     return built
+
+
+def _auth(authorization: str | None) -> httpx.Auth | UseClientDefault:
+    """An authorization of vLLM's own goes over the `auth` that the client was made with."""
+    return httpx.USE_CLIENT_DEFAULT if authorization is None else httpx.Auth()
 
 
 def _events(response: httpx.Response, request: Request) -> Iterator[bytes]:

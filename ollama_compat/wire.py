@@ -10,7 +10,7 @@ import base64
 import binascii
 import sys
 from array import array
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -117,6 +117,20 @@ class Text(msgspec.Struct):
     """The reply of `/detokenize`."""
 
     prompt: str
+
+
+class DecisionUsage(msgspec.Struct):
+    """Token counts of `/v1/systemone`."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Decisions(msgspec.Struct):
+    """The reply of `/v1/systemone`: answers by the id of their question."""
+
+    answers: dict[str, dict[str, Any]]
+    usage: DecisionUsage
 
 
 class Card(msgspec.Struct, frozen=True):

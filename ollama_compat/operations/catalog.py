@@ -157,7 +157,11 @@ def _listed(site: Site) -> Exchange[list[tuple[str, Target]]]:
 
 
 def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):  # no time that a clock could have shown
+        moment = datetime.fromtimestamp(0, UTC)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def not_served(path: str, name: str, urls: tuple[str, ...]) -> Exception:

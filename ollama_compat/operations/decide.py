@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ..errors import refusal
 from ..exchange import Exchange
+from ..wire import Decisions, decode
 from .call import Call
 from .request import check_keep_alive, explain, note_without_effect
 
@@ -18,4 +17,6 @@ def systemone(call: Call) -> Exchange[None]:
     reply = yield from call.ask("/v1/systemone", payload)
     if not reply.ok:
         raise explain(call, refusal(call.url, reply.status, reply.body), "systemone")
-    yield {**json.loads(reply.body), "model": call.name}
+    decided = decode(reply.body, Decisions, call.url)
+    usage = {"input_tokens": decided.usage.input_tokens, "output_tokens": decided.usage.output_tokens}
+    yield {"model": call.name, "answers": decided.answers, "usage": usage}

@@ -28,6 +28,8 @@ class Option:
     adapt: Callable[[Any], Any] | None = None
     """Another way to say the same thing in vLLM's words."""
     note: str = ""
+    honoured: tuple[Any, ...] = ()
+    """The values that have their effect, of an option that has none otherwise."""
     range: tuple[float, float] = (-math.inf, math.inf)
     """What vLLM takes; a value outside is held to it, and the caller is told."""
 
@@ -47,10 +49,12 @@ def _seed(value: int) -> int | None:
 _NO_EFFECT = "no effect: fixed when the vLLM server is started"
 
 OPTIONS = (
-    Option("temperature", "float32", 0.8, "temperature", _not_negative, "held to 2 and below, vLLM's range", (0, 2)),
+    Option(
+        "temperature", "float32", 0.8, "temperature", _not_negative, "held to 2 and below, vLLM's range", (), (0, 2)
+    ),
     Option("top_p", "float32", 0.9, "top_p", _top_p, "0 and below keep one token, as in Ollama"),
     Option("top_k", "integer", 40, "top_k", _not_negative, "0 and below mean off"),
-    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", (0, 1)),
+    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", (), (0, 1)),
     Option("seed", "integer", -1, "seed", _seed, "-1 is random; the same seed gives other words than on Ollama"),
     Option(
         "repeat_penalty",
@@ -67,6 +71,7 @@ OPTIONS = (
         "presence_penalty",
         None,
         "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
+        (),
         (-2, 2),
     ),
     Option(
@@ -76,6 +81,7 @@ OPTIONS = (
         "frequency_penalty",
         None,
         "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
+        (),
         (-2, 2),
     ),
     Option(
@@ -85,7 +91,7 @@ OPTIONS = (
     Option(
         "num_ctx", "integer", None, None, None, "honoured when the oldest messages are dropped; the window is vLLM's"
     ),
-    Option("repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; any other value has no effect"),
+    Option("repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; others have no effect", (0,)),
     Option("typical_p", "float32", 1.0, None, None, "no effect"),
     Option("num_keep", "integer", 4, None, None, "honoured when a prompt is cut to the window"),
     Option("num_batch", "integer", 512, None, None, _NO_EFFECT),
@@ -127,7 +133,7 @@ def resolve(given: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> d
 
 def without_effect(options: Mapping[str, Any]) -> list[str]:
     """The names in `options` that vLLM has no word for."""
-    return [name for name in options if name not in HONOURED and options[name] != _default(name)]
+    return [name for name, value in options.items() if name not in HONOURED and value not in _without_notice(name)]
 
 
 def out_of_range(options: Mapping[str, Any]) -> list[str]:
@@ -169,9 +175,9 @@ def _adapted(option: Option, value: Any) -> Any:
     return value if option.adapt is None or value is None else option.adapt(value)
 
 
-def _default(name: str) -> Any:
+def _without_notice(name: str) -> tuple[Any, ...]:
     option = BY_NAME.get(name)
-    return None if option is None else option.default
+    return () if option is None else (option.default, *option.honoured)
 
 
 def _checked(option: Option, value: Any) -> Any:

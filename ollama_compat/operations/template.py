@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import httpx
+from ollama import ResponseError
+
 from ..exchange import Exchange, Part
 from ..wire import Tokens, decode
 from .call import Call
@@ -76,5 +79,8 @@ def _tokens(call: Call, extra: Part) -> Exchange[Tokens | None]:
     payload: Part = {"messages": _SAMPLE, "return_token_strs": True}
     if "chat_template_kwargs" in extra:
         payload["chat_template_kwargs"] = extra["chat_template_kwargs"]
-    reply = yield from call.ask("/tokenize", payload)
+    try:
+        reply = yield from call.ask("/tokenize", payload)
+    except (httpx.HTTPError, ResponseError):
+        return None  # a stream may have begun: this must not end it
     return decode(reply.body, Tokens, call.url) if reply.ok else None
