@@ -129,7 +129,7 @@ class Assembler:
 
     def _take(self, choice: Choice, fragment: Fragment) -> None:
         if choice.text:
-            fragment.content += self._stops.feed(choice.text)
+            self._answer(choice.text, fragment)
         delta = choice.delta
         if delta is None:
             return

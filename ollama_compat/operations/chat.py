@@ -76,7 +76,21 @@ def converse(
     call: Call, talk: Conversation, render: Callable[[Fragment], Part], *, context: bool = False
 ) -> Exchange[None]:
     """Have a conversation answered, shortened first where it does not fit the window."""
-    plan = Plan(
+    plan = plan_of(talk, render, context=context)
+    limit = talk.checked.num_ctx
+    if limit is not None and not fits(talk.messages, limit):
+        yield from _shortened(call, talk, plan, limit, limit)
+        return
+    refused = yield from respond(call, "/v1/chat/completions", talk.payload(talk.messages), plan)
+    if refused is not None and refused.too_long and call.window:
+        yield from _shortened(call, talk, plan, _room(call.window, talk.checked), call.window)
+    elif refused is not None:
+        raise _explain(call, refused)
+
+
+def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: bool) -> Plan:
+    """How the reply to a conversation is read."""
+    return Plan(
         render=render,
         stops=talk.own_stops,
         tools=tools.names(talk.tools),
@@ -87,15 +101,6 @@ def converse(
         stepwise=bool(talk.tools) or talk.thought.possible,
         context=context,
     )
-    limit = talk.checked.num_ctx
-    if limit is not None and not fits(talk.messages, limit):
-        yield from _shortened(call, talk, plan, limit, limit)
-        return
-    refused = yield from respond(call, "/v1/chat/completions", talk.payload(talk.messages), plan)
-    if refused is not None and refused.too_long and call.window:
-        yield from _shortened(call, talk, plan, _room(call.window, talk.checked), call.window)
-    elif refused is not None:
-        raise _explain(call, refused)
 
 
 def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: int) -> Exchange[None]:

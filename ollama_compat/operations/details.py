@@ -26,8 +26,8 @@ _FAMILY = re.compile(
 
 def details(served: str, root: str | None) -> Part:
     """Ollama's `details` of a served model, from its name and from the path or hub id that it was loaded from."""
-    names = [name for name in (root, served) if name]
-    base = names[0].rstrip("/").rpartition("/")[2] if names else ""
+    names = [name.rstrip("/") for name in (root, served) if name]
+    base = names[0].rpartition("/")[2] if names else ""
     family = _FAMILY.match(base)
     family_name = family[0].lower().replace("-", "") if family else ""
     return {

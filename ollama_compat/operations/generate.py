@@ -12,7 +12,7 @@ from ..errors import lacks, response_error
 from ..exchange import Exchange, Part
 from .assembly import Fragment, Plan
 from .call import Call
-from .chat import Conversation, completion, converse
+from .chat import Conversation, completion, converse, plan_of
 from .fim import family_of, fill
 from .generation import respond
 from .messages import begun
@@ -31,7 +31,7 @@ def generate(call: Call) -> Exchange[None]:
         yield loaded(call, {"response": ""}, empty=True)
         return
     if body.get("raw"):
-        yield from _complete(call, checked, prompt)
+        yield from _complete(call, checked, prompt, _plan(call, checked))
         return
     if body.get("suffix"):
         yield from _insert(call, checked, prompt, body["suffix"])
@@ -68,7 +68,8 @@ def _insert(call: Call, checked: Checked, prompt: str, suffix: str) -> Exchange[
     if template is None or call.profile.lacks("insert"):
         raise lacks(call.name, "insert")
     stops = checked.stops if call.profile.fim or family is None else (*checked.stops, *family.stops)
-    yield from _complete(call, replace(checked, stops=stops), fill(template, prompt, suffix))
+    checked = replace(checked, stops=stops)
+    yield from _complete(call, checked, fill(template, prompt, suffix), _plan(call, checked))
 
 
 def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
@@ -76,20 +77,23 @@ def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
     tokens = yield from tokenize(call, talk.rendered(talk.messages))
     if tokens is None:
         raise refuse_field("context", f"{call.url} has no /tokenize")
-    yield from _complete(call, talk.checked, [*call.body["context"], *tokens])
+    plan = plan_of(talk, _response, context=True)
+    yield from _complete(call, talk.checked, [*call.body["context"], *tokens], plan)
 
 
-def _complete(call: Call, checked: Checked, prompt: str | list[int]) -> Exchange[None]:
-    """Have a prompt completed as it is, cut first where it does not fit the window."""
+def _plan(call: Call, checked: Checked) -> Plan:
     stops = () if checked.server_takes_stops else checked.stops
-    plan = Plan(render=_response, stops=stops, top_logprobs=checked.top_logprobs, context=not call.body.get("raw"))
-    window = checked.num_ctx
-    if window is not None:
-        prompt = yield from _cut(call, checked, prompt, window)
-    refused = yield from respond(call, "/v1/completions", completion(prompt, checked, stops), plan)
+    return Plan(render=_response, stops=stops, top_logprobs=checked.top_logprobs, context=not call.body.get("raw"))
+
+
+def _complete(call: Call, checked: Checked, prompt: str | list[int], plan: Plan) -> Exchange[None]:
+    """Have a prompt completed as it is, cut first where it does not fit the window."""
+    if checked.num_ctx is not None:
+        prompt = yield from _cut(call, checked, prompt, checked.num_ctx)
+    refused = yield from respond(call, "/v1/completions", completion(prompt, checked, plan.stops), plan)
     if refused is not None and refused.too_long and call.window:
         prompt = yield from _cut(call, checked, prompt, call.window)
-        refused = yield from respond(call, "/v1/completions", completion(prompt, checked, stops), plan)
+        refused = yield from respond(call, "/v1/completions", completion(prompt, checked, plan.stops), plan)
     if refused is not None:
         raise explain(call, refused, "generate")
 

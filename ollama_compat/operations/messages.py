@@ -50,7 +50,7 @@ def joined(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Ollama's messages as OpenAI's, in the same order."""
     result: list[Message] = []
-    pending: list[str] = []  # ids of calls whose results have not come yet
+    pending: list[ChatCompletionMessageFunctionToolCallParam] = []  # calls whose results have not come yet
     calls = 0
     for message in messages:
         role = message.get("role", "")
@@ -63,7 +63,7 @@ def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
         if message.get("tool_calls"):
             translated["tool_calls"] = [_call(call, calls + i) for i, call in enumerate(message["tool_calls"])]
             calls += len(message["tool_calls"])
-            pending = [call["id"] for call in translated["tool_calls"]]
+            pending = list(translated["tool_calls"])
         if role == "tool":
             _match_result(translated, message, pending)
         result.append(translated)
@@ -88,14 +88,20 @@ def _call(call: Mapping[str, Any], number: int) -> ChatCompletionMessageFunction
     }
 
 
-def _match_result(translated: Message, message: Mapping[str, Any], pending: list[str]) -> None:
-    """A tool result answers the call that it names, else the oldest one that is still open."""
-    call_id = message.get("tool_call_id")
-    if call_id in pending:
-        pending.remove(call_id)
-    elif not call_id and pending:
-        call_id = pending.pop(0)
+def _match_result(
+    translated: Message, message: Mapping[str, Any], pending: list[ChatCompletionMessageFunctionToolCallParam]
+) -> None:
+    """A tool result answers the call whose id it has, else the first open call of the tool it names, else the first."""
+    call_id, name = message.get("tool_call_id"), message.get("tool_name")
+    if name:
+        translated["name"] = name
+    if call_id:
+        answered = next((call for call in pending if call["id"] == call_id), None)
+    else:
+        of_that_name = (call for call in pending if call["function"]["name"] == name)
+        answered = next(of_that_name, pending[0] if pending else None)
+    if answered is not None:
+        pending.remove(answered)
+        call_id = answered["id"]
     if call_id:
         translated["tool_call_id"] = call_id
-    if message.get("tool_name"):
-        translated["name"] = message["tool_name"]

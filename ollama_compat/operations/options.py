@@ -54,7 +54,7 @@ OPTIONS = (
     ),
     Option("top_p", "float32", 0.9, "top_p", _top_p, "0 and below keep one token, as in Ollama"),
     Option("top_k", "integer", 40, "top_k", _not_negative, "0 and below mean off"),
-    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", (), (0, 1)),
+    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", range=(0, 1)),
     Option("seed", "integer", -1, "seed", _seed, "-1 is random; the same seed gives other words than on Ollama"),
     Option(
         "repeat_penalty",
@@ -71,8 +71,7 @@ OPTIONS = (
         "presence_penalty",
         None,
         "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
-        (),
-        (-2, 2),
+        range=(-2, 2),
     ),
     Option(
         "frequency_penalty",
@@ -81,8 +80,7 @@ OPTIONS = (
         "frequency_penalty",
         None,
         "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
-        (),
-        (-2, 2),
+        range=(-2, 2),
     ),
     Option(
         "num_predict", "integer", -1, "max_tokens", None, "0 and below: until the model stops or its window is full"
@@ -91,7 +89,9 @@ OPTIONS = (
     Option(
         "num_ctx", "integer", None, None, None, "honoured when the oldest messages are dropped; the window is vLLM's"
     ),
-    Option("repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; others have no effect", (0,)),
+    Option(
+        "repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; others have no effect", honoured=(0,)
+    ),
     Option("typical_p", "float32", 1.0, None, None, "no effect"),
     Option("num_keep", "integer", 4, None, None, "honoured when a prompt is cut to the window"),
     Option("num_batch", "integer", 512, None, None, _NO_EFFECT),
