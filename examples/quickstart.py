@@ -1,0 +1,60 @@
+"""A service in miniature, written against the ollama API: it extracts data, compares meanings and talks.
+
+BACKEND_MODE=ollama python examples/quickstart.py      # asks Ollama, as ever
+BACKEND_MODE=vllm python examples/quickstart.py        # asks the vLLM servers in VLLM_URLS
+"""
+
+import json
+import math
+import os
+import sys
+
+import ollama_compat as ollama
+
+CHAT_MODEL = os.getenv("CHAT_MODEL", "exaone3.5:7.8b")
+EMBED_MODEL = os.getenv("EMBED_MODEL", "daynice/kure-v1")
+EXACT = {"temperature": 0, "num_predict": 100}
+
+
+def extract() -> None:
+    prompt = "Extract the name and the city: My name is Mina and I live in Seoul."
+    person = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "city": {"type": "string"}},
+        "required": ["name", "city"],
+    }
+    reply = ollama.generate(CHAT_MODEL, prompt, format=person, options=EXACT)
+    for key, value in json.loads(reply.response).items():
+        print(f"{key}: {value}")
+
+
+def compare() -> None:
+    sentences = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The stock market fell today."]
+    first, *others = ollama.embed(EMBED_MODEL, sentences).embeddings
+    print(f"{sentences[0]} ({len(first)} dimensions)")
+    for sentence, vector in zip(sentences[1:], others, strict=True):
+        print(f"{cosine(first, vector):.2f}  {sentence}")
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def talk() -> None:
+    messages = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
+    for part in ollama.chat(CHAT_MODEL, messages, stream=True, options=EXACT):
+        print(part.message.content, end="", flush=True)
+    print()
+
+
+def main() -> None:
+    for title, ask in (("JSON by a schema", extract), ("Embeddings", compare), ("Chat, streamed", talk)):
+        print(f"\n{title}\n{'-' * len(title)}")
+        ask()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ConnectionError, ollama.ResponseError) as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,48 @@
+"""Running one long command with its last line of output shown, and its whole output kept for the case that it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class CommandError(RuntimeError):
+    """A command failed; `output` holds its last lines."""
+
+    def __init__(self, command: Sequence[str], status: int, output: str) -> None:
+        """What ran, how it ended and what it said last."""
+        super().__init__(f"`{' '.join(command)}` ended with status {status}:\n{output}")
+        self.output = output
+
+
+def run(
+    command: Sequence[str], *, on_line: Callable[[str], None] | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """Runs the command and returns what it printed (the last 200 lines); `CommandError` if it fails."""
+    lines: deque[str] = deque(maxlen=200)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **(env or {})},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if on_line and line.strip():
+                    on_line(line.strip())
+        except BaseException:  # Ctrl-C above all: nothing may go on writing behind our back
+            process.kill()
+            raise
+    if process.returncode:
+        raise CommandError(command, process.returncode, "\n".join(list(lines)[-20:]))
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Progress that people can follow: a row for each thing that takes long, live on a terminal, plain lines elsewhere.
+
+with board() as rows:
+    row = rows.add("Installing vLLM")
+    row.note("torch")
+    row.done("6.4 GB")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Without a terminal, a row says that it still lives this often.
+_HEARTBEAT = 20.0
+_NOTE_WIDTH = 60
+
+
+class Board:
+    """The rows of things under way. Finished rows become lines that stay."""
+
+    def __init__(self, console: Console, live: Progress | None) -> None:
+        """`live` is None where there is no terminal to draw on."""
+        self.console = console
+        self.live = live
+
+    def add(self, title: str) -> Row:
+        """A new row, under way from now."""
+        return Row(self, title)
+
+
+class Row:
+    """One thing under way."""
+
+    def __init__(self, board: Board, title: str) -> None:
+        """Shows the row."""
+        self._board = board
+        self._title = title
+        self._since = self._spoke = time.monotonic()
+        self._task: TaskID | None = None
+        if board.live:
+            self._task = board.live.add_task(escape(title), note="")
+        else:
+            board.console.print(f"… {escape(title)}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """What it is doing at the moment."""
+        short = text if len(text) <= _NOTE_WIDTH else text[: _NOTE_WIDTH - 1] + "…"
+        if self._board.live and self._task is not None:
+            self._board.live.update(self._task, note=escape(short))
+            return
+        now = time.monotonic()
+        if now - self._spoke >= _HEARTBEAT:
+            self._spoke = now
+            line = f"  {self._title}, {now - self._since:.0f} s: {short}"
+            self._board.console.print(escape(line), highlight=False, soft_wrap=True)
+
+    def done(self, result: str = "") -> None:
+        """It is finished: the row becomes a line with the time it took and the result."""
+        self._hide()
+        took = f"{time.monotonic() - self._since:.0f} s"
+        details = f"{took}, {result}" if result else took
+        self._board.console.print(f"[green]✓[/] {escape(self._title)} [dim]({escape(details)})[/]", highlight=False)
+
+    def failed(self) -> None:
+        """It has failed: the row becomes a line that says so."""
+        self._hide()
+        took = f"{time.monotonic() - self._since:.0f} s"
+        self._board.console.print(f"[red]✗[/] {escape(self._title)} [dim]({took})[/]", highlight=False)
+
+    def _hide(self) -> None:
+        if self._board.live and self._task is not None:
+            self._board.live.remove_task(self._task)
+
+
+@contextlib.contextmanager
+def board() -> Iterator[Board]:
+    """A board on standard output."""
+    console = Console()
+    if not console.is_terminal:
+        yield Board(console, None)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as live:
+        yield Board(console, live)
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[Row]:
+    """A board with one row; the caller calls `done`, an exception marks the row as failed."""
+    with board() as rows:
+        row = rows.add(title)
+        try:
+            yield row
+        except BaseException:
+            row.failed()
+            raise

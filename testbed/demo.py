@@ -1,0 +1,92 @@
+"""The demo: one script on the ollama API, answered by two vLLM servers, then again as it would ask Ollama.
+
+Nothing in the script changes between the runs; the environment does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed import environment, metrics, models, servers
+from testbed.paths import HOME, ROOT, TestbedError
+from vllm_launch import ServerProcess, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SCRIPT = "examples/quickstart.py"
+_LOGS = HOME / "logs" / "demo"
+# The script asks for the models of production; these small ones stand in for them.
+_MODEL_MAP = {"exaone3.5:7.8b": "smol", "daynice/kure-v1": "minilm"}
+
+
+def main() -> int:
+    """Runs the demo; 0 if vLLM answered everything."""
+    began = time.monotonic()
+    console = Console(highlight=False)
+    _head(console, "Two vLLM servers")
+    python = environment.prepare()
+    models.prepare(python, (models.SMOLLM2, models.MINILM))
+    chat_port, embed_port = free_ports(2)
+    wanted = [servers.chat(chat_port), servers.embed(embed_port)]
+    with servers.serving(wanted, python, _LOGS) as processes:
+        urls = ",".join(process.url for process in processes)
+        _run(console, {"BACKEND_MODE": "vllm", "VLLM_URLS": urls, "VLLM_MODEL_MAP": json.dumps(_MODEL_MAP)}, check=True)
+        summary = _summary(processes)
+    _run(console, {"BACKEND_MODE": "ollama"}, check=False)
+    _head(console, "What answered under BACKEND_MODE=vllm")
+    console.print(summary)
+    left = [process.server.name for process in processes if process.group_runs()]
+    console.print(f"Still running: {', '.join(left)}" if left else "Both servers are stopped, nothing is left running.")
+    console.print(f"[dim]{time.monotonic() - began:.0f} s in all; the servers' logs are in {_LOGS}[/]", soft_wrap=True)
+    return 1 if left else 0
+
+
+def _run(console: Console, variables: Mapping[str, str], *, check: bool) -> None:
+    _head(console, f"python {_SCRIPT}")
+    for name, value in variables.items():
+        console.print(f"[cyan]{name}[/]={value}", soft_wrap=True)
+    # The script's own words go straight to the terminal, as they are streamed.
+    ended = subprocess.run([sys.executable, _SCRIPT], cwd=ROOT, env=_environment(variables), check=False)
+    if not ended.returncode:
+        return
+    if check:
+        raise TestbedError(f"{_SCRIPT} ended with status {ended.returncode} under BACKEND_MODE=vllm; see above.")
+    console.print(
+        f"\nThat was the ollama client itself, asking {os.environ.get('OLLAMA_HOST') or '127.0.0.1:11434'}: the same "
+        "script, and BACKEND_MODE=ollama leaves it as it was before. It needs an Ollama that has these models.",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    # A configuration of the person's own would decide other things than the ones shown.
+    ours = ("BACKEND_MODE", "VLLM_", "OLLAMA_COMPAT_CONFIG", "CHAT_MODEL", "EMBED_MODEL")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    # Nor may a proxy come between the script and servers on this machine.
+    return {**inherited, "NO_PROXY": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1", **variables}
+
+
+def _summary(processes: list[ServerProcess]) -> Table:
+    table = Table("vLLM server", "model", "was asked", "times", "seconds")
+    for process in processes:
+        for path, requests, seconds in metrics.answered(process.url):
+            server = process.server
+            table.add_row(
+                f"{server.name}, :{server.port}", server.served_names[0], path, str(requests), f"{seconds:.1f}"
+            )
+    return table
+
+
+def _head(console: Console, title: str) -> None:
+    console.print()
+    console.rule(f"[bold]{title}", align="left")

@@ -1,0 +1,118 @@
+"""The test bed's vLLM servers: what each of them serves, and running them with visible progress."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from testbed import models
+from testbed.console import board
+from testbed.paths import HERE, HOME
+from vllm_launch import Server, ServerProcess, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from vllm_launch import Progress
+
+API_KEY = "testbed-key"
+"""The key that the Korean server asks for."""
+
+_ENV = {
+    # vLLM's CPU build starts three Python processes a server, each of which imports vLLM for some 8 seconds. Its worker
+    # can live in the engine's process instead: two thirds of the time and of the memory.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # What vLLM has found out about a model's class, in 10 seconds, it keeps here.
+    "VLLM_CACHE_ROOT": str(HOME / "cache"),
+    # One thread each. On few cores, servers whose threads wait for one another are ten times slower; and a sum that is
+    # always added up in the same order gives the same words on every machine.
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+_QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
+# The models are small: half a gigabyte holds several of their windows, and on a GPU they leave room for one another.
+_SMALL = ("--enforce-eager", "--kv-cache-memory-bytes", str(512 * 2**20), "--gpu-memory-utilization", "0.2")
+_COMMON = (*_SMALL, *_QUIET)
+_WINDOW = ("--max-model-len", "2048")
+_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
+def _template(name: str) -> tuple[str, str]:
+    return ("--chat-template", str(HERE / "templates" / name))
+
+
+def chat(port: int) -> Server:
+    """SmolLM2: chat, tools, JSON; the template makes it think where `enable_thinking` is given."""
+    return Server(
+        name="chat",
+        model=str(models.path(models.SMOLLM2)),
+        port=port,
+        served_names=("smol", "smoltools", "smolthink"),
+        flags=(*_COMMON, *_WINDOW, *_TOOLS, *_template("lab.jinja"), "--dtype", "float32"),
+        env=_ENV,
+    )
+
+
+def embed(port: int) -> Server:
+    """all-MiniLM-L6-v2: embeddings of 384 dimensions, texts of up to 256 tokens."""
+    return Server(
+        name="embed",
+        model=str(models.path(models.MINILM)),
+        port=port,
+        served_names=("minilm",),
+        flags=(*_COMMON, "--runner", "pooling"),
+        env=_ENV,
+    )
+
+
+def korean(port: int) -> Server:
+    """Gemma 3 270M, a base model that has read Korean; asks for `API_KEY`."""
+    return Server(
+        name="korean",
+        model=str(models.path(models.GEMMA3)),
+        port=port,
+        served_names=("gemma270",),
+        flags=(*_COMMON, *_WINDOW, *_template("plain.jinja"), "--dtype", "float32", "--api-key", API_KEY),
+        env=_ENV,
+    )
+
+
+def reasoning(port: int, parser: str) -> Server:
+    """SmolLM2 with thinking tokens, behind one of vLLM's reasoning parsers: qwen3, deepseek_r1, deepseek_v3, …."""
+    return Server(
+        name=f"reasoning-{parser}",
+        model=str(models.path(models.SMOLLM2_REASONING)),
+        port=port,
+        served_names=("smolreason",),
+        flags=(
+            *_COMMON,
+            *_WINDOW,
+            *_TOOLS,
+            *_template("lab.jinja"),
+            "--dtype",
+            "float32",
+            "--reasoning-parser",
+            parser,
+        ),
+        env=_ENV,
+    )
+
+
+@contextlib.contextmanager
+def serving(servers: Sequence[Server], python: Path, log_dir: Path) -> Iterator[list[ServerProcess]]:
+    """Runs the servers side by side, with a row of progress for each until it is ready."""
+    with contextlib.ExitStack() as stack:
+        with board() as rows:
+            row = {server.name: rows.add(f"Starting the {server.name} server") for server in servers}
+
+            def show(progress: Progress) -> None:
+                if progress.ready:
+                    row[progress.server.name].done(f"ready on {progress.server.base_url}")
+                else:
+                    row[progress.server.name].note(progress.line or "importing vLLM")
+
+            processes = stack.enter_context(running(servers, python=python, log_dir=log_dir, on_progress=show))
+        yield processes

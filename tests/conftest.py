@@ -1,0 +1,130 @@
+"""Real vLLM servers for the tests that ask for one, each started at its first use.
+
+`chat_server` and `embed_server` are started side by side and live for the session; `korean_server` and
+`reasoning_server` live for a module. A server takes 2 to 3 GB, so a test module uses one of the latter two, not both.
+
+    @pytest.mark.parametrize("reasoning_server", ["qwen3"], indirect=True)
+    def test_thoughts(reasoning_server, vllm_env):
+        vllm_env(reasoning_server, model_map={"exaone": "smolreason"})
+
+A test bed that can't be set up is a failure. VLLM_TESTS=off skips these tests instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from testbed import environment, models, servers
+from testbed.paths import HOME, TestbedError
+from tests.asker import connect as connect
+from vllm_launch import Server, ServerError, free_ports
+
+_LOGS = HOME / "logs" / "tests"
+_SERVERS = {"chat_server", "embed_server", "korean_server", "reasoning_server"}
+
+VllmEnv = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """What a test needs to know of a server that runs."""
+
+    url: str
+    served_names: tuple[str, ...]
+    api_key: str | None = None
+
+    @property
+    def model(self) -> str:
+        """The first of the names that it serves."""
+        return self.served_names[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and _SERVERS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.vllm)
+
+
+@pytest.fixture(scope="session")
+def chat_and_embed(pytestconfig: pytest.Config) -> Iterator[tuple[RunningServer, RunningServer]]:
+    chat_port, embed_port = free_ports(2)
+    wanted = [servers.chat(chat_port), servers.embed(embed_port)]
+    with _serving(pytestconfig, wanted, (models.SMOLLM2, models.MINILM)) as (chat, embed):
+        yield chat, embed
+
+
+@pytest.fixture(scope="session")
+def chat_server(chat_and_embed: tuple[RunningServer, RunningServer]) -> RunningServer:
+    return chat_and_embed[0]
+
+
+@pytest.fixture(scope="session")
+def embed_server(chat_and_embed: tuple[RunningServer, RunningServer]) -> RunningServer:
+    return chat_and_embed[1]
+
+
+@pytest.fixture(scope="module")
+def korean_server(pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    with _serving(pytestconfig, [servers.korean(free_ports(1)[0])], (models.GEMMA3,)) as (korean,):
+        yield RunningServer(korean.url, korean.served_names, api_key=servers.API_KEY)
+
+
+@pytest.fixture(scope="module")
+def reasoning_server(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    parser = getattr(request, "param", "qwen3")
+    wanted = [servers.reasoning(free_ports(1)[0], parser)]
+    with _serving(pytestconfig, wanted, (models.SMOLLM2_REASONING,)) as (reasoning,):
+        yield reasoning
+
+
+@pytest.fixture
+def vllm_env(monkeypatch: pytest.MonkeyPatch) -> VllmEnv:
+    """Points the environment at servers: `vllm_env(chat_server, embed_server, model_map={…}, VLLM_FAILOVER="…")`."""
+    for name in list(os.environ):
+        if name.startswith("VLLM_") or name in ("OLLAMA_COMPAT_CONFIG", "OLLAMA_HOST"):
+            monkeypatch.delenv(name)
+
+    def point(*to: RunningServer, model_map: dict[str, str] | None = None, **variables: str) -> None:
+        monkeypatch.setenv("BACKEND_MODE", "vllm")
+        monkeypatch.setenv("VLLM_URLS", ",".join(server.url for server in to))
+        keys = [server.api_key for server in to if server.api_key]
+        if keys:
+            monkeypatch.setenv("VLLM_API_KEY", keys[0])
+        if model_map is not None:
+            monkeypatch.setenv("VLLM_MODEL_MAP", json.dumps(model_map))
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return point
+
+
+@contextlib.contextmanager
+def _serving(
+    config: pytest.Config, wanted: Sequence[Server], needed_models: tuple[str, ...]
+) -> Iterator[list[RunningServer]]:
+    if os.environ.get("VLLM_TESTS") == "off":
+        pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
+    with contextlib.ExitStack() as stack:
+        # Installing and loading take long, so their progress goes past pytest's capture.
+        with _uncaptured(config):
+            try:
+                python = environment.prepare()
+                models.prepare(python, needed_models)
+                processes = stack.enter_context(servers.serving(wanted, python, _LOGS))
+            except (TestbedError, ServerError) as error:
+                pytest.fail(f"No real vLLM server to test with. {error}", pytrace=False)
+        yield [RunningServer(process.url, process.server.served_names) for process in processes]
+
+
+@contextlib.contextmanager
+def _uncaptured(config: pytest.Config) -> Iterator[None]:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        print()
+        yield

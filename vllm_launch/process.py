@@ -1,0 +1,298 @@
+"""vLLM servers as child processes: start several at once, wait until all of them answer, stop them whole.
+
+A vLLM server is a family of processes (API server, engine core, workers). Each family is started in a session of its
+own, and signals go to the whole group, so that no engine core is left behind. Whatever was started is stopped when its
+context ends, on Ctrl-C, at the exit of the interpreter and, by `guard`, when this process is killed.
+
+    with running([chat, embed], python="…/bin/python", log_dir=Path("logs")) as (chat_process, embed_process):
+        httpx.get(chat_process.url + "/v1/models")
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from vllm_launch import guard, log
+from vllm_launch.servers import HOST
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from vllm_launch.servers import Server
+
+READY_TIMEOUT = 600.0
+STOP_GRACE = 15.0
+# A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
+_LOADING_GRACE = 2.0
+_POLL_EVERY = 0.25
+_TAIL_LINES = 12
+
+# These say whom a client asks. A server that inherited them would take the client's key as its own (VLLM_API_KEY), and
+# would warn about the others.
+_CLIENT_VARIABLES = ("VLLM_API_KEY", "VLLM_URLS", "VLLM_MODEL_MAP", "VLLM_FAILOVER", "VLLM_LIMITS")
+
+
+class ServerError(RuntimeError):
+    """A server did not start. The message says why, as far as its log tells, and where the log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one server is doing while it starts."""
+
+    server: Server
+    seconds: float
+    line: str
+    """The last telling line of its log; empty while it has said nothing yet."""
+    ready: bool
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class ServerProcess:
+    """One vLLM server as a child process; a context manager that starts it, waits for it, and stops it."""
+
+    def __init__(self, server: Server, *, python: str | Path, log_dir: Path) -> None:
+        """Nothing is started yet. The log is `<log_dir>/<server.name>.log`, written anew at each start."""
+        self.server = server
+        self.log_path = log_dir / f"{server.name}.log"
+        self._python = str(python)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._started_by = 0
+        self._asked_to_end_at = 0.0
+        self._ready = False
+
+    @property
+    def url(self) -> str:
+        """Where its API is, without `/v1`."""
+        return self.server.base_url
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the leader of the server's group, and so the group's id; None before the start."""
+        return self._popen.pid if self._popen else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server is there; it may still be loading."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def exit_reason(self) -> str:
+        """How the server ended, in words; empty while it runs."""
+        status = self._popen.poll() if self._popen else None
+        if status is None:
+            return ""
+        if status >= 0:
+            return f"with status {status}"
+        killed = signal.Signals(-status)
+        return f"by {killed.name}" + (", as when memory runs out" if killed is signal.SIGKILL else "")
+
+    def group_runs(self) -> bool:
+        """Whether any process of the server's group runs, the engine core among them."""
+        return self._popen is not None and _group_runs(self._popen.pid)
+
+    def start(self) -> None:
+        """Starts the server and returns at once; `wait_ready` waits for it."""
+        if self._popen:
+            raise ServerError(f"The vLLM server {self.server.name!r} has been started already.")
+        _require_free_port(self.server)
+        if shutil.which(self._python) is None:
+            raise ServerError(
+                f"There is no Python {self._python!r} to start the vLLM server {self.server.name!r} with."
+            )
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if name not in _CLIENT_VARIABLES}
+        command = [sys.executable, "-I", "-S", guard.__file__, *self.server.command(self._python)]
+        with self.log_path.open("wb") as log_file:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                env={**inherited, **self.server.env},
+                start_new_session=True,
+            )
+        self._started_at = time.monotonic()
+        self._started_by = os.getpid()
+        _started.append(self)
+
+    def wait_ready(self, timeout: float = READY_TIMEOUT, on_progress: OnProgress | None = None) -> None:
+        """Returns when the server answers `GET /health`; a `ServerError` when it ends before, or takes too long."""
+        _wait_ready([self], timeout, on_progress)
+
+    def terminate(self) -> None:
+        """Asks the whole process group to end, without waiting for it."""
+        if self._popen:
+            self._asked_to_end_at = time.monotonic()
+            _signal_group(self._popen.pid, signal.SIGTERM)
+
+    def stop(self, grace: float = STOP_GRACE) -> None:
+        """Ends the whole process group: asks, waits up to `grace` seconds, then kills. Calling it twice is harmless."""
+        if self._popen is None:
+            return
+        if not self._asked_to_end_at:
+            self.terminate()
+        deadline = self._asked_to_end_at + (grace if self._ready else min(grace, _LOADING_GRACE))
+        while self._popen.poll() is None or self.group_runs():
+            if time.monotonic() > deadline:
+                _signal_group(self._popen.pid, signal.SIGKILL)
+                break
+            time.sleep(0.05)
+        self._popen.communicate()
+        if self in _started:
+            _started.remove(self)
+
+    def _look(self, http: httpx.Client) -> Progress:
+        if not self.running:
+            raise ServerError(self._explain(f"ended while it was starting, {self.exit_reason()}"))
+        with contextlib.suppress(httpx.HTTPError):
+            self._ready = http.get(f"{self.url}/health").is_success
+        seconds = time.monotonic() - self._started_at
+        return Progress(self.server, seconds, log.activity(self.log_path), self._ready)
+
+    def _explain(self, what: str) -> str:
+        message = f"The vLLM server {self.server.name!r} {what}."
+        if cause := log.cause(self.log_path):
+            message += f"\nCause: {cause}"
+        last = "\n".join(f"  {line}" for line in log.tail(self.log_path)[-_TAIL_LINES:])
+        return f"{message}\nLast lines of its log, {self.log_path}:\n{last or '  (it is empty)'}"
+
+    def __enter__(self) -> Self:
+        """Starts the server and waits until it is ready."""
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the server."""
+        self.stop()
+
+
+@contextlib.contextmanager
+def running(
+    servers: Sequence[Server],
+    *,
+    python: str | Path,
+    log_dir: Path,
+    timeout: float = READY_TIMEOUT,
+    on_progress: OnProgress | None = None,
+) -> Iterator[list[ServerProcess]]:
+    """Starts all servers side by side, yields their processes once all are ready, and stops all of them at the end."""
+    _require_distinct(servers)
+    processes = [ServerProcess(server, python=python, log_dir=log_dir) for server in servers]
+    try:
+        for process in processes:
+            process.start()
+        _wait_ready(processes, timeout, on_progress)
+        yield processes
+    finally:
+        stop_all(processes)
+
+
+def stop_all(processes: Sequence[ServerProcess]) -> None:
+    """Stops several servers at once: all are asked before the first is waited for."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on at this moment, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress: OnProgress | None) -> None:
+    report = on_progress or (lambda _: None)
+    waiting = list(processes)
+    # A proxy of the environment has no business between this process and its own child.
+    with httpx.Client(trust_env=False, timeout=5.0) as http:
+        while waiting:
+            for process in waiting[:]:
+                progress = process._look(http)
+                report(progress)
+                if progress.ready:
+                    waiting.remove(process)
+                elif progress.seconds > timeout:
+                    raise ServerError(process._explain(f"was not ready after {timeout:.0f} seconds"))
+            if waiting:
+                time.sleep(_POLL_EVERY)
+
+
+def _require_free_port(server: Server) -> None:
+    with socket.socket() as probe:
+        # As the server itself will do: a port that is only waiting out its last connections counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, server.port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {server.port}, wanted for the vLLM server {server.name!r}, can't be used: {error.strerror}. "
+                "Stop what listens there, or choose another port."
+            ) from error
+
+
+def _require_distinct(servers: Sequence[Server]) -> None:
+    for what, values in (("name", [s.name for s in servers]), ("port", [str(s.port) for s in servers])):
+        twice = {value for value in values if values.count(value) > 1}
+        if twice:
+            raise ServerError(f"Two servers have the same {what}: {', '.join(sorted(twice))}.")
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _group_runs(group: int) -> bool:
+    """Whether any process of the group still runs. One that has ended but that nobody has collected does not count."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    if sys.platform != "linux":
+        return True
+    return any(_is_running_member(stat, group) for stat in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _is_running_member(stat: Path, group: int) -> bool:
+    try:
+        state, _parent, process_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):  # it ended between the listing and the look
+        return False
+    return process_group == str(group) and state not in "ZX"
+
+
+_started: list[ServerProcess] = []
+
+
+@atexit.register
+def _stop_what_is_left() -> None:
+    # A fork of this process has the list too, and none of the servers.
+    stop_all([process for process in _started if process._started_by == os.getpid()])
