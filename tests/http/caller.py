@@ -1,0 +1,73 @@
+"""One way to call both clients, so that no test is written twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ollama_compat as ollama
+
+
+class Caller:
+    """A client whose methods answer at once, whichever kind it is; a stream comes as the list of its parts."""
+
+    def __init__(self, client: ollama.Client | ollama.AsyncClient, runner: asyncio.Runner | None) -> None:
+        self.client = client
+        self._runner = runner
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = self._settled(getattr(self.client, method)(*args, **kwargs))
+            return self._rest(answer, []) if kwargs.get("stream") else answer
+
+        return call
+
+    def open(self, method: str, **kwargs: Any) -> Any:
+        """A stream of which nothing has been read."""
+        return self._settled(getattr(self.client, method)(**kwargs, stream=True))
+
+    def next(self, stream: Any) -> Any:
+        """The next part of an open stream."""
+        return next(stream) if self._runner is None else self._runner.run(anext(stream))
+
+    def until_error(self, stream: Any) -> tuple[list[Any], Exception | None]:
+        """The parts of an open stream that came before an error, and the error."""
+        parts: list[Any] = []
+        try:
+            self._rest(stream, parts)
+        except Exception as error:
+            return parts, error
+        return parts, None
+
+    def close(self, stream: Any = None) -> None:
+        """Close a stream, or the client."""
+        if stream is None:
+            self.finish(self.client)
+        else:
+            self._settled(stream.close() if self._runner is None else stream.aclose())
+
+    def finish(self, client: Any) -> None:
+        """Close a client."""
+        self._settled(client.close())
+
+    def _settled(self, outcome: Any) -> Any:
+        if self._runner is None or not hasattr(outcome, "__await__"):
+            return outcome
+        return self._runner.run(_awaited(outcome))
+
+    def _rest(self, stream: Any, parts: list[Any]) -> list[Any]:
+        if self._runner is None:
+            parts.extend(stream)
+        else:
+            self._runner.run(_collected(stream, parts))
+        return parts
+
+
+async def _awaited(outcome: Any) -> Any:
+    return await outcome
+
+
+async def _collected(stream: Any, parts: list[Any]) -> None:
+    async for part in stream:
+        parts.append(part)

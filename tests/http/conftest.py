@@ -1,0 +1,43 @@
+"""`connect(**settings)` makes a `Client` or, in the second run of each test, an `AsyncClient` on `network`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import ollama_compat as ollama
+from tests.unit.conftest import own_environment  # noqa: F401
+
+from .caller import Caller
+from .network import CHAT, URL, Network, answering
+
+
+@pytest.fixture
+def network() -> Network:
+    """One vLLM server that serves `smol` and answers every chat with "Hello"."""
+    return Network().serves(URL, "smol").on(URL + CHAT, answering("Hel", "lo"))
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest, network: Network) -> Iterator[Callable[..., Caller]]:
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner()) if request.param == "async" else None
+        kind = ollama.Client if runner is None else ollama.AsyncClient
+
+        def make(**settings: Any) -> Caller:
+            given = {"backend_mode": "vllm", "vllm_urls": URL, "transport": network.transport(), **settings}
+            caller = Caller(kind(**given), runner)
+            stack.callback(caller.close)
+            return caller
+
+        yield make
+
+
+@pytest.fixture
+def caller(connect: Callable[..., Caller]) -> Caller:
+    """A client of the one server."""
+    return connect()

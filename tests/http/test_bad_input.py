@@ -1,0 +1,244 @@
+"""Whatever a server sends, the caller gets the whole answer or one clear error that names the server."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from ollama_compat import ResponseError
+
+from .caller import Caller
+from .network import CHAT, END, RECORDED, URL, Answer, Network, answering, document, event, said, stream
+
+ASKED: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
+CALLS = {
+    "chat": (CHAT, ASKED),
+    "generate": (CHAT, {"model": "smol", "prompt": "hi"}),
+    "raw": ("/v1/completions", {"model": "smol", "prompt": "hi", "raw": True}),
+    "embed": ("/v1/embeddings", {"model": "smol", "input": "hi"}),
+    "embeddings": ("/v1/embeddings", {"model": "smol", "prompt": "hi"}),
+    "systemone": (
+        "/v1/systemone",
+        {"model": "smol", "state": "s", "questions": {"q": {"type": "noul", "instructions": "?"}}},
+    ),
+}
+HTML = b"<html><body>Welcome to <b>nginx</b>!</body></html>"
+
+every_call = pytest.mark.parametrize("name", CALLS)
+
+
+def refusal(caller: Caller, name: str) -> ResponseError:
+    """The error of a call."""
+    method = "generate" if name == "raw" else name
+    with pytest.raises(ResponseError) as caught:
+        getattr(caller, method)(**CALLS[name][1])
+    return caught.value
+
+
+# Replies that are no answer
+
+
+@every_call
+@pytest.mark.parametrize(
+    "body",
+    [HTML, b"", b'{"choices": [{"del', b"[]", b"null", b'"text"', b"42", b'{"data": 1}', b"\xff\xfe", b"[" * 100_000],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_success_that_is_no_answer_is_an_error_that_names_the_server(
+    caller: Caller, network: Network, name: str, body: bytes
+) -> None:
+    network.on(URL + CALLS[name][0], Answer(200, body))
+    assert URL in refusal(caller, name).error
+
+
+@every_call
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (502, HTML, "nginx"),
+        (500, b"", "empty reply"),
+        (500, b"Internal Server Error", "Internal Server Error"),
+        (503, b'{"error": {"message": "engine dead", "code": 503}}', "engine dead"),
+        (429, b'{"message": "slow down", "object": "error"}', "slow down"),
+        (422, b'{"detail": [{"msg": "field required"}]}', "field required"),
+        (500, b"[" * 100_000, ""),
+        (500, b'{"error": {"message": null}}', "empty reply"),
+        (500, b'{"error": null}', ""),
+        (500, b"\xff\xfe", ""),
+    ],
+    ids=lambda value: repr(value)[:16],
+)
+def test_a_refusal_keeps_its_status_and_names_the_server(
+    caller: Caller, network: Network, name: str, status: int, body: bytes, told: str
+) -> None:
+    network.on(URL + CALLS[name][0], Answer(status, body))
+    error = refusal(caller, name)
+    assert error.status_code == status
+    assert URL in error.error
+    assert told in error.error
+
+
+def test_a_long_refusal_is_quoted_in_short(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, Answer(502, HTML * 1000))
+    assert len(refusal(caller, "chat").error) < 500
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@every_call
+def test_a_wrong_key_says_what_to_check(caller: Caller, network: Network, name: str, status: int) -> None:
+    network.on(URL + CALLS[name][0], document({"error": "Unauthorized"}, status))
+    error = refusal(caller, name)
+    assert error.status_code == status
+    assert error.error == f"Unauthorized ({URL} wants another API key: check VLLM_API_KEY)"
+
+
+# Streams
+
+
+def test_a_recorded_stream_split_at_any_byte_is_the_same_answer(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, *(stream(RECORDED[:at], RECORDED[at:]) for at in range(len(RECORDED))))
+    answers = {caller.chat(**ASKED).message.content for _ in RECORDED}
+    assert answers == {"The capital of France is Paris"}
+
+
+@pytest.mark.parametrize("stray", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\ufeff", "한국어", "👩‍👩‍👧"])
+def test_what_is_no_line_feed_ends_no_line(caller: Caller, network: Network, stray: str) -> None:
+    whole = said(f"a{stray}b") + END
+    network.on(URL + CHAT, *(stream(whole[:at], whole[at:]) for at in range(len(said(stray)))))
+    assert {caller.chat(**ASKED).message.content for _ in said(stray)} == {f"a{stray}b"}
+
+
+def test_a_line_of_sixteen_megabytes_is_read(caller: Caller, network: Network) -> None:
+    long = said("x" * 16_000_000)
+    network.on(URL + CHAT, stream(*(long[at : at + 65536] for at in range(0, len(long), 65536)), END))
+    assert len(caller.chat(**ASKED).message.content) == 16_000_000
+
+
+def test_a_line_without_an_end_is_given_up(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, stream(b"data: ", *[b"x" * 1_000_000] * 70))
+    assert f"{URL} sent a malformed reply: a line of more than" in refusal(caller, "chat").error
+
+
+def test_comments_and_other_fields_are_skipped(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, stream(b": ping\n\nevent: x\nid: 1\nretry: 5\n", said("Hi"), b"\n\n", END))
+    assert caller.chat(**ASKED).message.content == "Hi"
+
+
+def test_a_last_line_may_lack_its_line_feed(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, stream(said("Hi"), END.removesuffix(b"\n\n")))
+    assert caller.chat(**ASKED).message.content == "Hi"
+
+
+def test_a_stream_may_end_without_done(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, stream(said("Hi"), END.removesuffix(b"data: [DONE]\n\n")))
+    assert caller.chat(**ASKED).message.content == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        ((said("Hi"),), "unexpected EOF"),
+        ((said("Hi"), b"data: [DONE]\n\n"), "unexpected EOF"),
+        ((said("Hi"), b'data: {"choices": [{"del\n\n'), "malformed"),
+        ((said("Hi"), b'data: {"choices": [{"del'), "malformed"),
+        ((said("Hi"), b"data: hello\n\n"), "malformed"),
+        ((said("Hi"), b"data: 5\n\n"), "malformed"),
+        ((said("Hi"), b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'), "malformed"),
+        ((said("Hi"), b"data: \xff\n\n"), "malformed"),
+        ((said("Hi"), event({"error": {"message": "CUDA out of memory", "code": 500}})), "CUDA out of memory"),
+        ((said("Hi"), event({"error": "CUDA out of memory"})), "CUDA out of memory"),
+        ((said("Hi"), event({"choices": [{"delta": {}, "finish_reason": "abort"}]})), "abort"),
+        ((said("Hi"), httpx.RemoteProtocolError("peer closed connection")), "peer closed connection"),
+        ((said("Hi"), httpx.ReadError("connection reset by peer")), "connection reset by peer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_error_comes_after_the_parts_that_came(
+    caller: Caller, network: Network, pieces: tuple[bytes | Exception, ...], told: str
+) -> None:
+    network.on(URL + CHAT, stream(*pieces))
+    parts, error = caller.until_error(caller.open("chat", **ASKED))
+    assert [part.message.content for part in parts] == ["Hi"]
+    assert isinstance(error, ResponseError)
+    assert URL in error.error
+    assert told in error.error
+
+
+@pytest.mark.parametrize(("code", "status"), [(400, 400), (503, 503), ("x", 500), (None, 500)])
+def test_an_error_event_has_the_status_of_its_code(caller: Caller, network: Network, code: Any, status: int) -> None:
+    network.on(URL + CHAT, stream(said("Hi"), event({"error": {"message": "no", "code": code}})))
+    assert refusal(caller, "chat").status_code == status
+
+
+def test_a_zipped_stream_is_unzipped(caller: Caller, network: Network) -> None:
+    zipped = gzip.compress(RECORDED)
+    network.on(URL + CHAT, Answer(200, zipped[:50], zipped[50:], content_encoding="gzip"))
+    assert caller.chat(**ASKED).message.content == "The capital of France is Paris"
+
+
+def test_a_stream_that_is_said_to_be_zipped_and_is_not_is_an_error(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, Answer(200, RECORDED, content_encoding="gzip"))
+    assert URL in refusal(caller, "chat").error
+
+
+# What a server says of itself
+
+
+@pytest.mark.parametrize("body", [HTML, b"", b"[]", b'{"data": null}', b'{"data": [{"id": 1}]}', b"{"])
+def test_a_list_of_models_that_is_none_is_an_error_that_names_the_server(
+    caller: Caller, network: Network, body: bytes
+) -> None:
+    network.on(f"{URL}/v1/models", Answer(200, body))
+    assert URL in refusal(caller, "chat").error
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, b'{"detail":"Not Found"}'), (404, HTML), (500, b""), (503, HTML)])
+def test_a_server_without_a_list_of_models_is_said_to_be_no_vllm(
+    caller: Caller, network: Network, status: int, body: bytes
+) -> None:
+    network.on(f"{URL}/v1/models", Answer(status, body))
+    error = refusal(caller, "chat").error
+    assert error.startswith(f"{URL} does not answer like a vLLM server: GET {URL}/v1/models gave status {status}")
+    assert "VLLM_URLS" in error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_list_of_models_that_wants_a_key_says_so(caller: Caller, network: Network, status: int) -> None:
+    network.on(f"{URL}/v1/models", document({"error": "Unauthorized"}, status))
+    error = refusal(caller, "chat")
+    assert error.status_code == status
+    assert error.error == f"Unauthorized ({URL} wants another API key: check VLLM_API_KEY)"
+
+
+@pytest.mark.parametrize("method", ["list", "ps"])
+@pytest.mark.parametrize("created", [0, 1795488452, 1795488452000, -1, 10**18])
+def test_any_time_of_creation_is_listed(caller: Caller, network: Network, method: str, created: int) -> None:
+    network.on(f"{URL}/v1/models", document({"data": [{"id": "smol", "created": created}]}))
+    assert [model.model for model in getattr(caller, method)().models] == ["smol:latest"]
+
+
+# What the caller says
+
+
+def test_a_number_of_any_size_is_refused_or_sent(caller: Caller, network: Network) -> None:
+    caller.chat(**ASKED, options={"seed": 2**63 - 1})
+    assert network.body["seed"] == 2**63 - 1
+
+
+def test_a_refused_stream_is_refused_when_it_is_read(caller: Caller) -> None:
+    parts, error = caller.until_error(caller.open("push", model="smol"))
+    assert parts == []
+    assert isinstance(error, ResponseError)
+    assert error.status_code == 501
+
+
+def test_the_same_client_goes_on_after_an_error(connect: Callable[..., Caller], network: Network) -> None:
+    caller = connect()
+    network.on(URL + CHAT, Answer(500), stream(b"data: x\n\n"), answering("Hello"))
+    refusal(caller, "chat")
+    refusal(caller, "chat")
+    assert caller.chat(**ASKED).message.content == "Hello"

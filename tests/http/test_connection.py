@@ -1,0 +1,188 @@
+"""Real connections: refused, cut, silent, slow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import ollama_compat as ollama
+from ollama_compat import ResponseError
+
+from .caller import Caller
+from .network import CHAT, RECORDED, URL, Network, answering, said, stream
+from .sockets import http, nobody, serving
+
+Connect = Callable[..., Caller]
+HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
+MODELS = http(b'{"data": [{"id": "smol", "max_model_len": 2048}]}')
+
+
+@pytest.fixture
+def over_sockets(connect: Connect) -> Connect:
+    """`connect`, without the mock."""
+    return lambda url, **settings: connect(vllm_urls=url, transport=None, trust_env=False, **settings)
+
+
+@pytest.fixture
+def unreachable() -> Iterator[str]:
+    with nobody() as url:
+        yield url
+
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("chat", HI),
+    ("chat", {**HI, "stream": True}),
+    ("generate", {"model": "smol", "prompt": "hi"}),
+    ("embed", {"model": "smol", "input": "hi"}),
+    ("list", {}),
+    ("show", {"model": "smol"}),
+]
+
+
+@pytest.mark.parametrize("caught_as", [ConnectionError, httpx.ConnectError])
+@pytest.mark.parametrize(("method", "arguments"), CALLS)
+def test_no_connection_is_caught_as_the_official_clients_errors_are(
+    over_sockets: Connect, unreachable: str, method: str, arguments: Any, caught_as: type[Exception]
+) -> None:
+    with pytest.raises(caught_as):
+        getattr(over_sockets(unreachable), method)(**arguments)
+
+
+def test_no_connection_names_the_server_the_model_and_what_to_check(over_sockets: Connect, unreachable: str) -> None:
+    with pytest.raises(ConnectionError) as caught:
+        over_sockets(unreachable).chat(**HI)
+    assert str(caught.value).startswith(f"Failed to connect to the vLLM server at {unreachable} for model 'smol': ")
+    assert f"GET {unreachable}/health" in str(caught.value)
+    assert "VLLM_URLS" in str(caught.value)
+
+
+def test_a_name_that_no_host_has_is_no_connection(over_sockets: Connect) -> None:
+    with pytest.raises(ConnectionError, match="http://no-such-host.invalid:8001"):
+        over_sockets("no-such-host.invalid:8001").chat(**HI)
+
+
+def test_a_whole_answer_over_a_socket(over_sockets: Connect) -> None:
+    with serving({"/v1/models": MODELS, CHAT: http(RECORDED)}) as url:
+        assert over_sockets(url).chat(**HI).message.content == "The capital of France is Paris"
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        *(b"", b"HTTP/1.1 200", http(b"", chunked=True)[:-9], http(said("Hi"))[:-9]),
+        *(http(said("Hi"), chunked=True), http(said("Hi"), chunked=True)[:-9]),
+    ],
+    ids=range(6),
+)
+def test_a_connection_that_is_cut_is_the_error_of_a_dead_ollama(over_sockets: Connect, cut: bytes) -> None:
+    with serving({"/v1/models": MODELS, CHAT: cut}) as url, pytest.raises(ResponseError) as caught:
+        over_sockets(url).chat(**HI)
+    assert caught.value.error.startswith("an error was encountered while running the model: unexpected EOF")
+    assert url in caught.value.error
+    assert caught.value.status_code == -1
+
+
+def test_a_connection_that_is_cut_in_a_chunk_leaves_the_parts_that_came(over_sockets: Connect) -> None:
+    with serving({"/v1/models": MODELS, CHAT: http(said("Hi"), chunked=True)}) as url:
+        caller = over_sockets(url)
+        parts, error = caller.until_error(caller.open("chat", **HI))
+    assert [part.message.content for part in parts] == ["Hi"]
+    assert isinstance(error, ResponseError)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 OK\r\n\r\n"]
+)
+def test_what_does_not_speak_http_is_an_error_that_names_it(over_sockets: Connect, garbage: bytes) -> None:
+    with serving({"/v1/models": garbage}) as url, pytest.raises((ResponseError, ConnectionError), match=url):
+        over_sockets(url).chat(**HI)
+
+
+def test_a_server_that_falls_silent_is_a_timeout_that_names_it(over_sockets: Connect) -> None:
+    with serving({"/v1/models": MODELS, CHAT: None}) as url, pytest.raises(httpx.ReadTimeout, match=url):
+        over_sockets(url, timeout=0.2).chat(**HI)
+
+
+def test_a_server_that_falls_silent_on_what_it_serves_is_given_up(
+    over_sockets: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_compat.fleet.LEARN_TIMEOUT_S", 0.2)
+    with serving({"/v1/models": None}) as url, pytest.raises((ConnectionError, httpx.TimeoutException), match=url):
+        over_sockets(url).chat(**HI)
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_a_blank_key_is_none(over_sockets: Connect, key: str) -> None:
+    with serving({"/v1/models": MODELS, CHAT: http(RECORDED)}) as url:
+        assert over_sockets(url, vllm_api_key=key).chat(**HI).done
+
+
+# Many at once, and the end of a client
+
+
+async def test_many_calls_at_once_each_get_their_answer(network: Network) -> None:
+    network.on(URL + CHAT, *(answering(str(i)) for i in range(50)))
+    async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
+        answers = await asyncio.gather(*(client.chat(**HI) for _ in range(50)))
+    assert sorted(int(answer.message.content or "") for answer in answers) == list(range(50))
+
+
+async def test_a_stream_that_is_left_early_leaves_nothing_behind(network: Network) -> None:
+    network.on(URL + CHAT, answering("a", "b", "c"))
+    async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
+        parts = await client.chat(**HI, stream=True)
+        await anext(parts)
+        await parts.aclose()
+        assert network.streams[-1].closed
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_cancelled_call_closes_its_connection_and_is_no_load(network: Network) -> None:
+    never = asyncio.Event()
+
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await never.wait()
+        raise AssertionError
+
+    transport = httpx.MockTransport(lambda request: silent(request) if request.method == "POST" else _models())
+    async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=transport) as client:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.chat(**HI), 0.05)
+        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+
+
+def _models() -> httpx.Response:
+    return httpx.Response(200, json={"data": [{"id": "smol"}]})
+
+
+def test_a_plain_call_is_over_when_it_returns(network: Network) -> None:
+    with ollama.Client(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
+        client.chat(**HI)
+        assert network.streams[-1].closed
+        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+
+
+def test_a_failed_call_is_over_while_its_error_is_kept(network: Network) -> None:
+    network.on(URL + CHAT, stream(said("a")))
+    with ollama.Client(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
+        with pytest.raises(ResponseError) as kept:
+            client.chat(**HI)
+        assert network.streams[-1].closed
+        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+    del kept
+
+
+def test_streams_that_nobody_reads_warn_of_nothing(network: Network, recwarn: pytest.WarningsRecorder) -> None:
+    async def abandon() -> None:
+        async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
+            await client.chat(**HI, stream=True)
+            await anext(await client.chat(**HI, stream=True))
+
+    asyncio.run(abandon())
+    gc.collect()
+    assert recwarn.list == []

@@ -1,0 +1,243 @@
+"""What goes out: URL, method, headers and body of each call."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .caller import Caller
+from .network import CHAT, RECORDED_TOOLS, URL, Answer, Network, document, stream
+
+Connect = Callable[..., Caller]
+HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
+VECTOR = base64.b64encode(struct.pack("<2f", 0.6, 0.8)).decode()
+DEFAULTS = {
+    "temperature": 0.8,
+    "top_p": 0.9,
+    "top_k": 40,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "max_tokens": 2048,
+}
+WHOLE = {"stream": True, "stream_options": {"include_usage": True}, "stream_interval": 1_000_000}
+
+
+# Bodies
+
+
+def test_chat_is_a_chat_completion(caller: Caller, network: Network) -> None:
+    answer = caller.chat(**HI)
+    assert (network.last.method, str(network.last.url)) == ("POST", URL + CHAT)
+    assert network.body == {"model": "smol", "messages": [{"role": "user", "content": "hi"}], **DEFAULTS, **WHOLE}
+    assert (answer.message.content, answer.done_reason, answer.eval_count) == ("Hello", "stop", 3)
+
+
+def test_a_stream_is_asked_for_token_by_token(caller: Caller, network: Network) -> None:
+    parts = caller.chat(**HI, stream=True)
+    assert "stream_interval" not in network.body
+    assert [part.message.content for part in parts] == ["Hel", "lo", ""]
+    assert [part.done for part in parts] == [False, False, True]
+
+
+def test_generate_is_a_chat_completion_of_one_message(caller: Caller, network: Network) -> None:
+    answer = caller.generate(model="smol", prompt="hi", system="Be brief")
+    assert str(network.last.url) == URL + CHAT
+    assert network.body["messages"] == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "hi"},
+    ]
+    assert answer.response == "Hello"
+
+
+def test_a_raw_prompt_is_a_completion(caller: Caller, network: Network) -> None:
+    end = b'data: {"choices": [{"text": "Paris", "finish_reason": "stop"}]}\n\n'
+    network.on(f"{URL}/v1/completions", stream(end))
+    assert caller.generate(model="smol", prompt="hi", raw=True).response == "Paris"
+    assert network.body == {"model": "smol", "prompt": "hi", **DEFAULTS, **WHOLE}
+
+
+def test_embed_asks_for_base64(caller: Caller, network: Network) -> None:
+    network.on(f"{URL}/v1/embeddings", document({"data": [{"embedding": VECTOR}], "usage": {"prompt_tokens": 2}}))
+    answer = caller.embed(model="smol", input="hi")
+    assert (network.last.method, str(network.last.url)) == ("POST", f"{URL}/v1/embeddings")
+    assert network.body == {
+        "model": "smol",
+        "input": ["hi"],
+        "encoding_format": "base64",
+        "truncate_prompt_tokens": -1,
+        "truncation_side": "right",
+    }
+    assert answer.embeddings == [pytest.approx([0.6, 0.8])]
+    assert answer.prompt_eval_count == 2
+
+
+def test_the_older_embeddings_is_the_same_request_of_one_text(caller: Caller, network: Network) -> None:
+    network.on(f"{URL}/v1/embeddings", document({"data": [{"embedding": VECTOR}]}))
+    answer = caller.embeddings(model="smol", prompt="hi")
+    assert network.body == {"model": "smol", "input": ["hi"], "encoding_format": "base64"}
+    assert answer.embedding == pytest.approx([0.6, 0.8])
+
+
+def test_a_function_is_offered_as_a_tool_and_its_call_comes_back(caller: Caller, network: Network) -> None:
+    def get_weather(city: str) -> str:
+        """Get the weather.
+
+        Args:
+          city: The city
+        """
+        return city
+
+    network.on(URL + CHAT, stream(RECORDED_TOOLS))
+    call = caller.chat(**HI, tools=[get_weather]).message.tool_calls[0]
+    assert network.body["tools"][0]["function"]["name"] == "get_weather"
+    assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
+
+
+@pytest.mark.parametrize(("method", "path"), [("list", "/v1/models"), ("ps", "/v1/models")])
+def test_the_lists_ask_what_is_served(caller: Caller, network: Network, method: str, path: str) -> None:
+    assert [model.model for model in getattr(caller, method)().models] == ["smol:latest"]
+    assert [(request.method, str(request.url)) for request in network.asked] == [("GET", URL + path)]
+
+
+def test_show_asks_for_the_paths_that_a_server_has(caller: Caller, network: Network) -> None:
+    network.on(f"{URL}/openapi.json", document({"paths": {"/v1/embeddings": {}}}))
+    assert caller.show("smol").capabilities == ["embedding"]
+    assert (network.last.method, str(network.last.url)) == ("GET", f"{URL}/openapi.json")
+
+
+def test_pull_of_a_served_model_asks_for_nothing_more(caller: Caller, network: Network) -> None:
+    assert caller.pull("smol").status == "success"
+    assert network.urls == [f"{URL}/v1/models"]
+
+
+def test_text_goes_out_as_utf_8(caller: Caller, network: Network) -> None:
+    caller.generate(model="smol", prompt="대한민국의 수도는?")
+    assert "대한민국의 수도는?".encode() in network.last.content
+
+
+def test_a_body_is_json(caller: Caller, network: Network) -> None:
+    caller.chat(**HI)
+    assert network.last.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("chat", {"messages": []}),
+        ("generate", {"prompt": ""}),
+        ("embed", {"input": []}),
+        ("embeddings", {"prompt": ""}),
+    ],
+)
+def test_a_call_without_work_sends_none(caller: Caller, network: Network, method: str, arguments: Any) -> None:
+    getattr(caller, method)(model="smol", **arguments)
+    assert network.urls == [f"{URL}/v1/models"]
+
+
+# Headers
+
+
+def sent(network: Network, header: str) -> list[str | None]:
+    """A header of every request."""
+    return [request.headers.get(header) for request in network.asked]
+
+
+def test_the_key_goes_to_every_path(connect: Connect, network: Network) -> None:
+    connect(vllm_api_key="sesame").chat(**HI)
+    assert sent(network, "authorization") == ["Bearer sesame"] * 2
+
+
+def test_the_key_may_stand_in_the_environment(
+    connect: Connect, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sesame")
+    connect().chat(**HI)
+    assert sent(network, "authorization") == ["Bearer sesame"] * 2
+
+
+def test_without_a_key_there_is_no_authorization(caller: Caller, network: Network) -> None:
+    caller.chat(**HI)
+    assert sent(network, "authorization") == [None] * 2
+
+
+def test_the_key_of_ollama_never_goes_to_vllm(
+    connect: Connect, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "ollamas-own")
+    connect().chat(**HI)
+    assert sent(network, "authorization") == [None] * 2
+
+
+def test_an_authorization_of_the_users_own_goes_to_vllm(connect: Connect, network: Network) -> None:
+    connect(headers={"Authorization": "Bearer mine"}).chat(**HI)
+    assert sent(network, "authorization") == ["Bearer mine"] * 2
+
+
+def test_the_key_goes_over_an_authorization_of_the_users_own(connect: Connect, network: Network) -> None:
+    connect(headers={"Authorization": "Bearer mine"}, vllm_api_key="sesame").chat(**HI)
+    assert sent(network, "authorization") == ["Bearer sesame"] * 2
+
+
+def test_the_key_goes_over_the_clients_auth(connect: Connect, network: Network) -> None:
+    connect(auth=("user", "password"), vllm_api_key="sesame").chat(**HI)
+    assert sent(network, "authorization") == ["Bearer sesame"] * 2
+
+
+def test_headers_of_the_user_pass(connect: Connect, network: Network) -> None:
+    connect(headers={"X-Request-Id": "abc", "X-None": None}).chat(**HI)
+    assert sent(network, "x-request-id") == ["abc"] * 2
+    assert sent(network, "x-none") == [None] * 2
+
+
+def test_cookies_and_parameters_of_the_user_pass(connect: Connect, network: Network) -> None:
+    network.on(f"{URL}/v1/models?team=a", document({"data": [{"id": "smol"}]}))
+    network.on(f"{URL}{CHAT}?team=a", stream(RECORDED_TOOLS))
+    connect(params={"team": "a"}, cookies={"c": "1"}).chat(**HI)
+    assert sent(network, "cookie") == ["c=1"] * 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_another_host_does_not_carry_the_key(connect: Connect, network: Network, status: int) -> None:
+    network.on(f"{URL}/v1/models", Answer(status, location="http://elsewhere/v1/models"))
+    network.serves("http://elsewhere", "smol")
+    connect(vllm_api_key="sesame").list()
+    assert network.urls == [f"{URL}/v1/models", "http://elsewhere/v1/models"]
+    assert sent(network, "authorization") == ["Bearer sesame", None]
+
+
+def test_a_redirect_on_the_same_host_keeps_the_key_and_the_body(connect: Connect, network: Network) -> None:
+    network.on(f"{URL}/llm/v1/models", Answer(308, location=f"{URL}/v1/models"))
+    network.on(f"{URL}/llm{CHAT}", Answer(308, location=URL + CHAT))
+    connect(vllm_urls=f"{URL}/llm", vllm_api_key="sesame").chat(**HI)
+    assert sent(network, "authorization") == ["Bearer sesame"] * 4
+    assert network.body["messages"] == HI["messages"]
+
+
+def test_redirects_without_end_are_an_error_that_names_the_server(caller: Caller, network: Network) -> None:
+    network.on(URL + CHAT, Answer(308, location=URL + CHAT))
+    with pytest.raises(Exception, match=URL):
+        caller.chat(**HI)
+
+
+def test_no_message_shows_a_password_that_stands_in_a_url(connect: Connect, network: Network) -> None:
+    caller = connect(vllm_urls="http://user:sesame@nobody:1")
+    with pytest.raises(ConnectionError) as caught:
+        caller.chat(**HI)
+    assert "sesame" not in str(caught.value)
+
+
+# The way out of the Ollama API
+
+
+def test_openai_speaks_to_the_server_of_the_model(connect: Connect, network: Network) -> None:
+    caller = connect(vllm_api_key="sesame", vllm_model_map={"small": "smol"})
+    sdk = caller.openai("small")
+    assert (str(sdk.base_url), sdk.api_key) == (f"{URL}/v1/", "sesame")
+    assert caller.client.served_name("small") == "smol"
+    caller.finish(sdk)

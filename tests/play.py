@@ -1,0 +1,167 @@
+"""Plays an exchange without I/O: a script stands in for the server, and what was asked of it is kept.
+
+    played = play(chat(call("/api/chat", messages=[...])), said("Hel", "lo"))
+    played.requests[0].payload, played.parts[-1]
+
+A line of the script is the outcome of one `Ask` or `Open`: a `Reply`; a list of events, which opens a stream (an
+exception in the list is thrown in at its `NEXT`); or an exception, thrown in. A script that is not used up is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ollama_compat.exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request
+from ollama_compat.fleet import Server, Target
+from ollama_compat.operations.call import Call, Memory
+from ollama_compat.settings import Profile
+from ollama_compat.wire import Card
+
+URL = "http://vllm:8001"
+STAMP = "2026-08-21T09:31:20.000000000Z"
+SECOND = 1_000_000_000
+
+Event: TypeAlias = bytes | Exception
+Line: TypeAlias = Reply | Sequence[Event] | Exception
+
+
+class FakeClock:
+    """A clock that goes on by one second each time it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def ticks(self) -> int:
+        self.now += SECOND
+        return self.now
+
+    def stamp(self) -> str:
+        return STAMP
+
+
+@dataclass
+class Play:
+    """One playing of an exchange. What was seen stays readable after an error."""
+
+    requests: list[Request] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    result: Any = None
+
+    def run(self, exchange: Exchange[Any], *script: Line) -> Play:
+        lines, events = iter(script), iter(())
+        outcome: Outcome | Exception = None
+        while True:
+            try:
+                step = exchange.throw(outcome) if isinstance(outcome, Exception) else exchange.send(outcome)
+            except StopIteration as stop:
+                self.result = stop.value
+                break
+            outcome, events = self._answer(step, lines, events)
+        assert list(lines) == [], "the script goes on, but the exchange is over"
+        return self
+
+    def _answer(self, step: Any, lines: Iterator[Line], events: Iterator[Event]) -> tuple[Any, Iterator[Event]]:
+        match step:
+            case Next():
+                return next(events, None), events
+            case Ask(request) | Open(request):
+                self.requests.append(request)
+                line = next(lines, None)
+                assert line is not None, f"no line of the script answers {request}"
+                return (None, iter(line)) if isinstance(line, list) else (line, events)
+        self.parts.append(step)
+        return None, events
+
+    @property
+    def payload(self) -> Part:
+        """The body of the last request."""
+        return self.requests[-1].payload or {}
+
+    @property
+    def paths(self) -> list[str]:
+        """What was asked for, in order."""
+        return [request.path for request in self.requests]
+
+
+def play(exchange: Exchange[Any], *script: Line) -> Play:
+    """Play an exchange to its end."""
+    return Play().run(exchange, *script)
+
+
+def call(
+    path: str,
+    body: Part | None = None,
+    *,
+    model: str = "smol",
+    card: Card | None = None,
+    profile: Part | None = None,
+    memory: Memory | None = None,
+) -> Call:
+    """A call as the translation makes it."""
+    return Call(
+        path=path,
+        body={"model": model, **(body or {})},
+        target=Target(Server(URL), card or Card("smol", max_model_len=2048)),
+        profile=Profile.model_validate(profile or {}),
+        clock=FakeClock(),
+        started=0,
+        memory=memory or Memory(),
+    )
+
+
+def reply(document: Any, status: int = 200) -> Reply:
+    """A reply of JSON."""
+    return Reply(status, json.dumps(document).encode())
+
+
+def refused(message: str, status: int = 400, **fields: Any) -> Reply:
+    """A refusal in vLLM's own shape."""
+    return reply({"error": {"message": message, "type": "BadRequestError", "code": status, **fields}}, status)
+
+
+NO_SUCH_PATH = reply({"detail": "Not Found"}, 404)
+MODEL_MISSING = refused("The model `smol` does not exist.", 404, param="model")
+TOO_LONG = refused("This model's maximum context length is 2048 tokens.", param="input_tokens")
+
+
+def event(document: Any) -> bytes:
+    """The data of one event."""
+    return json.dumps(document).encode()
+
+
+def choice(finish: str | None = None, **fields: Any) -> bytes:
+    """An event with one choice."""
+    return event({"choices": [{"index": 0, "finish_reason": finish, **fields}]})
+
+
+def delta(finish: str | None = None, **fields: Any) -> bytes:
+    """An event of a chat."""
+    return choice(finish, delta=fields)
+
+
+def usage(prompt: int = 7, completion: int = 3) -> bytes:
+    """The event that counts."""
+    return event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}})
+
+
+def said(*pieces: str, finish: str = "stop") -> list[Event]:
+    """A whole chat stream whose answer comes in these pieces."""
+    return [delta(role="assistant", content=""), *(delta(content=piece) for piece in pieces), *_end(delta(finish))]
+
+
+def completed(*pieces: str, finish: str = "stop") -> list[Event]:
+    """A whole stream of `/v1/completions`."""
+    return [*(choice(text=piece) for piece in pieces), *_end(choice(finish, text=""))]
+
+
+def _end(last: bytes) -> list[Event]:
+    return [last, usage(), b"[DONE]"]
+
+
+def tokens(*ids: int, strings: Sequence[str] = ()) -> Reply:
+    """A reply of `/tokenize`."""
+    return reply({"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": 2048})
+
