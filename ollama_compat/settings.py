@@ -67,6 +67,8 @@ class Profile(Frozen):
     fim: str | None = None
     """A fill-in-the-middle prompt with `{prefix}` and `{suffix}`; None: the model family's, if it has one."""
     license: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = {}
+    """What the server's chat template is told beside the messages, with every request."""
     thinking: Thinking = Thinking()
     capabilities: tuple[Capability, ...] | None = None
     """What the model can do, in Ollama's words. None: not known, so nothing is refused for it; otherwise what is not

@@ -36,13 +36,14 @@ class Rendering:
 
 def rendering(call: Call, style: Style) -> Exchange[Rendering]:
     """Learn the rendering, or remember it."""
-    key = (call.url, call.served, f"rendering {style}")
+    key = (call.url, call.served, f"rendering {style} {call.profile.chat_template_kwargs}")
     known = call.memory.facts.get(key)
     if isinstance(known, Rendering):
         return known
-    on = yield from _tokens(call, switches(style, True))
-    off = yield from _tokens(call, switches(style, False))
-    unasked = yield from _tokens(call, {})
+    kwargs = call.profile.chat_template_kwargs
+    on = yield from _tokens(call, switches(style, True, kwargs))
+    off = yield from _tokens(call, switches(style, False, kwargs))
+    unasked = yield from _tokens(call, switches(Style(), None, kwargs))
     found = _compared(style, on, off, unasked)
     call.memory.facts[key] = found
     return found

@@ -11,6 +11,7 @@ Sources of the table: the models' cards and chat templates; vLLM's documentation
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,14 +88,14 @@ def check(think: Any) -> None:
     raise response_error(f"think must be a boolean or string ({allowed}, true, or false)", 400)
 
 
-def switches(style: Style, think: bool | str | None) -> dict[str, Any]:
-    """What a request says to turn thinking on or off: `chat_template_kwargs`, `reasoning_effort`."""
+def switches(style: Style, think: bool | str | None, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a request says to turn thinking on or off: `chat_template_kwargs` (over `kwargs`), `reasoning_effort`."""
     wanted = style.default if think is None else think
+    payload: dict[str, Any] = {"chat_template_kwargs": dict(kwargs)} if kwargs else {}
     if wanted is None:
-        return {}
-    payload: dict[str, Any] = {}
+        return payload
     if style.switch:
-        payload["chat_template_kwargs"] = {style.switch: bool(wanted)}
+        payload["chat_template_kwargs"] = {**(kwargs or {}), style.switch: bool(wanted)}
     if isinstance(wanted, str) and wanted in LEVELS:
         payload["reasoning_effort"] = "high" if wanted == "max" else wanted
     elif style.levels and wanted is False:

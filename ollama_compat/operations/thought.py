@@ -36,18 +36,19 @@ class Thought:
 
 def thought(call: Call) -> Exchange[Thought]:
     """Settle it. Raises Ollama's 400 where thinking is asked of a model that can't."""
-    think = call.body.get("think")
+    think, kwargs = call.body.get("think"), call.profile.chat_template_kwargs
     if call.profile.lacks("thinking"):
         if think:
             raise cant_think(call)
-        return Thought(reasoning="unknown")
+        return Thought(payload=switches(Style(), None, kwargs), reasoning="unknown")
     known = style_of(call.served, call.target.card.root, call.profile.thinking)
     style = known or UNKNOWN
     wanted = style.default if think is None else think
     if wanted is None:
-        return Thought(split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))
+        unasked = switches(style, None, kwargs)
+        return Thought(unasked, split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))
     if not wanted:
-        off = switches(style, False)
+        off = switches(style, False, kwargs)
         return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
@@ -58,7 +59,7 @@ def thought(call: Call) -> Exchange[Thought]:
         )
         raise cant_think(call)
     return Thought(
-        payload=switches(style, wanted),
+        payload=switches(style, wanted, kwargs),
         split=True,
         opened=bool(seen.opens),
         tags=style.tags,
