@@ -47,7 +47,7 @@ class ProfileFile:
         """Every profile by its name. Raises `ResponseError` 500 for a file that is none of this package's."""
         try:
             state = self.path.stat()
-        except FileNotFoundError:
+        except OSError:  # nothing there, or nothing that can be read: there are no profiles to go by
             return {}
         seen = (state.st_mtime_ns, state.st_ino)
         if seen != self._seen:
@@ -56,7 +56,13 @@ class ProfileFile:
         return self._profiles
 
     def put(self, name: str, profile: Profile | None) -> None:
-        """Keep a profile under `name`, or remove it (None)."""
+        """Keep a profile under `name`, or remove it (None). Raises `ResponseError` 500 where nothing can be written."""
+        try:
+            self._write(name, profile)
+        except OSError as problem:
+            raise response_error(f"{self.path} can't be written: {problem.strerror}", 500) from None
+
+    def _write(self, name: str, profile: Profile | None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_suffix(".lock")):
             kept = {key: value for key, value in self._read().items() if not same(key, name)}
@@ -84,11 +90,17 @@ def data_folder(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if environ.get("XDG_DATA_HOME"):
         return Path(environ["XDG_DATA_HOME"]) / "ollama-compat"
+    if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "ollama-compat"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home, as in some containers
+        home = Path(os.sep)
     if sys.platform == "win32":
-        return Path(environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "ollama-compat"
+        return home / "AppData" / "Local" / "ollama-compat"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "ollama-compat"
-    return Path.home() / ".local" / "share" / "ollama-compat"
+        return home / "Library" / "Application Support" / "ollama-compat"
+    return home / ".local" / "share" / "ollama-compat"
 
 
 @contextlib.contextmanager

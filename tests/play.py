@@ -164,4 +164,3 @@ def _end(last: bytes) -> list[Event]:
 def tokens(*ids: int, strings: Sequence[str] = ()) -> Reply:
     """A reply of `/tokenize`."""
     return reply({"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": 2048})
-

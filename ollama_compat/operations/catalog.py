@@ -6,7 +6,10 @@ renderings what its chat template knows. What can't be known (size on disk, dige
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -69,7 +72,7 @@ def show(call: Call) -> Exchange[None]:
     card, profile = call.target.card, call.profile
     capabilities = yield from _capabilities(call)
     facts = details(card.id, card.root)
-    parameters = [f"{name:<30} {value!r}" for name, value in sorted(profile.parameters.items())]
+    parameters = [f"{name:<30} {_go(item)}" for name, item in sorted(_each(profile.parameters))]
     part: Part = {
         "modelfile": _modelfile(call),
         "parameters": "\n".join(parameters),
@@ -97,9 +100,22 @@ def _modelfile(call: Call) -> str:
     lines = [f"# Served by vLLM at {call.url}", f"FROM {call.served}"]
     if call.profile.system:
         lines.append(f'SYSTEM """{call.profile.system}"""')
-    for name, value in call.profile.parameters.items():
-        lines += [f"PARAMETER {name} {item}" for item in (value if isinstance(value, (list, tuple)) else [value])]
+    lines += [f"PARAMETER {name} {item}" for name, item in _each(call.profile.parameters)]
     return "\n".join(lines) + "\n"
+
+
+def _each(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Parameters one by one; each stop string is one, as in a Modelfile."""
+    for name, value in parameters.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            yield name, item
+
+
+def _go(value: Any) -> str:
+    """A value as Go's `%#v` writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else f"{value:g}"
 
 
 def _capabilities(call: Call) -> Exchange[list[str]]:

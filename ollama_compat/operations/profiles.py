@@ -114,4 +114,5 @@ def _license(value: Any) -> str | None:
 
 def _invalid(problem: ValidationError) -> ResponseError:
     first = problem.errors(include_url=False)[0]
-    return response_error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", 400)
+    place = ".".join(str(part) for part in first["loc"])
+    return response_error(f"{place}: {first['msg'].removeprefix('Value error, ')}", 400)

@@ -32,12 +32,14 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
     def __init__(self, pieces: tuple[bytes | Exception, ...]) -> None:
         self.pieces = pieces
         self.closed = False
+        self.read_to_its_end = False
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
+        self.read_to_its_end = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self:

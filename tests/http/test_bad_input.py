@@ -138,6 +138,11 @@ def test_a_stream_may_end_without_done(caller: Caller, network: Network) -> None
     assert caller.chat(**ASKED).message.content == "Hi"
 
 
+def test_a_stream_is_read_past_done_so_that_its_connection_can_be_used_again(caller: Caller, network: Network) -> None:
+    caller.chat(**ASKED)
+    assert network.streams[-1].read_to_its_end
+
+
 @pytest.mark.parametrize(
     ("pieces", "told"),
     [

@@ -62,7 +62,7 @@ def test_no_connection_names_the_server_the_model_and_what_to_check(over_sockets
 
 
 def test_a_name_that_no_host_has_is_no_connection(over_sockets: Connect) -> None:
-    with pytest.raises(ConnectionError, match="http://no-such-host.invalid:8001"):
+    with pytest.raises(ConnectionError, match=r"http://no-such-host.invalid:8001"):
         over_sockets("no-such-host.invalid:8001").chat(**HI)
 
 

@@ -69,7 +69,10 @@ def test_a_chat_is_a_chat_completion_with_ollamas_defaults() -> None:
     [
         ({"options": {"temperature": 0.1, "num_predict": 5}}, {"temperature": 0.1, "max_tokens": 5}),
         ({"options": {"stop": ["a", "b"]}}, {"stop": ["a", "b"]}),
-        ({"format": "json"}, {"response_format": {"type": "json_schema", "json_schema": {"name": "format", "schema": SCHEMA}}}),
+        (
+            {"format": "json"},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "format", "schema": SCHEMA}}},
+        ),
         ({"logprobs": True, "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
         ({"logprobs": True}, {"logprobs": True, "top_logprobs": 0}),
         ({"tools": [WEATHER]}, {"tools": [WEATHER]}),

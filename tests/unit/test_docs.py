@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_no_table_is_stale() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, ROOT / "docs" / "tables.py", "--check"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -135,9 +135,7 @@ def test_the_older_call_of_nothing_is_no_work() -> None:
 # Refusals
 
 
-@pytest.mark.parametrize(
-    ("asked", "status"), [(ask, 400), (ask_older, 500)]
-)
+@pytest.mark.parametrize(("asked", "status"), [(ask, 400), (ask_older, 500)])
 def test_too_long_a_text_that_may_not_be_cut(asked: Any, status: int) -> None:
     assert refusal(asked, {"input": "a", "prompt": "a", "truncate": False}, TOO_LONG) == (
         "the input length exceeds the context length",

@@ -55,7 +55,12 @@ def test_every_shape_is_read(document: Any, message: str, is_vllm: bool) -> None
 
 @pytest.mark.parametrize(
     ("body", "message"),
-    [(b"", ""), (b"<h1>Bad\n\n Gateway</h1>", "<h1>Bad Gateway</h1>"), (b"\xff\x00", "\ufffd\ufffd"), (b"x" * 999, "x" * 300 + "…")],
+    [
+        (b"", ""),
+        (b"<h1>Bad\n\n Gateway</h1>", "<h1>Bad Gateway</h1>"),
+        (b"\xff\x00", "\ufffd\ufffd"),
+        (b"x" * 999, "x" * 300 + "…"),
+    ],
     ids=["empty", "html", "bytes", "long"],
 )
 def test_what_is_no_json_is_quoted(body: bytes, message: str) -> None:
@@ -100,8 +105,8 @@ def test_what_a_refusal_means(status: int, document: Any, told: list[str]) -> No
         (
             400,
             "smol is not a multimodal model",
-            '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests.",'
-            '"type":"invalid_request_error"}}',
+            '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal '
+            'requests.","type":"invalid_request_error"}}',
         ),
         (400, "{braces} stay", f"{{braces}} stay (status 400 from {URL})"),
     ],
@@ -173,7 +178,9 @@ def test_a_prompt_that_does_not_fit_is_told_with_its_numbers() -> None:
 # No connection
 
 
-@pytest.mark.parametrize("caught_as", [ConnectionError, OSError, httpx.ConnectError, httpx.TransportError, httpx.HTTPError])
+@pytest.mark.parametrize(
+    "caught_as", [ConnectionError, OSError, httpx.ConnectError, httpx.TransportError, httpx.HTTPError]
+)
 def test_no_connection_is_whatever_a_service_catches_today(caught_as: type[Exception]) -> None:
     assert isinstance(unreachable(URL, "smol", "refused"), caught_as)
 

@@ -25,7 +25,9 @@ def test_a_served_name_tells_the_familys_prompt(served: str, prompt: str) -> Non
     assert fill(family.prompt, "A", "B") == prompt
 
 
-@pytest.mark.parametrize("served", ["smol", "Qwen/Qwen3-8B", "LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "granite-3.3-8b-instruct"])
+@pytest.mark.parametrize(
+    "served", ["smol", "Qwen/Qwen3-8B", "LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "granite-3.3-8b-instruct"]
+)
 def test_other_models_have_none(served: str) -> None:
     assert family_of(served, None) is None
 

@@ -110,7 +110,9 @@ def test_what_else_a_completion_says(body: dict[str, Any], sent: dict[str, Any])
 
 
 def test_a_raw_prompt_that_does_not_fit_loses_its_middle() -> None:
-    played = ask({"raw": True, "options": {"num_ctx": 8, "num_keep": 2}, "prompt": "x" * 99}, tokens(*range(99)), completed("Hi"))
+    played = ask(
+        {"raw": True, "options": {"num_ctx": 8, "num_keep": 2}, "prompt": "x" * 99}, tokens(*range(99)), completed("Hi")
+    )
     assert played.paths == [TOKENIZE, COMPLETIONS]
     assert played.payload["prompt"] == [0, 1, 96, 97, 98]
 
@@ -165,7 +167,10 @@ def test_a_profile_may_have_a_prompt_of_its_own() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"card": CODER, "profile": {"capabilities": ["completion"]}}])
 def test_a_suffix_on_a_model_that_cant_is_ollamas_refusal(changes: dict[str, Any]) -> None:
-    assert refusal({"suffix": "b"}, **changes) == ("registry.ollama.ai/library/smol:latest does not support insert", 400)
+    assert refusal({"suffix": "b"}, **changes) == (
+        "registry.ollama.ai/library/smol:latest does not support insert",
+        400,
+    )
 
 
 # Refusals

@@ -56,7 +56,10 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
     [
         ({"stream": False}, {"stream_interval": 1_000_000}),
         ({"stream": False, "stepwise": True}, {}),
-        ({"stream": False, "stops": ("x",)}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        (
+            {"stream": False, "stops": ("x",)},
+            {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        ),
         ({"stops": ("x",)}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
         ({"context": True}, {"return_token_ids": True}),
     ],
@@ -278,4 +281,7 @@ def test_a_problem_of_the_connection_goes_on_to_the_caller(problem: Exception) -
 
 
 def test_an_error_field_of_null_is_none() -> None:
-    assert texts(answer([event({"error": None, "choices": [{"delta": {"content": "Hi"}}]}), delta("stop")])) == ["Hi", ""]
+    assert texts(answer([event({"error": None, "choices": [{"delta": {"content": "Hi"}}]}), delta("stop")])) == [
+        "Hi",
+        "",
+    ]

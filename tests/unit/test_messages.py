@@ -127,7 +127,10 @@ RESULT = message("tool", "1")
     ("messages", "expected"),
     [
         ([TWO, RESULT, RESULT], [["call_00000000", "call_00000001"], "call_00000000", "call_00000001"]),
-        ([TWO, RESULT, TWO, RESULT], [["call_00000000", "call_00000001"], "call_00000000", ["call_00000002", "call_00000003"], "call_00000002"]),
+        (
+            [TWO, RESULT, TWO, RESULT],
+            [["call_00000000", "call_00000001"], "call_00000000", ["call_00000002", "call_00000003"], "call_00000002"],
+        ),
         ([NAMED, {**RESULT, "tool_call_id": "b"}, RESULT], [["a", "b"], "b", "a"]),
         ([NAMED, {**RESULT, "tool_call_id": "c"}], [["a", "b"], "c"]),
         ([RESULT], [None]),
@@ -138,8 +141,12 @@ def test_a_result_gets_the_id_of_its_call(messages: list[dict[str, Any]], expect
     assert ids(*messages) == expected
 
 
-@pytest.mark.parametrize(("given_", "expected"), [([NAMED, {**RESULT, "tool_name": "two"}, {**RESULT, "tool_name": "one"}], ["b", "a"])])
-def test_a_result_that_names_its_tool_gets_the_id_of_that_call(given_: list[dict[str, Any]], expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("given_", "expected"), [([NAMED, {**RESULT, "tool_name": "two"}, {**RESULT, "tool_name": "one"}], ["b", "a"])]
+)
+def test_a_result_that_names_its_tool_gets_the_id_of_that_call(
+    given_: list[dict[str, Any]], expected: list[str]
+) -> None:
     assert ids(*given_)[1:] == expected
 
 
@@ -170,7 +177,10 @@ AHOY = message("user", "Ahoy")
     [
         ([message("user", "a")], [SYSTEM, AHOY, message("user", "a")]),
         ([message("system", "own"), message("user", "a")], [AHOY, message("system", "own"), message("user", "a")]),
-        ([message("user", "a"), message("system", "late")], [SYSTEM, AHOY, message("user", "a"), message("system", "late")]),
+        (
+            [message("user", "a"), message("system", "late")],
+            [SYSTEM, AHOY, message("user", "a"), message("system", "late")],
+        ),
     ],
 )
 def test_a_profile_begins_the_conversation(messages: list[dict[str, Any]], begin: list[dict[str, Any]]) -> None:

@@ -50,7 +50,9 @@ def test_top_logprobs_that_ollama_takes(top: int | None) -> None:
 # keep_alive
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, 300, 1.5, "5m", "1h30m", "0", "-1s", "1.5h", "100ms", ".5s", "300us", "1µs"])
+@pytest.mark.parametrize(
+    "value", [None, 0, -1, 300, 1.5, "5m", "1h30m", "0", "-1s", "1.5h", "100ms", ".5s", "300us", "1µs"]
+)
 def test_a_keep_alive_that_ollama_takes(value: Any) -> None:
     check_keep_alive(value)
 
@@ -90,7 +92,9 @@ def test_no_format(value: Any) -> None:
     assert response_format(value) is None
 
 
-@pytest.mark.parametrize(("value", "schema"), [("json", {"type": "object"}), ({}, {"type": "object"}), (SCHEMA, SCHEMA)])
+@pytest.mark.parametrize(
+    ("value", "schema"), [("json", {"type": "object"}), ({}, {"type": "object"}), (SCHEMA, SCHEMA)]
+)
 def test_a_format_is_a_json_schema(value: Any, schema: Any) -> None:
     assert response_format(value) == {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}
 

@@ -147,6 +147,13 @@ def test_an_empty_list_of_urls_is_refused() -> None:
     assert "VLLM_URLS (given to the client) holds []" in message({"vllm_urls": []})
 
 
+@pytest.mark.parametrize("url", [f"http://{KEY}@a", f"http://user:{KEY}@a", f"http://a,https://user:{KEY}@b"])
+def test_a_url_with_a_password_is_refused_and_not_shown(url: str) -> None:
+    said = message(VLLM_URLS=url)
+    assert "VLLM_API_KEY" in said
+    assert KEY not in said
+
+
 # Wrong values
 
 
@@ -253,44 +260,7 @@ def test_the_key_is_in_no_text_of_the_settings(show: Any) -> None:
     assert KEY not in show(load({"vllm_api_key": KEY}, {}))
 
 
-# Profiles and names
-
-
-PROFILES: dict[str, Any] = {
-    "vllm_model_map": {"smol": "org/Smol-135M", "big": "org/Big"},
-    "models": {"pirate": {"from": "smol", "system": "Arr"}, "big": {"system": "Be brief"}, "raw": {"from": "org/Raw"}},
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "served"),
-    [
-        ("smol", "org/Smol-135M"),
-        ("smol:latest", "org/Smol-135M"),
-        ("SMOL", "org/Smol-135M"),
-        ("library/smol", "org/Smol-135M"),
-        ("registry.ollama.ai/library/smol:latest", "org/Smol-135M"),
-        ("pirate", "org/Smol-135M"),
-        ("Pirate:latest", "org/Smol-135M"),
-        ("big", "org/Big"),
-        ("raw", "org/Raw"),
-        ("smol:135m", "smol:135m"),
-        ("org/Other", "org/Other"),
-    ],
-)
-def test_a_name_goes_through_its_profile_and_the_map(name: str, served: str) -> None:
-    assert Settings.model_validate(PROFILES).served_name(name) == served
-
-
-@pytest.mark.parametrize(("name", "system"), [("pirate", "Arr"), ("PIRATE:latest", "Arr"), ("big", "Be brief")])
-def test_a_profile_is_found_as_ollama_compares_names(name: str, system: str) -> None:
-    profile = Settings.model_validate(PROFILES).profile(name)
-    assert profile is not None
-    assert profile.system == system
-
-
-def test_a_model_without_a_profile_has_none() -> None:
-    assert Settings.model_validate(PROFILES).profile("smol") is None
+# Profiles
 
 
 def test_a_profile_lacks_what_it_does_not_name_once_it_names_anything() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_compat.exchange import Exchange
 from ollama_compat.operations.shorten import cut, fits, prompt_fits, shorten, without_oldest
 from tests.play import NO_SUCH_PATH, call, play, tokens
 
@@ -30,36 +31,37 @@ def test_the_oldest_go_and_system_messages_stay(roles: str, number: int, kept: s
     assert numbers(without_oldest(messages(roles), number)) == kept
 
 
+def played_by_a_server_of_five_tokens_a_message(exchange: Exchange[Any]) -> Any:
+    outcome = None
+    while True:
+        try:
+            step = exchange.send(outcome)
+        except StopIteration as stop:
+            return stop.value
+        outcome = tokens(*range(5 * len(step.request.payload["messages"])))
+
+
 @given(st.text("suat", min_size=1, max_size=9), st.integers(1, 40))
 def test_as_few_as_possible_go_and_the_last_one_stays(roles: str, limit: int) -> None:
     conversation = messages(roles)
-
-    def render(kept: Any) -> dict[str, Any]:
-        return {"messages": list(kept)}
-
-    exchange = shorten(call("/api/chat"), conversation, render, limit)
-    step, kept = next(exchange), None
-    while kept is None:  # the server: five tokens a message
-        try:
-            step = exchange.send(tokens(*range(5 * len(step.request.payload["messages"]))))
-        except StopIteration as stop:
-            kept = stop.value
+    exchange = shorten(call("/api/chat"), conversation, lambda kept: {"messages": list(kept)}, limit)
     choices = [without_oldest(conversation, number) for number in range(len(conversation))]
-    assert kept == next((found for found in choices if 5 * len(found) <= limit), choices[-1])
+    fitting = [kept for kept in choices if 5 * len(kept) <= limit]
+    assert played_by_a_server_of_five_tokens_a_message(exchange) == [*fitting, choices[-1]][0]
 
 
 def test_one_message_is_not_counted() -> None:
-    assert play(shorten(call("/api/chat"), messages("u"), lambda kept: {}, 1)).result == messages("u")
+    assert play(shorten(call("/api/chat"), messages("u"), lambda _: {}, 1)).result == messages("u")
 
 
 def test_a_server_that_does_not_count_gets_all_of_it() -> None:
-    played = play(shorten(call("/api/chat"), messages("uau"), lambda kept: {}, 1), NO_SUCH_PATH)
+    played = play(shorten(call("/api/chat"), messages("uau"), lambda _: {}, 1), NO_SUCH_PATH)
     assert played.result == messages("uau")
 
 
 def test_what_tokenize_does_not_know_is_not_sent_to_it() -> None:
     render = {"messages": [], "reasoning_effort": "low", "chat_template_kwargs": {"thinking": True}}
-    played = play(shorten(call("/api/chat"), messages("ua"), lambda kept: render, 9), tokens(1))
+    played = play(shorten(call("/api/chat"), messages("ua"), lambda _: render, 9), tokens(1))
     assert played.payload == {"model": "smol", "messages": [], "chat_template_kwargs": {"thinking": True}}
 
 
@@ -90,12 +92,20 @@ def test_what_is_cut_fits_with_room_for_an_answer(length: int, window: int, keep
 
 @pytest.mark.parametrize(
     ("content", "limit", "known"),
-    [("x" * 100, 164, True), ("x" * 101, 164, False), ("한" * 33, 163, True), ("한" * 34, 163, False), (None, 64, True)],
+    [
+        ("x" * 100, 164, True),
+        ("x" * 101, 164, False),
+        ("한" * 33, 163, True),
+        ("한" * 34, 163, False),
+        (None, 64, True),
+    ],
 )
 def test_a_token_has_at_least_one_byte(content: str | None, limit: int, known: bool) -> None:
     assert fits([{"role": "user", "content": content}], limit) is known
 
 
-@pytest.mark.parametrize(("prompt", "limit", "known"), [("x" * 9, 10, True), ("x" * 10, 10, False), ("한" * 3, 9, False)])
+@pytest.mark.parametrize(
+    ("prompt", "limit", "known"), [("x" * 9, 10, True), ("x" * 10, 10, False), ("한" * 3, 9, False)]
+)
 def test_a_prompt_that_surely_fits(prompt: str, limit: int, known: bool) -> None:
     assert prompt_fits(prompt, limit) is known

@@ -1,7 +1,9 @@
 """The whole of `ollama` is here, and a newer `ollama` with more in it is noticed.
 
 official.json is the record of the release that the translation was written for. A test that finds a difference names
-it: cover the new thing, then bring the record up to date with `python -m tests.unit.official > tests/unit/official.json`.
+it: cover the new thing, then bring the record up to date:
+
+    python -m tests.unit.official > tests/unit/official.json
 """
 
 from __future__ import annotations

@@ -164,7 +164,9 @@ def test_a_thought_is_not_held_back() -> None:
     assert Splitter(THINK_TAGS, opened=True).feed("Well") == ("Well", "")
 
 
-PIECE = st.sampled_from(["<think>", "</think>", "<", "</", "think", ">", " ", "\n", "a", "한", "<th", "ink>", "</thi", "nk>"])
+PIECE = st.sampled_from(
+    ["<think>", "</think>", "<", "</", "think", ">", " ", "\n", "a", "한", "<th", "ink>", "</thi", "nk>"]
+)
 
 
 @given(st.lists(PIECE, max_size=10), st.booleans())

@@ -13,7 +13,12 @@ from ollama_compat.operations.thought import Thought, thought
 from ollama_compat.wire import Card
 from tests.play import NO_SUCH_PATH, Play, call, play, tokens
 
-QWEN, EXAONE, R1, SMOL = Card("Qwen/Qwen3-8B"), Card("LGAI-EXAONE/EXAONE-4.0-32B-AWQ"), Card("deepseek-r1"), Card("smol")
+QWEN, EXAONE, R1, SMOL = (
+    Card("Qwen/Qwen3-8B"),
+    Card("LGAI-EXAONE/EXAONE-4.0-32B-AWQ"),
+    Card("deepseek-r1"),
+    Card("smol"),
+)
 ON, OFF = {"chat_template_kwargs": {"enable_thinking": True}}, {"chat_template_kwargs": {"enable_thinking": False}}
 
 # What a template renders with thinking on, with thinking off, and unasked.

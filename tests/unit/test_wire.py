@@ -78,8 +78,8 @@ def test_a_line_that_does_not_end_is_given_up() -> None:
 
 def test_the_limit_is_of_one_line_and_not_of_a_stream() -> None:
     decoder = EventDecoder(URL)
-    line = b"data: " + b"x" * (MAX_EVENT_BYTES // 3) + b"\n"
-    assert [len(decoder.feed(line)) for _ in range(4)] == [1] * 4
+    begin, end = b"data: " + b"x" * (MAX_EVENT_BYTES // 3), b"\n"
+    assert [len(decoder.feed(piece)) for piece in (begin, end) * 4] == [0, 1] * 4
 
 
 # Structs
@@ -108,12 +108,12 @@ def test_fields_that_are_not_named_are_skipped() -> None:
     ids=lambda body: repr(body[:12]),
 )
 def test_what_is_malformed_is_an_error_that_names_the_server(body: bytes) -> None:
-    with pytest.raises(ResponseError, match=f"{URL} sent a malformed reply: .*Is it a vLLM server?"):
+    with pytest.raises(ResponseError, match=rf"{URL} sent a malformed reply: .*Is it a vLLM server?"):
         decode(body, Cards, URL)
 
 
 def test_an_error_quotes_the_beginning_of_what_came() -> None:
-    with pytest.raises(ResponseError, match="<html>x{74}'"):
+    with pytest.raises(ResponseError, match=r"<html>x{74}'"):
         decode(b"<html>" + b"x" * 1000, Cards, URL)
 
 

@@ -1,0 +1,195 @@
+"""What each server serves, and which one takes a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from ollama_compat import ResponseError, ServerUnreachable
+from ollama_compat.errors import broken_off, unreachable
+from ollama_compat.fleet import LEARN_TIMEOUT_S, RETRY_AFTER_S, Fleet, Server
+from ollama_compat.wire import Card
+from tests.play import SECOND, FakeClock, Play, play, reply
+
+A, B = "http://a:8001", "http://b:8002"
+REFUSED = unreachable(A, None, "refused")
+
+
+def serves(*names: str) -> Any:
+    return reply({"data": [{"id": name} for name in names]})
+
+
+def fleet(*urls: str) -> Fleet:
+    return Fleet(urls or (A, B), FakeClock())
+
+
+def url(played: Play) -> str | None:
+    """The server that was found."""
+    return None if played.result is None else str(played.result.url)
+
+
+# Names on a server
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("smol", "smol"),
+        ("SMOL:latest", "smol"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("qwen/qwen3-8b", "Qwen/Qwen3-8B"),
+        ("smol:135m", None),
+        ("", None),
+    ],
+)
+def test_a_server_answers_to_a_name_as_ollama_compares_names(name: str, found: str | None) -> None:
+    card = Server(A, (Card("smol"), Card("Qwen/Qwen3-8B"))).card(name)
+    assert (card and card.id) == found
+
+
+def test_the_exact_name_goes_first() -> None:
+    server = Server(A, (Card("SMOL"), Card("smol")))
+    assert (server.card("SMOL"), server.card("smol")) == (Card("SMOL"), Card("smol"))
+
+
+def test_a_server_that_was_not_asked_has_no_names() -> None:
+    assert (Server(A).card("smol"), Server(A).names()) == (None, [])
+
+
+# Learning
+
+
+def test_every_server_is_asked_what_it_serves() -> None:
+    played = play(fleet().find("smol"), serves("smol"), serves("other"))
+    assert [(request.method, request.url) for request in played.requests] == [
+        ("GET", f"{A}/v1/models"),
+        ("GET", f"{B}/v1/models"),
+    ]
+    assert [request.timeout for request in played.requests] == [LEARN_TIMEOUT_S] * 2
+
+
+def test_what_was_learnt_is_remembered() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("other"))
+    assert [url(play(both.find(name))) for name in ("smol", "other")] == [A, B]
+
+
+def test_an_unknown_name_is_asked_for_anew() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("other"))
+    assert url(play(both.find("new"), serves("smol"), serves("new"))) == B
+
+
+def test_a_name_that_no_server_has_is_none() -> None:
+    assert url(play(fleet().find("nope"), serves("smol"), serves("other"))) is None
+
+
+def test_a_server_that_is_forgotten_is_asked_again() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("smol"))
+    both.forget(both.servers[0])
+    assert [request.base for request in play(both.find("smol"), serves("smol")).requests] == [A]
+
+
+def test_a_server_out_of_reach_is_asked_again_after_a_while() -> None:
+    both = fleet()
+    assert url(play(both.find("smol"), REFUSED, serves("smol"))) == B
+    assert play(both.find("smol")).requests == []
+    both.clock.now += int(RETRY_AFTER_S * SECOND)  # type: ignore[attr-defined]
+    assert url(play(both.find("smol"), serves("smol"))) == A
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        REFUSED,
+        httpx.ReadTimeout("late"),
+        broken_off(A, "reset"),
+        reply({"error": "no"}, 401),
+        reply([]),
+        reply({}, 503),
+    ],
+    ids=["refused", "late", "cut", "401", "malformed", "503"],
+)
+def test_a_server_in_trouble_is_stood_in_for(trouble: Any) -> None:
+    assert url(play(fleet().find("smol"), trouble, serves("smol"))) == B
+
+
+# Sharing
+
+
+def test_of_two_idle_servers_the_first_takes_the_call() -> None:
+    assert url(play(fleet().find("smol"), serves("smol"), serves("smol"))) == A
+
+
+def test_the_one_with_the_fewest_calls_in_flight_takes_the_next() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("smol"))
+    with both.taking(both.servers[0]):
+        assert url(play(both.find("smol"))) == B
+        with both.taking(both.servers[1]):
+            assert url(play(both.find("smol"))) == A
+    assert [server.in_flight for server in both.servers] == [0, 0]
+
+
+def test_a_server_that_failed_the_call_is_avoided() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("smol"))
+    assert url(play(both.find("smol", both.servers[:1]))) == B
+    assert url(play(both.find("smol", both.servers))) is None
+
+
+def test_a_call_that_fails_is_in_flight_no_more() -> None:
+    both = fleet()
+    with pytest.raises(ZeroDivisionError), both.taking(both.servers[0]):
+        raise ZeroDivisionError
+    assert both.servers[0].in_flight == 0
+
+
+# Trouble everywhere
+
+
+def test_one_server_out_of_reach_is_told_with_the_model_and_the_reason() -> None:
+    with pytest.raises(ServerUnreachable, match=f"{A} for model 'smol': refused"):
+        play(fleet(A).find("smol"), REFUSED, REFUSED)
+
+
+def test_all_servers_out_of_reach_are_told() -> None:
+    with pytest.raises(ServerUnreachable, match=f"{A}, {B}, wanted for model 'smol'"):
+        play(fleet().find("smol"), REFUSED, REFUSED)
+
+
+def test_a_refusal_is_told_before_those_out_of_reach() -> None:
+    with pytest.raises(ResponseError, match=f"{B} wants another API key"):
+        play(fleet().find("smol"), REFUSED, reply({"error": "Unauthorized"}, 401))
+
+
+def test_a_server_that_is_no_vllm_is_told() -> None:
+    with pytest.raises(ResponseError, match=f"{A} does not answer like a vLLM server: .* status 404") as caught:
+        play(fleet(A).find("smol"), reply({"detail": "Not Found"}, 404))
+    assert caught.value.status_code == 502
+
+
+# The catalogue
+
+
+def test_the_catalogue_has_each_model_once() -> None:
+    found = play(fleet().catalog(), serves("smol", "one"), serves("smol", "two")).result
+    assert [(target.card.id, target.url) for target in found] == [("smol", A), ("one", A), ("two", B)]
+
+
+def test_the_catalogue_is_asked_afresh() -> None:
+    both = fleet()
+    play(both.catalog(), serves("smol"), serves())
+    assert [target.card.id for target in play(both.catalog(), serves(), serves("new")).result] == ["new"]
+
+
+def test_the_catalogue_is_of_the_servers_in_reach() -> None:
+    assert [target.url for target in play(fleet().catalog(), REFUSED, serves("smol")).result] == [B]
+
+
+def test_no_server_in_reach_is_no_empty_catalogue() -> None:
+    with pytest.raises(ServerUnreachable, match=f"{A}, {B}"):
+        play(fleet().catalog(), REFUSED, REFUSED)
