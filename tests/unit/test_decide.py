@@ -11,7 +11,11 @@ from ollama_compat.operations.decide import systemone
 from tests.play import NO_SUCH_PATH, URL, Play, call, play, reply
 
 ASKED = {"state": "s", "questions": {"q": {"type": "noul", "instructions": "?"}}}
-ANSWER = {"model": "org/Smol", "answers": {"q": {"type": "noul", "noul": 0.5}}, "usage": {"input_tokens": 9, "output_tokens": 1}}
+ANSWER = {
+    "model": "org/Smol",
+    "answers": {"q": {"type": "noul", "noul": 0.5}},
+    "usage": {"input_tokens": 9, "output_tokens": 1},
+}
 
 
 def ask(*script: Any, **body: Any) -> Play:
