@@ -34,12 +34,14 @@ class _Backend:
     _translation: Translation | None
     _authorization: str | None
     _verify: Any
+    _headers: dict[str, str]
 
     def _choose(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Take the settings out of a client's keywords; the rest is for the official client."""
         own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
         self.settings = _settings(own)
         self._verify = keywords.get("verify", True)
+        self._headers = {key: value for key, value in (keywords.get("headers") or {}).items() if value is not None}
         self._translation = None
         self._authorization = None
         if self.settings.backend_mode == "vllm":
@@ -63,7 +65,8 @@ class _Backend:
 
     def _openai_options(self, base: str, timeout: httpx.Timeout) -> dict[str, Any]:
         key = (self._authorization or "").removeprefix("Bearer ")
-        return {"base_url": f"{base}/v1", "api_key": key or "EMPTY", "timeout": timeout.read}
+        options = {"base_url": f"{base}/v1", "api_key": key or "EMPTY", "timeout": timeout.read}
+        return options | {"default_headers": {k: v for k, v in self._headers.items() if k.lower() != "authorization"}}
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
@@ -101,25 +104,32 @@ class Client(_Backend, ollama.Client):
         if exchange is None:
             return super()._request(cls, *args, stream=stream, **kwargs)
         parts = self._run(exchange)
-        return _typed(cls, parts) if stream else cls(**next(parts))
+        if stream:
+            return _typed(cls, parts)
+        with contextlib.closing(parts):
+            return cls(**next(parts))
 
     def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
         exchange = self._exchange(args[1], kwargs.get("json"))
         if exchange is not None:  # copy and delete look at nothing but the status
-            return httpx.Response(200, json=next(self._run(exchange)))
+            with contextlib.closing(self._run(exchange)) as parts:
+                return httpx.Response(200, json=next(parts))
         return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def openai(self, model: str) -> openai.OpenAI:
         """A ready `openai.OpenAI` for the server that serves `model`: the way out of the Ollama API.
 
-        Ask it for `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models, it speaks to Ollama's
-        own OpenAI endpoint. Raises what `chat` raises for a model that is nowhere. Close it as you close a client.
+        It has this client's headers, key, timeout and `verify`; other keywords, such as `transport`, are httpx's and
+        can't be handed on. Ask it for `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models,
+        it speaks to Ollama's own OpenAI endpoint. Raises what `chat` raises for a model that is nowhere. Close it as
+        you close a client.
         """
         from openai import DefaultHttpxClient, OpenAI
 
         base = str(self._client.base_url).rstrip("/")
         if self._translation is not None and not is_cloud(model):
-            base = next(self._run(self._translation.locate(model)))["url"]
+            with contextlib.closing(self._run(self._translation.locate(model))) as parts:
+                base = next(parts)["url"]
         options = self._openai_options(base, self._client.timeout)
         return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._verify))
 

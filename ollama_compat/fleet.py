@@ -2,7 +2,8 @@
 
 What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
 that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of several
-servers with a model, the one with the fewest calls in flight takes the next call.
+servers with a model, the one with the fewest calls in flight takes the next call; of equally busy ones the first, so
+that calls one after another find their prefix in one server's cache.
 """
 
 from __future__ import annotations

@@ -236,7 +236,8 @@ def _explain(problem: ValidationError, places: Mapping[str, str]) -> str:
             hint = f"; the keys are {known}" if error["type"] == "extra_forbidden" and len(error["loc"]) == 1 else ""
             lines.append(f"{spot} ({where}): {reason}{hint}")
             continue
-        hidden = variable.secret or "@" in str(error["input"])  # a key, or a URL with a password
+        with_password = variable.name == "VLLM_URLS" and "@" in str(error["input"])
+        hidden = variable.secret or with_password
         held = "a value that is not shown" if hidden else repr(error["input"])
         why = "" if error["type"] == "literal_error" else f" ({reason})"
         lines.append(f"{variable.name} ({where}) holds {held}; it may hold {variable.may_hold}{why}")

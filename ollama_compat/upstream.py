@@ -14,9 +14,12 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import broken_off, unreachable
+from .errors import broken_off, malformed, response_error, unreachable
 from .exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request, Step
 from .wire import EventDecoder
+
+CONNECT_TIMEOUT_S = 10.0
+"""How long connecting to a server may take where the client's own timeout does not say (seconds)."""
 
 
 class Upstream:
@@ -44,6 +47,7 @@ class Upstream:
                         last = step.request
                         response = self._send(stack, step.request)
                         if response.is_success:
+                            _check_stream(response, step.request)
                             events = _events(response, step.request)
                         else:
                             outcome = Reply(response.status_code, response.read())
@@ -61,6 +65,7 @@ class Upstream:
         built = _build(self._client, request, self._authorization)
         response = self._client.send(built, stream=True, auth=_auth(self._authorization))
         stack.callback(response.close)
+        _check_method(response, request)
         return response
 
 
@@ -89,6 +94,7 @@ class AsyncUpstream:
                         last = step.request
                         response = await self._send(stack, step.request)
                         if response.is_success:
+                            _check_stream(response, step.request)
                             events = _aevents(response, step.request)
                         else:
                             outcome = Reply(response.status_code, await response.aread())
@@ -106,6 +112,7 @@ class AsyncUpstream:
         built = _build(self._client, request, self._authorization)
         response = await self._client.send(built, stream=True, auth=_auth(self._authorization))
         stack.push_async_callback(response.aclose)
+        _check_method(response, request)
         return response
 
 
@@ -122,12 +129,31 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request, authoriza
         request.method,
         request.url,
         content=None if request.payload is None else msgspec.json.encode(request.payload),
-        timeout=httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout,
+        timeout=_timeout(client) if request.timeout is None else request.timeout,
     )
     built.headers.pop("authorization", None)
     if authorization is not None:
         built.headers["authorization"] = authorization
     return built
+
+
+def _timeout(client: httpx.Client | httpx.AsyncClient) -> httpx.Timeout:
+    """The client's own timeout; where it has none for connecting, a host that is dark is given up all the same."""
+    own = client.timeout
+    connect = CONNECT_TIMEOUT_S if own.connect is None else own.connect
+    return httpx.Timeout(connect=connect, read=own.read, write=own.write, pool=own.pool)
+
+
+def _check_method(response: httpx.Response, request: Request) -> None:
+    """A redirect that makes a GET of a POST loses the question."""
+    if response.request.method != request.method:
+        raise response_error(f"{request.url} redirects to {response.url}: put the new URL into VLLM_URLS", 502)
+
+
+def _check_stream(response: httpx.Response, request: Request) -> None:
+    kind = response.headers.get("content-type", "")
+    if kind and not kind.startswith("text/event-stream"):
+        raise malformed(request.base, f"{kind} where a stream of events was asked for")
 
 
 def _auth(authorization: str | None) -> httpx.Auth | UseClientDefault:
@@ -153,6 +179,8 @@ async def _aevents(response: httpx.Response, request: Request) -> AsyncIterator[
 
 def _problem(error: httpx.RequestError, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
     """A transport error as callers of the official client know it, with the server's name in it."""
+    if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
+        return unreachable(last.base, last.model, f"no answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError):
         return unreachable(last.base, last.model, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):

@@ -49,7 +49,7 @@ class Row:
         if board.live:
             self._task = board.live.add_task(escape(title), note="")
         else:
-            board.console.print(f"… {escape(title)}", highlight=False)
+            board.console.print(f"… {escape(title)}", highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """What it is doing at the moment."""
@@ -68,13 +68,15 @@ class Row:
         self._hide()
         took = f"{time.monotonic() - self._since:.0f} s"
         details = f"{took}, {result}" if result else took
-        self._board.console.print(f"[green]✓[/] {escape(self._title)} [dim]({escape(details)})[/]", highlight=False)
+        self._board.console.print(
+            f"[green]✓[/] {escape(self._title)} [dim]({escape(details)})[/]", highlight=False, soft_wrap=True
+        )
 
     def failed(self) -> None:
         """It has failed: the row becomes a line that says so."""
         self._hide()
         took = f"{time.monotonic() - self._since:.0f} s"
-        self._board.console.print(f"[red]✗[/] {escape(self._title)} [dim]({took})[/]", highlight=False)
+        self._board.console.print(f"[red]✗[/] {escape(self._title)} [dim]({took})[/]", highlight=False, soft_wrap=True)
 
     def _hide(self) -> None:
         if self._board.live and self._task is not None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from ollama import ResponseError
 
 from ..errors import model_not_found, response_error
 from ..exchange import Exchange, Part, ask
@@ -148,7 +149,10 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
     if isinstance(known, frozenset):
         return known
     reply = yield from ask("GET", call.url, "/openapi.json", model=call.name)
-    found = frozenset(decode(reply.body, _OpenAPI, call.url).paths) if reply.ok else frozenset()
+    try:
+        found = frozenset(decode(reply.body, _OpenAPI, call.url).paths) if reply.ok else frozenset()
+    except ResponseError:
+        found = frozenset()  # some other document
     call.memory.facts[key] = found
     return found
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import respx
 
 URL = "http://vllm:8001"
 CHAT = "/v1/chat/completions"
@@ -97,7 +98,9 @@ class Network:
         return json.loads(self.last.content)
 
     def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self._answer)
+        router = respx.MockRouter(assert_all_called=False)
+        router.route().mock(side_effect=self._answer)
+        return httpx.MockTransport(router.handler)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)

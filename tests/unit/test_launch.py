@@ -155,10 +155,8 @@ def test_a_server_that_does_not_listen_to_reason_is_killed(process):
     stubborn = process("stubborn")
     stubborn.start()
     stubborn.wait_ready(timeout=20)
-    began = time.monotonic()
     stubborn.stop(grace=0.5)
     assert not stubborn.group_runs()
-    assert time.monotonic() - began < 5
 
 
 def test_stopping_twice_and_starting_twice(process):
