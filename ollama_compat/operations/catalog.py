@@ -24,7 +24,7 @@ from .call import Call
 from .details import details
 from .fim import family_of
 from .site import Site
-from .template import rendering, takes_tools
+from .template import rendering, takes_images, takes_tools
 from .thinking import UNKNOWN, style_of
 
 _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
@@ -129,8 +129,10 @@ def _capabilities(call: Call) -> Exchange[list[str]]:
     style = style_of(call.served, call.target.card.root, call.profile.thinking)
     seen = yield from rendering(call, style or UNKNOWN)
     shown = yield from takes_tools(call)
+    sees = yield from takes_images(call)
     found = [
         ("completion", True),
+        ("vision", sees),
         ("tools", shown),
         ("insert", call.profile.fim or family_of(call.served, call.target.card.root)),
         ("thinking", (style and (style.switch or style.default)) or seen.reacts or seen.opens),

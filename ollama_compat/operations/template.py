@@ -14,10 +14,12 @@ from ollama import ResponseError
 from ..exchange import Exchange, Part
 from ..wire import Tokens, decode
 from .call import Call
+from .images import content
 from .thinking import Style, switches
 
 _SAMPLE = [{"role": "user", "content": "hi"}]
 _TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 _BLANKS = " \t\r\n\u2581\u0120\u010a\u0109"  # white space, as text and as byte-level and sentence-piece tokens write it
 
 
@@ -62,6 +64,18 @@ def takes_tools(call: Call) -> Exchange[bool]:
         found = decode(without.body, Tokens, call.url).count != decode(offered.body, Tokens, call.url).count
     call.memory.facts[key] = found
     return found
+
+
+def takes_images(call: Call) -> Exchange[bool]:
+    """Whether the server renders an image: for a model that can't see, it refuses to."""
+    key = (call.url, call.served, "takes images")
+    known = call.memory.facts.get(key)
+    if isinstance(known, bool):
+        return known
+    shown = [{"role": "user", "content": content("hi", [_PIXEL])}]
+    reply = yield from call.ask("/tokenize", {"messages": shown})
+    call.memory.facts[key] = reply.ok
+    return reply.ok
 
 
 def _compared(style: Style, on: Tokens | None, off: Tokens | None, unasked: Tokens | None) -> Rendering:

@@ -17,7 +17,7 @@ PATHS = reply({"paths": {"/v1/chat/completions": {}, "/tokenize": {}}})
 EMBEDS = reply({"paths": {"/v1/embeddings": {}}})
 PLAIN, CHANGED = tokens(1), tokens(1, 2)
 NO_THOUGHTS, THOUGHTS = (PLAIN, PLAIN, PLAIN), (CHANGED, PLAIN, PLAIN)
-NO_TOOLS, TOOLS = (PLAIN, PLAIN), (PLAIN, CHANGED)
+NO_TOOLS, TOOLS, IMAGES = (PLAIN, PLAIN, NO_SUCH_PATH), (PLAIN, CHANGED, NO_SUCH_PATH), (PLAIN, PLAIN, PLAIN)
 QWEN = Card("Qwen/Qwen3-8B-AWQ", created=1795488452, max_model_len=4096)
 
 
@@ -87,11 +87,12 @@ def test_a_list_has_the_names_that_services_use(settings: dict[str, Any], names:
         ((EMBEDS,), Card("kure"), {}, ["embedding"]),
         ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("smol"), {}, ["completion"]),
         ((PATHS, *NO_THOUGHTS, *TOOLS), Card("smol"), {}, ["completion", "tools"]),
+        ((PATHS, *NO_THOUGHTS, *IMAGES), Card("smol"), {}, ["completion", "vision"]),
         ((PATHS, *THOUGHTS, *NO_TOOLS), Card("smol"), {}, ["completion", "thinking"]),
         ((PATHS, *NO_THOUGHTS, *NO_TOOLS), QWEN, {}, ["completion", "thinking"]),
         ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("starcoder2"), {}, ["completion", "insert"]),
         ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("smol"), {"fim": "{prefix}"}, ["completion", "insert"]),
-        ((NO_SUCH_PATH, *[NO_SUCH_PATH] * 5), Card("smol"), {}, ["completion"]),
+        ((NO_SUCH_PATH, *[NO_SUCH_PATH] * 6), Card("smol"), {}, ["completion"]),
         ((), QWEN, {"capabilities": ["completion", "vision"]}, ["completion", "vision"]),
     ],
 )
