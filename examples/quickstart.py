@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 
 import ollama_compat as ollama
 
@@ -24,7 +25,7 @@ def extract() -> None:
         "required": ["name", "city"],
     }
     reply = ollama.generate(CHAT_MODEL, prompt, format=person, options=EXACT)
-    for key, value in json.loads(reply.response).items():
+    for key, value in json.loads(reply["response"]).items():
         print(f"{key}: {value}")
 
 
@@ -36,7 +37,7 @@ def compare() -> None:
         print(f"{cosine(first, vector):.2f}  {sentence}")
 
 
-def cosine(a: list[float], b: list[float]) -> float:
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
 
 

@@ -61,23 +61,21 @@ def _function(name: str) -> _Callable[..., Any]:
 
 
 if TYPE_CHECKING:
-    from ollama import (
-        chat,
-        copy,
-        create,
-        delete,
-        embed,
-        embeddings,
-        generate,
-        list,
-        ps,
-        pull,
-        push,
-        show,
-        systemone,
-        web_fetch,
-        web_search,
-    )
+    from ollama import chat as chat
+    from ollama import copy as copy
+    from ollama import create as create
+    from ollama import delete as delete
+    from ollama import embed as embed
+    from ollama import embeddings as embeddings
+    from ollama import generate as generate
+    from ollama import list as list
+    from ollama import ps as ps
+    from ollama import pull as pull
+    from ollama import push as push
+    from ollama import show as show
+    from ollama import systemone as systemone
+    from ollama import web_fetch as web_fetch
+    from ollama import web_search as web_search
 else:
     chat = _function("chat")
     copy = _function("copy")

@@ -1,0 +1,35 @@
+"""A service as a type checker sees it: mypy checks this file with the package (tests/unit/test_typing.py)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import ollama_compat as ollama
+
+
+def ask(question: str) -> str:
+    reply: ollama.ChatResponse = ollama.chat("m", [{"role": "user", "content": question}], options={"temperature": 0})
+    return reply.message.content or ""
+
+
+def listen(question: str) -> Iterator[str]:
+    for part in ollama.generate("m", question, stream=True):
+        yield part.response or ""
+
+
+def vectors(texts: list[str]) -> list[list[float]]:
+    with ollama.Client(host="http://o:11434", timeout=30, backend_mode="vllm") as client:
+        return [list(vector) for vector in client.embed("m", texts).embeddings]
+
+
+async def listen_async(question: str) -> AsyncIterator[str]:
+    client = ollama.AsyncClient(vllm_urls="http://gpu:8001")
+    try:
+        async for part in await client.chat("m", [ollama.Message(role="user", content=question)], stream=True):
+            yield part.message.content or ""
+    except (ollama.ResponseError, ollama.ServerUnreachable) as error:
+        yield str(error)
+
+
+def listed() -> list[str]:
+    return [model.model or "" for model in ollama.list().models] + [ollama.show("m").template or ""]
