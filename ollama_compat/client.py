@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
 
 
+# httpx's own limit is 100 connections, and vLLM batches as many requests as it is sent. vLLM closes a connection that
+# was idle for 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE), as httpx would: whoever asks in that moment would ask a closed one.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
+
+
 class _Backend:
     """Which backend a client has, settled when it is made."""
 
@@ -49,8 +54,7 @@ class _Backend:
 
             self._translation = Translation(self.settings)
             self._authorization = self._bearer(keywords)
-            # httpx's own limit is 100 connections; vLLM batches as many requests as it is sent.
-            keywords.setdefault("limits", httpx.Limits(max_connections=None, max_keepalive_connections=100))
+            keywords.setdefault("limits", LIMITS)
         return keywords
 
     def _bearer(self, keywords: dict[str, Any]) -> str | None:
@@ -63,10 +67,19 @@ class _Backend:
         """The exchange that answers a request from vLLM; None: Ollama answers it."""
         return None if self._translation is None else self._translation.exchange(path, body)
 
-    def _openai_options(self, base: str, timeout: httpx.Timeout) -> dict[str, Any]:
-        key = (self._authorization or "").removeprefix("Bearer ")
-        options = {"base_url": f"{base}/v1", "api_key": key or "EMPTY", "timeout": timeout.read}
-        return options | {"default_headers": {k: v for k, v in self._headers.items() if k.lower() != "authorization"}}
+    def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
+        """What an OpenAI client is made with: for the server at `vllm`, or for Ollama (None), each with its key."""
+        base = vllm or str(client.base_url).rstrip("/")
+        authorization = (self._authorization if vllm else client.headers.get("authorization")) or ""
+        headers = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
+        if authorization and not authorization.startswith("Bearer "):
+            headers["Authorization"] = authorization
+        return {
+            "base_url": f"{base}/v1",
+            "api_key": authorization.removeprefix("Bearer ") or "EMPTY",
+            "timeout": client.timeout.read,
+            "default_headers": headers,
+        }
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
@@ -126,11 +139,11 @@ class Client(_Backend, ollama.Client):
         """
         from openai import DefaultHttpxClient, OpenAI
 
-        base = str(self._client.base_url).rstrip("/")
+        vllm = None
         if self._translation is not None and not is_cloud(model):
             with contextlib.closing(self._run(self._translation.locate(model))) as parts:
-                base = next(parts)["url"]
-        options = self._openai_options(base, self._client.timeout)
+                vllm = next(parts)["url"]
+        options = self._openai_options(self._client, vllm)
         return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._verify))
 
     def _run(self, exchange: Exchange[None]) -> Generator[Part]:
@@ -167,11 +180,11 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         """A ready `openai.AsyncOpenAI` for the server that serves `model`: see `Client.openai`."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        base = str(self._client.base_url).rstrip("/")
+        vllm = None
         if self._translation is not None and not is_cloud(model):
             async with contextlib.aclosing(self._run(self._translation.locate(model))) as parts:
-                base = (await anext(parts))["url"]
-        options = self._openai_options(base, self._client.timeout)
+                vllm = (await anext(parts))["url"]
+        options = self._openai_options(self._client, vllm)
         return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._verify))
 
     def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:

@@ -55,7 +55,7 @@ class Refusal:
     @property
     def endpoint_missing(self) -> bool:
         """The server runs, but does not have this path: a pooling model asked to chat, a chat model to embed."""
-        return self.status in (404, 405) and not self.is_vllm
+        return self.status in (404, 405) and self.message in ("Not Found", "Method Not Allowed") and not self.is_vllm
 
     @property
     def model_missing(self) -> bool:

@@ -77,8 +77,9 @@ class Fleet:
     def find(self, name: str, avoid: Sequence[Server] = ()) -> Exchange[Target | None]:
         """The server that takes the next call of served model `name`, or None when no server has it.
 
-        `avoid` holds servers that have just failed this call. Raises `ServerUnreachable` when no server at all can be
-        reached, and a server's own refusal (a missing key) when no other server has the model.
+        `avoid` holds servers that have just failed this call; the caller knows why. Otherwise raises
+        `ServerUnreachable` when no server in reach has the model while others are out of reach, and a server's own
+        refusal (a missing key).
         """
         able = [server for server in self.servers if server not in avoid]
         due = [server for server in able if self._due(server)]
@@ -88,14 +89,14 @@ class Fleet:
             yield from self._learn([server for server in able if server not in due])
             target = self._pick(name, avoid)
         if target is None and not avoid:
-            self._raise_trouble(name)
+            self.raise_trouble(name)
         return target
 
     def catalog(self) -> Exchange[list[Target]]:
         """Every served model, asked afresh; a model on several servers comes once."""
         yield from self._learn(self.servers)
         if all(server.trouble for server in self.servers):
-            self._raise_trouble("")
+            self.raise_trouble("")
         found: dict[str, Target] = {}
         for server in self.servers:
             for card in server.cards or ():
@@ -138,11 +139,13 @@ class Fleet:
             try:
                 reply = yield from ask("GET", server.url, "/v1/models", timeout=LEARN_TIMEOUT_S)
                 server.cards, server.trouble = _cards(server.url, reply), None
-            except (ServerUnreachable, httpx.TimeoutException, ResponseError) as problem:
+            except ServerUnreachable as problem:
                 server.cards, server.trouble = None, problem
+            except (httpx.TimeoutException, ResponseError) as problem:
+                server.trouble = problem  # too busy to say what it serves, it may well serve what it did
 
-    def _raise_trouble(self, name: str) -> None:
-        """A model that is nowhere is a 404 only if every server could be asked."""
+    def raise_trouble(self, name: str) -> None:
+        """Say why a model was not found, unless every server could be asked: then it is nowhere."""
         troubles = [server.trouble for server in self.servers if server.trouble is not None]
         if not troubles:
             return

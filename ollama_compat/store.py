@@ -51,7 +51,8 @@ class ProfileFile:
             return {}
         seen = (state.st_mtime_ns, state.st_ino)
         if seen != self._seen:
-            self._profiles = self._read()
+            with contextlib.suppress(OSError):
+                self._profiles = self._read()
             self._seen = seen
         return self._profiles
 
@@ -77,12 +78,18 @@ class ProfileFile:
     def _read(self) -> dict[str, Profile]:
         try:
             document = json.loads(self.path.read_text("utf-8"))
-            return {name: Profile.model_validate(value) for name, value in document.items()}
+            return {name: _profile(value) for name, value in document.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, AttributeError, ValidationError) as problem:
             reason = str(problem).splitlines()[0]
             raise response_error(f"{self.path} is no file of profiles ({reason}): mend it, or remove it", 500) from None
+
+
+def _profile(value: Mapping[str, object]) -> Profile:
+    """A profile as it was written; what only a later version of this package knows is left out."""
+    known = {field.alias or name for name, field in Profile.model_fields.items()}
+    return Profile.model_validate({key: item for key, item in value.items() if key in known})
 
 
 def data_folder(environ: Mapping[str, str] | None = None) -> Path:

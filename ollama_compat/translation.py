@@ -89,11 +89,13 @@ class Translation:
                 return
             except (ServerUnreachable, httpx.ConnectTimeout) as problem:
                 self.fleet.forget(target.server)
+                self.memory.forget(target.url)
                 failed.append(target.server)
                 trouble = problem
             except ModelGone:  # it may have moved: learn anew what every server has
                 for server in self.fleet.servers:
                     self.fleet.forget(server)
+                    self.memory.forget(server.url)
                 failed.append(target.server)
 
     def locate(self, name: str) -> Exchange[None]:
@@ -116,6 +118,7 @@ class Translation:
             return target
         if trouble is not None:
             raise trouble
+        self.fleet.raise_trouble(name)
         if canonical(name) is None:
             raise response_error("invalid model name", 400)
         self.memory.notice(

@@ -17,6 +17,8 @@ from ..settings import Profile
 
 logger = logging.getLogger("ollama_compat")
 
+_MOST_NOTICES = 1000  # subjects hold names that users and models make up: they must not fill the memory
+
 
 @dataclass
 class Memory:
@@ -26,10 +28,15 @@ class Memory:
     facts: dict[tuple[str, str, str], object] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def forget(self, url: str) -> None:
+        """What was learnt of a server is no longer sure: it may have been started anew."""
+        for key in [key for key in self.facts if key[0] == url]:
+            self.facts.pop(key, None)
+
     def notice(self, subject: str, text: str, *values: object) -> None:
         """Warn in the `ollama_compat` log, once for each subject."""
         with self._lock:
-            if subject in self.noticed:
+            if subject in self.noticed or len(self.noticed) >= _MOST_NOTICES:
                 return
             self.noticed.add(subject)
         logger.warning(text, *values)

@@ -113,10 +113,8 @@ def _each(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _go(value: Any) -> str:
-    """A value as Go's `%#v` writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else f"{value:g}"
+    """A value as Ollama shows it: strings in quotes, numbers as they are."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _capabilities(call: Call) -> Exchange[list[str]]:
@@ -155,7 +153,8 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
         found = frozenset(decode(reply.body, _OpenAPI, call.url).paths) if reply.ok else frozenset()
     except ResponseError:
         found = frozenset()  # some other document
-    call.memory.facts[key] = found
+    if reply.status < 500:
+        call.memory.facts[key] = found
     return found
 
 

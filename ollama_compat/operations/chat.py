@@ -78,7 +78,7 @@ def converse(
     """Have a conversation answered, shortened first where it does not fit the window."""
     plan = plan_of(talk, render, context=context)
     limit = talk.checked.num_ctx
-    if limit is not None and not fits(talk.messages, limit):
+    if limit is not None and not fits(talk.rendered(talk.messages), limit):
         yield from _shortened(call, talk, plan, limit, limit)
         return
     refused = yield from respond(call, "/v1/chat/completions", talk.payload(talk.messages), plan)
@@ -94,7 +94,7 @@ def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: 
         render=render,
         stops=talk.own_stops,
         tools=tools.names(talk.tools),
-        splitter=_splitter(talk.thought),
+        splitter=_splitter(talk),
         reasoning=talk.thought.reasoning,
         settle=talk.thought.settle,
         top_logprobs=talk.checked.top_logprobs,
@@ -139,10 +139,14 @@ def _explain(call: Call, refused: Refusal) -> Exception:
     return explain(call, refused, call.path.removeprefix("/api/"))
 
 
-def _splitter(wanted: Thought) -> Callable[[], Splitter] | None:
+def _splitter(talk: Conversation) -> Callable[[], Splitter] | None:
+    """Tells thoughts in the text. It begins inside one where the prompt opened it: not where it goes on from a message
+    of the caller's, nor under a format, which without a reasoning parser binds from the first token."""
+    wanted = talk.thought
     if not wanted.split:
         return None
-    return lambda: Splitter(wanted.tags, opened=wanted.opened)
+    opened = wanted.opened and not continues(talk.messages) and talk.checked.response_format is None
+    return lambda: Splitter(wanted.tags, opened=opened)
 
 
 def _message(fragment: Fragment) -> Part:

@@ -57,6 +57,10 @@ def _refuse(call: Call) -> None:
         raise refuse_field("template", "the server's chat template is used; raw=True takes a prompt of your own making")
     if body.get("raw") and body.get("images"):
         raise refuse_field("images with raw", "images need the model's chat template")
+    if body.get("context") and body.get("images"):
+        raise refuse_field("images with context", "a context is token ids, which hold no image")
+    if body.get("raw") and body.get("suffix"):
+        raise refuse_field("suffix with raw", "a raw prompt holds its own suffix")
     if any(body.get(name) for name in ("width", "height", "steps")):
         raise refuse_field("image generation", "vLLM's OpenAI server answers with text")
 

@@ -15,7 +15,7 @@ from ..wire import Choice, Logprobs, TokenLogprob
 
 def _ends_by_token(choice: Choice) -> bool:
     """Whether the last token of the event is the model's end-of-text, which is no part of the answer."""
-    return choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
+    return choice.finish_reason in ("stop", "tool_calls") and not isinstance(choice.stop_reason, str)
 
 
 def ids_of(choice: Choice) -> list[int]:

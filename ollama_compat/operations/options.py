@@ -43,7 +43,7 @@ def _top_p(value: float) -> float:
 
 
 def _seed(value: int) -> int | None:
-    return None if value == -1 else value
+    return None if value == -1 else (value + 2**63) % 2**64 - 2**63  # as many bits as vLLM takes
 
 
 _NO_EFFECT = "no effect: fixed when the vLLM server is started"
@@ -181,6 +181,8 @@ def _without_notice(name: str) -> tuple[Any, ...]:
 
 
 def _checked(option: Option, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise response_error(f'option "{option.name}" must be a finite number', 500)
     match option.kind:
         case "integer" if isinstance(value, (int, float)) and not isinstance(value, bool):
             return int(value)

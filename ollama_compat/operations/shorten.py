@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..exchange import Exchange, Part
+import msgspec
+
+from ..exchange import Exchange, Part, Reply
 from ..wire import Tokens, decode
 from .call import Call
 
@@ -20,21 +22,22 @@ Messages = Sequence[Mapping[str, Any]]
 _TEMPLATE_BYTES = 64  # what a template may add for each message
 
 
-def fits(messages: Messages, limit: int) -> bool:
-    """Whether the conversation surely has no more than `limit` tokens: a token has at least one byte."""
-    size = sum(_bytes(message.get("content") or "") + _TEMPLATE_BYTES for message in messages)
-    return size <= limit
+def fits(rendered: Part, limit: int) -> bool:
+    """Whether the conversation has hardly more than `limit` tokens: a token has at least a byte. Images have many."""
+    messages = rendered["messages"]
+    if any(isinstance(message["content"], list) for message in messages):
+        return False
+    return len(msgspec.json.encode(rendered)) + _TEMPLATE_BYTES * len(messages) <= limit
 
 
 def prompt_fits(prompt: str, limit: int) -> bool:
     """Whether the prompt surely has no more than `limit` tokens."""
-    return _bytes(prompt) < limit
+    return len(prompt.encode("utf-8", "replace")) < limit
 
 
 def tokenize(call: Call, rendered: Part) -> Exchange[list[int] | None]:
     """The tokens of a rendered conversation or of a prompt; None where the server does not say."""
-    rendered = {key: value for key, value in rendered.items() if key != "reasoning_effort"}
-    reply = yield from call.ask("/tokenize", rendered)
+    reply = yield from _tokenized(call, rendered)
     return decode(reply.body, Tokens, call.url).tokens if reply.ok else None
 
 
@@ -46,14 +49,28 @@ def shorten(call: Call, messages: Messages, render: Callable[[Messages], Part], 
     low, high = 0, len(messages) - 1
     while low < high:
         middle = (low + high) // 2
-        tokens = yield from tokenize(call, render(without_oldest(messages, middle)))
-        if tokens is None:
+        fitting = yield from _fitting(call, render(without_oldest(messages, middle)), limit)
+        if fitting is None:
             return messages
-        if len(tokens) <= limit:
+        if fitting:
             high = middle
         else:
             low = middle + 1
     return without_oldest(messages, low)
+
+
+def _fitting(call: Call, rendered: Part, limit: int) -> Exchange[bool | None]:
+    """Whether it fits; None: the server does not say. What its template refuses, such as a conversation that begins
+    with an answer, does not fit."""
+    reply = yield from _tokenized(call, rendered)
+    if reply.status == 400:
+        return False
+    return len(decode(reply.body, Tokens, call.url).tokens) <= limit if reply.ok else None
+
+
+def _tokenized(call: Call, rendered: Part) -> Exchange[Reply]:
+    rendered = {key: value for key, value in rendered.items() if key != "reasoning_effort"}
+    return (yield from call.ask("/tokenize", rendered))
 
 
 def without_oldest(messages: Messages, number: int) -> Messages:
@@ -69,7 +86,3 @@ def cut(tokens: Sequence[int], window: int, keep: int) -> list[int]:
     keep = min(len(tokens) if keep < 0 else keep, window - 1)
     limit = window - max((window - keep) // 2, 1)
     return [*tokens[:keep], *tokens[len(tokens) - (limit - keep) :]]
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "replace"))

@@ -47,7 +47,8 @@ def rendering(call: Call, style: Style) -> Exchange[Rendering]:
     off = yield from _tokens(call, switches(style, False, kwargs))
     unasked = yield from _tokens(call, switches(Style(), None, kwargs))
     found = _compared(style, on, off, unasked)
-    call.memory.facts[key] = found
+    if found.reacts is not None:  # what failed this time may be answered the next
+        call.memory.facts[key] = found
     return found
 
 
@@ -59,9 +60,9 @@ def takes_tools(call: Call) -> Exchange[bool]:
         return known
     without = yield from call.ask("/tokenize", {"messages": _SAMPLE})
     offered = yield from call.ask("/tokenize", {"messages": _SAMPLE, "tools": _TOOLS})
-    found = False
-    if without.ok and offered.ok:
-        found = decode(without.body, Tokens, call.url).count != decode(offered.body, Tokens, call.url).count
+    if not (without.ok and offered.ok):
+        return False
+    found = decode(without.body, Tokens, call.url).count != decode(offered.body, Tokens, call.url).count
     call.memory.facts[key] = found
     return found
 
@@ -74,7 +75,8 @@ def takes_images(call: Call) -> Exchange[bool]:
         return known
     shown = [{"role": "user", "content": content("hi", [_PIXEL])}]
     reply = yield from call.ask("/tokenize", {"messages": shown})
-    call.memory.facts[key] = reply.ok
+    if reply.status < 500:
+        call.memory.facts[key] = reply.ok
     return reply.ok
 
 

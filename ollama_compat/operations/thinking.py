@@ -51,14 +51,16 @@ class Family:
 
 
 FAMILIES = (
-    Family("EXAONE 4", r"exaone-?(4|deep)", Style(False, "enable_thinking")),
+    Family("EXAONE Deep", r"exaone-?deep", Style(True, tags=("<thought>", "</thought>"))),
+    Family("EXAONE 4", r"exaone-?4", Style(False, "enable_thinking")),
+    Family("DeepSeek R1", r"deepseek-?r1", Style(True)),
+    Family("Qwen 3 Coder", r"qwen3.*coder", Style(False)),
     Family("Qwen 3 Instruct 2507", r"qwen3.*instruct", Style(False)),
     Family("Qwen 3 Thinking 2507, QwQ", r"qwen3.*thinking|qwq", Style(True)),
     Family("Qwen 3", r"qwen-?3", Style(True, "enable_thinking")),
     Family("DeepSeek V3.1 and later", r"deepseek-v(3[.-]?[1-9]|[4-9])", Style(True, "thinking")),
-    Family("DeepSeek R1", r"deepseek-?r1", Style(True)),
     Family("GPT-OSS", r"gpt-?oss", Style(True, None, levels=True)),
-    Family("Granite 3.2 and later", r"granite-(3\.[23]|4)", Style(True, "thinking")),
+    Family("Granite 3.2 and 3.3", r"granite-3\.[23]", Style(True, "thinking")),
     Family("GLM 4.5 and later", r"glm-(4\.[5-9]|[5-9])", Style(True, "enable_thinking")),
     Family("Magistral", r"magistral", Style(True, tags=("[THINK]", "[/THINK]"))),
 )
@@ -97,7 +99,7 @@ def switches(style: Style, think: bool | str | None, kwargs: Mapping[str, Any] |
     if style.switch:
         payload["chat_template_kwargs"] = {**(kwargs or {}), style.switch: bool(wanted)}
     if isinstance(wanted, str) and wanted in LEVELS:
-        payload["reasoning_effort"] = "high" if wanted == "max" else wanted
+        payload["reasoning_effort"] = "high" if wanted == "max" and style.levels else wanted
     elif style.levels and wanted is False:
         payload["reasoning_effort"] = "low"  # the least such a model can do
     return payload

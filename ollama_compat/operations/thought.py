@@ -47,9 +47,10 @@ def thought(call: Call) -> Exchange[Thought]:
     if wanted is None:
         unasked = switches(style, None, kwargs)
         return Thought(unasked, split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))
-    if not wanted:
-        off = switches(style, False, kwargs)
-        return Thought(payload=off, tags=style.tags, reasoning="answer" if style.switch else "unknown")
+    if think and style.default is False and style.switch is None:
+        raise cant_think(call)
+    if not wanted and not (style.default and style.switch is None):  # who can't be switched off thinks all the same
+        return Thought(payload=switches(style, False, kwargs), tags=style.tags, reasoning="answer")
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
         call.memory.notice(

@@ -234,3 +234,13 @@ def test_openai_speaks_to_the_server_of_the_model(connect: Connect, network: Net
     assert (str(sdk.base_url), sdk.api_key) == (f"{URL}/v1/", "sesame")
     assert caller.client.served_name("small") == "smol"
     caller.finish(sdk)
+
+
+def test_openai_for_a_cloud_model_has_ollamas_key_and_not_vllms(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "ollamas")
+    caller = connect(vllm_api_key="sesame", host="https://o.example")
+    sdk = caller.openai("gpt-oss:120b-cloud")
+    assert (str(sdk.base_url), sdk.api_key) == ("https://o.example/v1/", "ollamas")
+    caller.finish(sdk)

@@ -241,3 +241,19 @@ def test_the_list_holds_the_names_that_services_use(connect: Connect, network: N
     network.serves(A, "org/Smol", "plain")
     caller = connect(vllm_urls=A, vllm_model_map={"exaone3.5:7.8b": "org/Smol", "absent": "org/Absent"})
     assert [model.model for model in caller.list().models] == ["exaone3.5:7.8b", "plain:latest"]
+
+
+def test_a_model_that_is_gone_may_be_on_a_server_that_is_away(pair: Caller, network: Network) -> None:
+    assert answered(pair) == "A"
+    network.on(A + CHAT, GONE).serves(A, "other").down(B)
+    with pytest.raises(ConnectionError, match=B):
+        pair.chat(**HI)
+
+
+def test_a_server_too_busy_to_say_what_it_serves_still_serves_it(pair: Caller, network: Network) -> None:
+    assert answered(pair) == "A"
+    for server in (A, B):
+        network.on(f"{server}/v1/models", httpx.ReadTimeout("timed out"))
+    with pytest.raises((ConnectionError, ResponseError)):
+        pair.chat(**{**HI, "model": "nope"})
+    assert answered(pair) == "A"

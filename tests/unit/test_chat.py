@@ -270,3 +270,25 @@ def test_a_server_without_tokenize_is_asked_with_all_messages() -> None:
 
 def test_without_a_known_window_a_refusal_is_the_servers() -> None:
     assert "maximum context length" in refusal({}, TOO_LONG, card=Card("smol")).error
+
+
+# Thinking without a reasoning parser
+
+QWQ = Card("Qwen/QwQ-32B", max_model_len=2048)
+OPENS = [tokens(1, strings=["<think>"])] * 3
+
+
+def test_a_format_binds_from_the_first_token_so_there_is_no_thought() -> None:
+    played = ask({"format": "json"}, *OPENS, said('{"a": 1}'), card=QWQ)
+    assert played.parts[0]["message"] == {"role": "assistant", "content": '{"a": 1}'}
+
+
+def test_an_answer_that_goes_on_from_the_callers_beginning_is_no_thought() -> None:
+    messages = [USER, {"role": "assistant", "content": "The capital"}]
+    played = ask({"messages": messages}, *OPENS, said(" of France"), card=QWQ)
+    assert played.parts[0]["message"] == {"role": "assistant", "content": " of France"}
+
+
+def test_without_either_the_template_has_begun_a_thought() -> None:
+    played = ask({}, *OPENS, said("hm</think>42"), card=QWQ)
+    assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}

@@ -211,3 +211,8 @@ def test_an_error_goes_from_process_to_process(error: Exception) -> None:
 def test_errors_are_the_official_ones() -> None:
     assert isinstance(ServerUnreachable("x"), ConnectionError)
     assert isinstance(response_error("x"), ResponseError)
+
+
+def test_a_page_of_something_in_front_is_no_missing_endpoint() -> None:
+    assert refusal(URL, 404, b'{"detail": "Not Found"}').endpoint_missing
+    assert not refusal(URL, 404, b"<html>404 Not Found</html>").endpoint_missing

@@ -199,3 +199,11 @@ def test_what_vllm_cant_do_is_refused_and_not_ignored(body: dict[str, Any], begi
 @pytest.mark.parametrize("body", [{}, {"raw": True}])
 def test_an_embedding_model_is_ollamas_refusal(body: dict[str, Any]) -> None:
     assert refusal(body, NO_SUCH_PATH) == ('"smol" does not support generate', 400)
+
+
+@pytest.mark.parametrize(
+    "body", [{"context": [1], "images": ["aGk="]}, {"raw": True, "suffix": "x"}, {"raw": True, "images": ["aGk="]}]
+)
+def test_fields_that_cant_go_together_are_refused_and_not_dropped(body: dict[str, Any]) -> None:
+    with pytest.raises(ResponseError, match="is not available on vLLM"):
+        play(generate(call("/api/generate", {"prompt": "hi", **body})))

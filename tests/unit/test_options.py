@@ -176,3 +176,10 @@ def test_an_option_that_has_its_effect_is_not_said_to_have_none() -> None:
 )
 def test_values_that_are_held_to_vllms_range(options: dict[str, Any], told: list[str]) -> None:
     assert out_of_range(options) == told
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["temperature", "num_predict"])
+def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ResponseError, match=f'option "{name}" must be a finite number'):
+        resolve({name: value}, {})

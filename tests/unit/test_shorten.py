@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ollama_compat.exchange import Exchange
 from ollama_compat.operations.shorten import cut, fits, prompt_fits, shorten, without_oldest
-from tests.play import NO_SUCH_PATH, call, play, tokens
+from tests.play import NO_SUCH_PATH, call, play, refused, tokens
 
 
 def messages(roles: str) -> list[dict[str, Any]]:
@@ -66,6 +66,28 @@ def test_what_tokenize_does_not_know_is_not_sent_to_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "limit", "fitting"),
+    [("x" * 100, 300, True), ("x" * 100, 150, False), ("한" * 100, 300, False), ("", 150, True)],
+)
+def test_a_token_has_at_least_one_byte(content: str, limit: int, fitting: bool) -> None:
+    assert fits({"messages": [{"role": "user", "content": content}]}, limit) is fitting
+
+
+def test_tools_count_and_images_are_never_known_to_fit() -> None:
+    rendered = {"messages": [{"role": "user", "content": ""}], "tools": [{"description": "x" * 1000}]}
+    assert not fits(rendered, 1000)
+    assert not fits({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 10**9)
+
+
+def test_what_a_template_refuses_does_not_fit() -> None:
+    """Many templates want a conversation to begin with a question."""
+    script = [tokens(*range(9)), refused("roles must alternate")]
+    played = play(shorten(call("/api/chat"), messages("uauau"), lambda kept: {"n": len(kept)}, 5), *script)
+    assert [request.payload["n"] for request in played.requests if request.payload] == [3, 2]
+    assert numbers(played.result) == "4"
+
+
+@pytest.mark.parametrize(
     ("window", "keep", "kept"),
     [
         (20, 4, list(range(10))),
@@ -88,20 +110,6 @@ def test_what_is_cut_fits_with_room_for_an_answer(length: int, window: int, keep
     assert len(kept) < window
     assert kept == sorted(kept)
     assert kept[-1:] == list(range(length))[-1:] or keep < 0 or keep >= window - 2
-
-
-@pytest.mark.parametrize(
-    ("content", "limit", "known"),
-    [
-        ("x" * 100, 164, True),
-        ("x" * 101, 164, False),
-        ("한" * 33, 163, True),
-        ("한" * 34, 163, False),
-        (None, 64, True),
-    ],
-)
-def test_a_token_has_at_least_one_byte(content: str | None, limit: int, known: bool) -> None:
-    assert fits([{"role": "user", "content": content}], limit) is known
 
 
 @pytest.mark.parametrize(

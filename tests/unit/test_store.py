@@ -65,7 +65,7 @@ def test_nothing_else_is_left_in_the_folder(kept: ProfileFile) -> None:
     assert sorted(path.name for path in kept.path.parent.iterdir()) == ["profiles.json", "profiles.lock"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"mine": {"typo": 1}}', '{"mine": 1}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"mine": {"system": 1}}', '{"mine": 1}'])
 def test_a_file_that_is_none_of_ours_is_an_error_that_names_it(kept: ProfileFile, content: str) -> None:
     kept.put("mine", FULL)
     kept.path.write_text(content)
@@ -108,3 +108,13 @@ def test_where_a_users_data_is_kept(
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
     assert data_folder(environ) == Path(folder)
+
+
+def test_what_only_a_later_version_knows_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "profiles.json").write_text('{"mine": {"system": "Arr", "mood": "good"}}')
+    assert ProfileFile(tmp_path).all()["mine"].system == "Arr"
+
+
+def test_a_file_that_cant_be_read_is_no_hindrance_to_a_call(tmp_path: Path) -> None:
+    (tmp_path / "profiles.json").mkdir()
+    assert ProfileFile(tmp_path).all() == {}

@@ -175,3 +175,21 @@ def test_a_text_split_in_any_way_is_told_the_same(pieces: list[str], opened: boo
     whole = told(["".join(pieces)], opened=opened)
     assert told(pieces, opened=opened) == whole
     assert told(list("".join(pieces)), opened=opened) == whole
+
+
+@pytest.mark.parametrize(
+    ("served", "default", "switch", "tags"),
+    [
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", True, None, THINK_TAGS),
+        ("LGAI-EXAONE/EXAONE-Deep-7.8B", True, None, ("<thought>", "</thought>")),
+        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", False, "enable_thinking", THINK_TAGS),
+        ("Qwen/Qwen3-8B", True, "enable_thinking", THINK_TAGS),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", False, None, THINK_TAGS),
+    ],
+)
+def test_a_name_is_of_the_family_that_it_is_most_surely_of(
+    served: str, default: bool, switch: str | None, tags: tuple[str, str]
+) -> None:
+    style = style_of(served, None, Thinking())
+    assert style is not None
+    assert (style.default, style.switch, style.tags) == (default, switch, tags)

@@ -47,9 +47,20 @@ def test_thinking_is_turned_off_without_asking_the_server(card: Card, think: boo
     assert (seen.payload, seen.split, seen.possible) == (payload, False, False)
 
 
-@pytest.mark.parametrize(("card", "kind"), [(EXAONE, "answer"), (QWEN, "answer"), (R1, "unknown")])
-def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer(card: Card, kind: str) -> None:
-    assert found(card, False).reasoning == kind
+@pytest.mark.parametrize("card", [EXAONE, QWEN, SMOL])
+def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer(card: Card) -> None:
+    assert found(card, False).reasoning == "answer"
+
+
+def test_who_cant_be_switched_off_thinks_all_the_same() -> None:
+    seen = found(R1, False, *ALWAYS_OPENS)
+    assert (seen.split, seen.opened, seen.possible, seen.reasoning) == (True, True, True, "thinking")
+
+
+@pytest.mark.parametrize("think", [True, "high"])
+def test_a_family_that_does_not_think_is_refused_as_ollama_does(think: Any) -> None:
+    with pytest.raises(ResponseError, match='"smol" does not support thinking'):
+        found(Card("Qwen/Qwen3-30B-A3B-Instruct-2507"), think)
 
 
 @pytest.mark.parametrize(("card", "think"), [(QWEN, None), (QWEN, True), (EXAONE, True), (SMOL, True)])
