@@ -87,6 +87,7 @@ class Chunk(msgspec.Struct):
     choices: list[Choice] = []
     usage: Usage | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
     error: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 READY_TIMEOUT = 600.0
 STOP_GRACE = 15.0
 # A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
+_KILLED_WITHIN = 5.0
 _LOADING_GRACE = 2.0
 _POLL_EVERY = 0.25
 _TAIL_LINES = 12
@@ -155,6 +156,9 @@ class ServerProcess:
                 break
             time.sleep(0.05)
         self._popen.communicate()
+        gone_by = time.monotonic() + _KILLED_WITHIN
+        while self.group_runs() and time.monotonic() < gone_by:  # killed processes take a moment to go
+            time.sleep(0.02)
         if self in _started:
             _started.remove(self)
 

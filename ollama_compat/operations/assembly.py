@@ -54,6 +54,8 @@ class Plan:
     """The names of the tools that were offered."""
     splitter: Callable[[], Splitter] | None = None
     """Tells thoughts in the text, where the server may have no reasoning parser."""
+    learn: Callable[[str], Splitter | None] | None = None
+    """What tells thoughts, once the text of the prompt is known: where nobody knew whether it opens one."""
     reasoning: Reasoning = "thinking"
     settle: Callable[[], Exchange[Reasoning]] | None = None
     """How to find out what `reasoning` is, once some comes and it is "unknown"."""
@@ -101,6 +103,8 @@ class Assembler:
             self.prompt_tokens = chunk.usage.prompt_tokens
             self.completion_tokens = chunk.usage.completion_tokens or 0
         self.token_ids += chunk.prompt_token_ids or ()
+        if chunk.prompt_text is not None and self.plan.learn is not None:
+            self._splitter = self.plan.learn(chunk.prompt_text)
         fragment = Fragment()
         for choice in chunk.choices:
             self.finish_reason = choice.finish_reason or self.finish_reason

@@ -95,6 +95,7 @@ def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: 
         stops=talk.own_stops,
         tools=tools.names(talk.tools),
         splitter=_splitter(talk),
+        learn=_learn(talk),
         reasoning=talk.thought.reasoning,
         settle=talk.thought.settle,
         top_logprobs=talk.checked.top_logprobs,
@@ -145,8 +146,21 @@ def _splitter(talk: Conversation) -> Callable[[], Splitter] | None:
     wanted = talk.thought
     if not wanted.split:
         return None
-    opened = wanted.opened and not continues(talk.messages) and talk.checked.response_format is None
+    opened = wanted.opened and _may_open(talk)
     return lambda: Splitter(wanted.tags, opened=opened)
+
+
+def _learn(talk: Conversation) -> Callable[[str], Splitter] | None:
+    """The same, once the server has told the prompt's text: in a first call, where it is not known what it opens."""
+    wanted = talk.thought
+    if wanted.opens is None or not _may_open(talk):
+        return None
+    opens = wanted.opens
+    return lambda prompt: Splitter(wanted.tags, opened=opens(prompt))
+
+
+def _may_open(talk: Conversation) -> bool:
+    return not continues(talk.messages) and talk.checked.response_format is None
 
 
 def _message(fragment: Fragment) -> Part:

@@ -66,6 +66,8 @@ def _streamed(call: Call, payload: Part, plan: Plan) -> Part:
     streamed = {**payload, "stream": True, "stream_options": options}
     if not (call.stream or plan.stops or plan.stepwise):
         streamed["stream_interval"] = _ONE_EVENT
+    if plan.learn is not None:
+        streamed["return_prompt_text"] = True
     if plan.context:
         streamed["return_token_ids"] = True
     return streamed

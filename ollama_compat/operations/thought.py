@@ -30,6 +30,8 @@ class Thought:
     """What the server's `reasoning` is: see `assembly.Reasoning`."""
     settle: Callable[[], Exchange[Reasoning]] | None = None
     """How to find out, should it come and be "unknown"."""
+    opens: Callable[[str], bool] | None = None
+    """Whether the prompt opened a thought, by its text: asked where it is not known, and remembered for the model."""
     possible: bool = False
     """Whether there may be thoughts, which stop strings must not cut."""
 
@@ -45,8 +47,17 @@ def thought(call: Call) -> Exchange[Thought]:
     style = known or UNKNOWN
     wanted = style.default if think is None else think
     if wanted is None:
-        unasked = switches(style, None, kwargs)
-        return Thought(unasked, split=True, tags=style.tags, reasoning="unknown", settle=lambda: _settle(call, style))
+        opened = call.memory.facts.get(_opened_key(call))
+        return Thought(
+            payload=switches(style, None, kwargs),
+            split=True,
+            opened=opened is True,
+            tags=style.tags,
+            reasoning="unknown",
+            settle=lambda: _settle(call, style),
+            opens=(lambda prompt: _learnt(call, style, prompt)) if opened is None else None,
+            possible=opened is True,
+        )
     if think and style.default is False and style.switch is None:
         raise cant_think(call)
     if not wanted and not (style.default and style.switch is None):  # who can't be switched off thinks all the same
@@ -66,6 +77,16 @@ def thought(call: Call) -> Exchange[Thought]:
         tags=style.tags,
         possible=True,
     )
+
+
+def _opened_key(call: Call) -> tuple[str, str, str]:
+    return call.url, call.served, "opens a thought unasked"
+
+
+def _learnt(call: Call, style: Style, prompt: str) -> bool:
+    opened = prompt.rstrip().endswith(style.tags[0])
+    call.memory.facts[_opened_key(call)] = opened
+    return opened
 
 
 def cant_think(call: Call) -> ResponseError:

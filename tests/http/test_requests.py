@@ -34,7 +34,13 @@ WHOLE = {"stream": True, "stream_options": {"include_usage": True}, "stream_inte
 def test_chat_is_a_chat_completion(caller: Caller, network: Network) -> None:
     answer = caller.chat(**HI)
     assert (network.last.method, str(network.last.url)) == ("POST", URL + CHAT)
-    assert network.body == {"model": "smol", "messages": [{"role": "user", "content": "hi"}], **DEFAULTS, **WHOLE}
+    assert network.body == {
+        "model": "smol",
+        "messages": [{"role": "user", "content": "hi"}],
+        **DEFAULTS,
+        **WHOLE,
+        "return_prompt_text": True,
+    }
     assert (answer.message.content, answer.done_reason, answer.eval_count) == ("Hello", "stop", 3)
 
 

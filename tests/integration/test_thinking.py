@@ -76,3 +76,15 @@ def test_thinking_in_the_history_is_taken(ask):
 def test_levels_that_ollama_does_not_know_are_refused(ask):
     with pytest.raises(ollama.ResponseError, match='invalid think value: "maybe"'):
         ask.chat("smolthink", QUESTION, think="maybe")
+
+
+def test_a_template_that_always_opens_a_thought_is_noticed_by_the_first_answer(connect, chat_server, tmp_path):
+    """Under a name that no table and no profile speaks of, with `think` unset."""
+    config = tmp_path / "compat.toml"
+    config.write_text('[models.assistant]\nfrom = "smol"\nchat_template_kwargs = { modelfile = "always" }\n')
+    ask = connect(vllm_urls=chat_server.url, ollama_compat_config=str(config))
+    for stream in (True, False, True):
+        reply = ask.chat("assistant", QUESTION, options=SURE, stream=stream)
+        parts = reply if stream else [reply]
+        assert "".join(part.message.thinking or "" for part in parts) == "The capital of France is Paris.\n"
+        assert "".join(part.message.content for part in parts).startswith("Paris")

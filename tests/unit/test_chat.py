@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from ollama_compat import ResponseError
+from ollama_compat.operations.call import Memory
 from ollama_compat.operations.chat import chat
 from ollama_compat.wire import Card
 from tests.play import (
@@ -60,6 +62,7 @@ def test_a_chat_is_a_chat_completion_with_ollamas_defaults() -> None:
         "max_tokens": 2048,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "return_prompt_text": True,
         "stream_interval": 1_000_000,
     }
 
@@ -292,3 +295,30 @@ def test_an_answer_that_goes_on_from_the_callers_beginning_is_no_thought() -> No
 def test_without_either_the_template_has_begun_a_thought() -> None:
     played = ask({}, *OPENS, said("hm</think>42"), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
+
+
+def told(prompt: str, *pieces: str) -> list[Any]:
+    """A stream whose first event tells the text of the prompt."""
+    first, *rest = said(*pieces)
+    return [json.dumps({**json.loads(first), "prompt_text": prompt}).encode(), *rest]
+
+
+def test_an_unlisted_model_is_asked_once_whether_its_prompt_opens_a_thought() -> None:
+    memory = Memory()
+    first = ask({}, told("<user>hi<assistant><think>\n", "hm</think>42"), memory=memory)
+    second = ask({}, said("hm</think>42"), memory=memory)
+    assert (first.payload.get("return_prompt_text"), second.payload.get("return_prompt_text")) == (True, None)
+    for played in (first, second):
+        assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
+
+
+def test_a_prompt_that_opens_nothing_is_remembered_too() -> None:
+    memory = Memory()
+    first = ask({}, told("<user>hi<assistant>", "a </think> b"), memory=memory)
+    assert first.parts[0]["message"]["content"] == "a </think> b"
+    assert "return_prompt_text" not in ask(memory=memory).payload
+
+
+@pytest.mark.parametrize("body", [{"format": "json"}, {"messages": [USER, {"role": "assistant", "content": "so"}]}])
+def test_a_call_whose_prompt_tells_nothing_does_not_ask_for_it(body: dict[str, Any]) -> None:
+    assert "return_prompt_text" not in ask(body).payload
