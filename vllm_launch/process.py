@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT = 600.0
 STOP_GRACE = 15.0
-# A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
 _KILLED_WITHIN = 5.0
+# A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
 _LOADING_GRACE = 2.0
 _POLL_EVERY = 0.25
 _TAIL_LINES = 12
