@@ -1,4 +1,4 @@
-"""HTTP: the only file that does I/O. Drives an exchange over the user's own httpx client, sync and async.
+"""HTTP: the only file that speaks to a network. Drives an exchange over the user's own httpx client, sync and async.
 
 The client is the one that the official package made from the user's keywords, so `timeout`, `verify`, `transport`,
 `headers`, `cookies` and the rest mean what they mean there. Only the authorization differs: what OLLAMA_API_KEY put
