@@ -89,6 +89,8 @@ def show(call: Call) -> Exchange[None]:
         part["model_info"]["general.architecture"] = facts["family"]
     if profile.system:
         part["system"] = profile.system
+    if profile.license:
+        part["license"] = profile.license
     yield part
 
 

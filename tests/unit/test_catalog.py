@@ -143,3 +143,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_what_is_served_is_there_already() -> None:
     assert play(pull(call("/api/pull"))).parts == [{"status": "success"}]
+
+
+def test_a_profile_that_has_a_licence_shows_it() -> None:
+    assert shown(profile={"license": "MIT", "capabilities": []}).parts[0]["license"] == "MIT"
