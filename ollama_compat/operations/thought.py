@@ -80,7 +80,7 @@ def thought(call: Call) -> Exchange[Thought]:
 
 
 def _opened_key(call: Call) -> tuple[str, str, str]:
-    return call.url, call.served, "opens a thought unasked"
+    return call.url, call.served, f"opens a thought unasked {call.profile.chat_template_kwargs}"
 
 
 def _learnt(call: Call, style: Style, prompt: str) -> bool:

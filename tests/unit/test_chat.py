@@ -322,3 +322,10 @@ def test_a_prompt_that_opens_nothing_is_remembered_too() -> None:
 @pytest.mark.parametrize("body", [{"format": "json"}, {"messages": [USER, {"role": "assistant", "content": "so"}]}])
 def test_a_call_whose_prompt_tells_nothing_does_not_ask_for_it(body: dict[str, Any]) -> None:
     assert "return_prompt_text" not in ask(body).payload
+
+
+def test_what_a_template_is_told_decides_what_its_prompt_opens() -> None:
+    memory = Memory()
+    ask({}, told("<assistant>", "Hi"), memory=memory)
+    other = ask({}, told("<think>", "hm</think>42"), memory=memory, profile={"chat_template_kwargs": {"deep": True}})
+    assert other.parts[0]["message"]["thinking"] == "hm"
