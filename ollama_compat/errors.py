@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from ollama import ResponseError
 
-from .models import qualified
+from .models import qualified, with_tag
 
 _SHOWN = 300  # characters of a strange body that an error message quotes
 
@@ -179,8 +179,7 @@ def model_not_found(path: str, name: str) -> ResponseError:
         case "/api/embed" | "/api/embeddings":
             return response_error(f'model "{name}" not found, try pulling it first', 404)
         case "/api/show":
-            tagged = name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
-            return response_error(f"model '{tagged}' not found", 404)
+            return response_error(f"model '{with_tag(name)}' not found", 404)
         case "/api/copy":
             return response_error(f'model "{name}" not found', 404)
         case _:

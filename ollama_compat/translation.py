@@ -69,7 +69,7 @@ class Translation:
             if path == start or path.startswith(f"{start}/"):
                 return _refused(f"{start} is not available on vLLM: {instead}")
         if path in SITE_OPERATIONS:
-            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names, self.clock))
+            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names))
         if path not in OPERATIONS:
             return None
         return self._call(path, body, str(body.get("model", "")))

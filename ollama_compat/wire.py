@@ -114,12 +114,6 @@ class Tokens(msgspec.Struct):
     token_strs: list[str] | None = None
 
 
-class Text(msgspec.Struct):
-    """The reply of `/detokenize`."""
-
-    prompt: str
-
-
 class DecisionUsage(msgspec.Struct):
     """Token counts of `/v1/systemone`."""
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ollama import ResponseError
 
@@ -16,6 +16,8 @@ from ..fleet import Target
 from ..settings import Profile
 
 logger = logging.getLogger("ollama_compat")
+
+T = TypeVar("T")
 
 _MOST_NOTICES = 1000  # subjects hold names that users and models make up: they must not fill the memory
 
@@ -78,6 +80,15 @@ class Call:
     def url(self) -> str:
         """The server that takes the call."""
         return self.target.url
+
+    def recall(self, subject: str, kind: type[T]) -> T | None:
+        """What was found out about the served model, if it was."""
+        known = self.memory.facts.get((self.url, self.served, subject))
+        return known if isinstance(known, kind) else None
+
+    def remember(self, subject: str, fact: object) -> None:
+        """Keep what was found out about the served model, until its server is gone."""
+        self.memory.facts[self.url, self.served, subject] = fact
 
     def request(self, path: str, payload: Part, method: Literal["GET", "POST"] = "POST") -> Request:
         """A request to the server, for the served model."""

@@ -33,39 +33,23 @@ _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded
 def tags(site: Site) -> Exchange[None]:
     """Every model that can be asked for, under the names that services use."""
     listed = yield from _listed(site)
-    yield {
-        "models": [
-            {
-                "name": name,
-                "model": name,
-                "modified_at": _time(target.card.created),
-                "size": 0,
-                "digest": "",
-                "details": details(target.card.id, target.card.root),
-            }
-            for name, target in listed
-        ]
-    }
+    yield {"models": [_row(name, target) | {"modified_at": _time(target.card.created)} for name, target in listed]}
 
 
 def ps(site: Site) -> Exchange[None]:
     """The same models: vLLM keeps what it serves loaded."""
     listed = yield from _listed(site)
+    loaded = {"expires_at": _NEVER, "size_vram": 0}
     yield {
         "models": [
-            {
-                "name": name,
-                "model": name,
-                "size": 0,
-                "digest": "",
-                "details": details(target.card.id, target.card.root),
-                "expires_at": _NEVER,
-                "size_vram": 0,
-                "context_length": target.card.max_model_len,
-            }
-            for name, target in listed
+            _row(name, target) | loaded | {"context_length": target.card.max_model_len} for name, target in listed
         ]
     }
+
+
+def _row(name: str, target: Target) -> Part:
+    card = target.card
+    return {"name": name, "model": name, "size": 0, "digest": "", "details": details(card.id, card.root)}
 
 
 def show(call: Call) -> Exchange[None]:
@@ -146,9 +130,7 @@ class _OpenAPI(msgspec.Struct):
 
 def _paths(call: Call) -> Exchange[frozenset[str]]:
     """The paths that the server has, where it shows its OpenAPI document; otherwise none."""
-    key = (call.url, call.served, "paths")
-    known = call.memory.facts.get(key)
-    if isinstance(known, frozenset):
+    if (known := call.recall("paths", frozenset)) is not None:
         return known
     reply = yield from ask("GET", call.url, "/openapi.json", model=call.name)
     try:
@@ -156,7 +138,7 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
     except ResponseError:
         found = frozenset()  # some other document
     if reply.status < 500:
-        call.memory.facts[key] = found
+        call.remember("paths", found)
     return found
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..exchange import Clock
 from ..fleet import Fleet
 from ..names import Names
 
@@ -19,7 +18,6 @@ class Site:
     body: Mapping[str, Any]
     fleet: Fleet
     names: Names
-    clock: Clock
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -38,45 +38,40 @@ class Rendering:
 
 def rendering(call: Call, style: Style) -> Exchange[Rendering]:
     """Learn the rendering, or remember it."""
-    key = (call.url, call.served, f"rendering {style} {call.profile.chat_template_kwargs}")
-    known = call.memory.facts.get(key)
-    if isinstance(known, Rendering):
-        return known
     kwargs = call.profile.chat_template_kwargs
+    subject = f"rendering {style} {kwargs}"
+    if (known := call.recall(subject, Rendering)) is not None:
+        return known
     on = yield from _tokens(call, switches(style, True, kwargs))
     off = yield from _tokens(call, switches(style, False, kwargs))
     unasked = yield from _tokens(call, switches(Style(), None, kwargs))
     found = _compared(style, on, off, unasked)
     if found.reacts is not None:  # what failed this time may be answered the next
-        call.memory.facts[key] = found
+        call.remember(subject, found)
     return found
 
 
 def takes_tools(call: Call) -> Exchange[bool]:
     """Whether the chat template shows tools to the model."""
-    key = (call.url, call.served, "takes tools")
-    known = call.memory.facts.get(key)
-    if isinstance(known, bool):
+    if (known := call.recall("takes tools", bool)) is not None:
         return known
     without = yield from call.ask("/tokenize", {"messages": _SAMPLE})
     offered = yield from call.ask("/tokenize", {"messages": _SAMPLE, "tools": _TOOLS})
     if not (without.ok and offered.ok):
         return False
     found = decode(without.body, Tokens, call.url).count != decode(offered.body, Tokens, call.url).count
-    call.memory.facts[key] = found
+    call.remember("takes tools", found)
     return found
 
 
 def takes_images(call: Call) -> Exchange[bool]:
     """Whether the server renders an image: for a model that can't see, it refuses to."""
-    key = (call.url, call.served, "takes images")
-    known = call.memory.facts.get(key)
-    if isinstance(known, bool):
+    if (known := call.recall("takes images", bool)) is not None:
         return known
     shown = [{"role": "user", "content": content("hi", [_PIXEL])}]
     reply = yield from call.ask("/tokenize", {"messages": shown})
     if reply.status < 500:
-        call.memory.facts[key] = reply.ok
+        call.remember("takes images", reply.ok)
     return reply.ok
 
 

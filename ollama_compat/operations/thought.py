@@ -47,7 +47,7 @@ def thought(call: Call) -> Exchange[Thought]:
     style = known or UNKNOWN
     wanted = style.default if think is None else think
     if wanted is None:
-        opened = call.memory.facts.get(_opened_key(call))
+        opened = call.recall(_opened(call), bool)
         return Thought(
             payload=switches(style, None, kwargs),
             split=True,
@@ -79,13 +79,13 @@ def thought(call: Call) -> Exchange[Thought]:
     )
 
 
-def _opened_key(call: Call) -> tuple[str, str, str]:
-    return call.url, call.served, f"opens a thought unasked {call.profile.chat_template_kwargs}"
+def _opened(call: Call) -> str:
+    return f"opens a thought unasked {call.profile.chat_template_kwargs}"
 
 
 def _learnt(call: Call, style: Style, prompt: str) -> bool:
     opened = prompt.rstrip().endswith(style.tags[0])
-    call.memory.facts[_opened_key(call)] = opened
+    call.remember(_opened(call), opened)
     return opened
 
 
