@@ -15,18 +15,55 @@ from collections.abc import Callable as _Callable
 from typing import TYPE_CHECKING, Any
 
 import ollama as _ollama
-from ollama import *  # noqa: F403
+
+if not TYPE_CHECKING:
+    from ollama import *  # noqa: F403
 
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
 from .errors import ServerUnreachable
-from .settings import Profile, Settings, SettingsError, Thinking
+from .settings import Profile, Provider, Settings, SettingsError, Thinking
+
+if TYPE_CHECKING:  # by name: a type checker would take the official clients, which the line above names too
+    from ollama import ChatResponse as ChatResponse
+    from ollama import EmbeddingsResponse as EmbeddingsResponse
+    from ollama import EmbedResponse as EmbedResponse
+    from ollama import GenerateResponse as GenerateResponse
+    from ollama import Image as Image
+    from ollama import ListResponse as ListResponse
+    from ollama import Message as Message
+    from ollama import Options as Options
+    from ollama import ProcessResponse as ProcessResponse
+    from ollama import ProgressResponse as ProgressResponse
+    from ollama import RequestError as RequestError
+    from ollama import ResponseError as ResponseError
+    from ollama import ShowResponse as ShowResponse
+    from ollama import StatusResponse as StatusResponse
+    from ollama import SystemOneAnswer as SystemOneAnswer
+    from ollama import SystemOneChoiceAnswer as SystemOneChoiceAnswer
+    from ollama import SystemOneChoiceQuestion as SystemOneChoiceQuestion
+    from ollama import SystemOneContent as SystemOneContent
+    from ollama import SystemOneNoulAnswer as SystemOneNoulAnswer
+    from ollama import SystemOneNoulQuestion as SystemOneNoulQuestion
+    from ollama import SystemOneQuestion as SystemOneQuestion
+    from ollama import SystemOneRequest as SystemOneRequest
+    from ollama import SystemOneResponse as SystemOneResponse
+    from ollama import SystemOneScoreAnswer as SystemOneScoreAnswer
+    from ollama import SystemOneScoreQuestion as SystemOneScoreQuestion
+    from ollama import SystemOneUsage as SystemOneUsage
+    from ollama import Tool as Tool
+    from ollama import WebFetchResponse as WebFetchResponse
+    from ollama import WebSearchResponse as WebSearchResponse
+
+    from .guard.health import Health
+    from .guard.stats import Snapshot
 
 __version__ = "0.1.0"
 
 __all__ = [
     *_ollama.__all__,
     "Profile",
+    "Provider",
     "ServerUnreachable",
     "Settings",
     "SettingsError",
@@ -58,6 +95,16 @@ def _function(name: str) -> _Callable[..., Any]:
     call.__signature__ = signature.replace(parameters=tuple(signature.parameters.values())[1:])  # type: ignore[attr-defined]
     call.__module__ = __name__
     return call
+
+
+def health(timeout: float = 2.0) -> Health:
+    """How the servers are, within `timeout` seconds: see `Client.health`, which `AsyncClient` has too."""
+    return _client().health(timeout)
+
+
+def stats() -> Snapshot:
+    """What happened since the first call: see `Client.stats`."""
+    return _client().stats()
 
 
 if TYPE_CHECKING:

@@ -8,19 +8,25 @@ either mode, the official `_request` goes on as ever.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import ollama
 
 from .models import is_cloud
-from .settings import CONFIG, VARIABLES, Settings, SettingsError, load
+from .settings import CONFIG, OLLAMA, VARIABLES, Settings, SettingsError, check_keys, load
 
 if TYPE_CHECKING:
     import openai
 
     from .exchange import Exchange, Part
+    from .guard.health import Health
+    from .guard.rates import AsyncRates, SyncRates
+    from .guard.stats import Observer, Row, Snapshot
+    from .keys import Keys
     from .translation import Translation
 
 # Settings that `Client(...)` takes by keyword; all other keywords are the official client's.
@@ -36,42 +42,80 @@ class _Backend:
     """Which backend a client has, settled when it is made."""
 
     settings: Settings
-    _translation: Translation | None
-    _authorization: str | None
-    _verify: Any
-    _headers: dict[str, str]
+    _client: Any
+    _translation: Translation | None = None
+    _made: tuple[str | None, dict[str, Any]]
+    _process: int
 
-    def _choose(self, keywords: dict[str, Any]) -> dict[str, Any]:
+    def _choose(self, host: str | None, keywords: dict[str, Any]) -> dict[str, Any]:
         """Take the settings out of a client's keywords; the rest is for the official client."""
         own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
         self.settings = _settings(own)
-        self._verify = keywords.get("verify", True)
-        self._headers = {key: value for key, value in (keywords.get("headers") or {}).items() if value is not None}
-        self._translation = None
-        self._authorization = None
+        self._made = host, keywords
+        self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
             from .translation import Translation  # costs nothing in mode `ollama`
 
+            check_keys(self.settings, os.environ)
             self._translation = Translation(self.settings)
-            self._authorization = self._bearer(keywords)
             keywords.setdefault("limits", LIMITS)
         return keywords
 
-    def _bearer(self, keywords: dict[str, Any]) -> str | None:
-        if self.settings.vllm_api_key is not None:
-            return f"Bearer {self.settings.vllm_api_key.get_secret_value()}"
-        given = {str(key).lower(): value for key, value in (keywords.get("headers") or {}).items()}
-        return given.get("authorization")
-
     def _exchange(self, path: str, body: Any) -> Exchange[None] | None:
         """The exchange that answers a request from vLLM; None: Ollama answers it."""
-        return None if self._translation is None else self._translation.exchange(path, body)
+        if self._translation is None:
+            return None
+        if self._process != os.getpid():
+            self._after_fork(self._translation)
+        return self._translation.exchange(path, body, self._client.timeout.read)
+
+    def _after_fork(self, parents: Translation) -> None:
+        """Begin anew in the child of a fork: connections, locks and counts are the parent's."""
+        host, keywords = self._made
+        self.__init__(host, settings=self.settings, **keywords)  # type: ignore[misc]
+        for cached in ("_keys", "_rates"):
+            self.__dict__.pop(cached, None)
+        parents.stats.after_fork()
+        if self._translation is not None:
+            self._translation.watched_as(parents)
+
+    @functools.cached_property
+    def _keys(self) -> Keys:
+        from .keys import authorizations
+
+        own = self._client.headers.get("authorization")
+        return authorizations(self.settings, self._made[1].get("headers") or {}, own, os.environ)
+
+    def stats(self) -> Snapshot:
+        """What happened since the client was made or `reset_stats` was called: plain JSON, see `stats.Snapshot`.
+
+        Per model and operation: calls, errors by kind, retries, failovers, tokens, calls in flight and waiting, and
+        percentiles of latency and time to first token in seconds. With `BACKEND_MODE=ollama` nothing is counted.
+        """
+        from .guard.stats import Stats
+
+        return Stats().snapshot() if self._translation is None else self._translation.stats.snapshot()
+
+    def rows(self) -> list[Row]:
+        """The same as rows with histograms: what `prometheus.register(client)` reads."""
+        return [] if self._translation is None else self._translation.stats.rows()
+
+    def reset_stats(self) -> None:
+        """Begin to count anew."""
+        if self._translation is not None:
+            self._translation.stats.reset()
+
+    def observe(self, observer: Observer) -> None:
+        """Have every call from now on told to `observer` too, such as `otel.OpenTelemetry()`."""
+        if self._translation is not None:
+            self._translation.guard.observers.append(observer)
 
     def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
         """What an OpenAI client is made with: for the server at `vllm`, or for Ollama (None), each with its key."""
         base = vllm or str(client.base_url).rstrip("/")
-        authorization = (self._authorization if vllm else client.headers.get("authorization")) or ""
-        headers = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
+        authorization = self._keys.authorization["vllm" if vllm else OLLAMA] or ""
+        given = {key: value for key, value in (self._made[1].get("headers") or {}).items() if value is not None}
+        headers = {key: value for key, value in given.items() if key.lower() != "authorization"}
         if authorization and not authorization.startswith("Bearer "):
             headers["Authorization"] = authorization
         return {
@@ -110,7 +154,7 @@ class Client(_Backend, ollama.Client):
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
         """Make a client; no request is sent."""
-        super().__init__(host, **self._choose(kwargs))
+        super().__init__(host, **self._choose(host, kwargs))
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         exchange = self._exchange(args[1], kwargs.get("json"))
@@ -120,7 +164,8 @@ class Client(_Backend, ollama.Client):
         if stream:
             return _typed(cls, parts)
         with contextlib.closing(parts):
-            return cls(**next(parts))
+            *_, whole = parts  # to the end: what comes after the last part is part of the call
+        return cls(**whole)
 
     def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
         exchange = self._exchange(args[1], kwargs.get("json"))
@@ -144,12 +189,27 @@ class Client(_Backend, ollama.Client):
             with contextlib.closing(self._run(self._translation.locate(model))) as parts:
                 vllm = next(parts)["url"]
         options = self._openai_options(self._client, vllm)
-        return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._verify))
+        return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._made[1].get("verify", True)))
 
     def _run(self, exchange: Exchange[None]) -> Generator[Part]:
         from .upstream import Upstream
 
-        return Upstream(self._client, self._authorization).run(exchange)
+        return Upstream(self._client, self._keys, self._rates).run(exchange)
+
+    @functools.cached_property
+    def _rates(self) -> SyncRates | None:
+        if self.settings.vllm_limits is None:
+            return None
+        from .guard.rates import SyncRates
+
+        return SyncRates(self.settings.vllm_limits, self.settings.rates)
+
+    def health(self, timeout: float = 2.0) -> Health:
+        """How the servers are: see `health.Health`. Answers within `timeout` seconds, whatever they do."""
+        from .guard.health import examined
+
+        with contextlib.closing(self._run(examined(self._translation, timeout))) as parts:
+            return cast("Health", next(parts))
 
 
 class AsyncClient(_Backend, ollama.AsyncClient):
@@ -157,7 +217,7 @@ class AsyncClient(_Backend, ollama.AsyncClient):
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
         """Make a client; no request is sent."""
-        super().__init__(host, **self._choose(kwargs))
+        super().__init__(host, **self._choose(host, kwargs))
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         exchange = self._exchange(args[1], kwargs.get("json"))
@@ -167,7 +227,8 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         if stream:
             return _atyped(cls, parts)
         async with contextlib.aclosing(parts):
-            return cls(**await anext(parts))
+            whole = [part async for part in parts][-1]
+        return cls(**whole)
 
     async def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
         exchange = self._exchange(args[1], kwargs.get("json"))
@@ -185,12 +246,27 @@ class AsyncClient(_Backend, ollama.AsyncClient):
             async with contextlib.aclosing(self._run(self._translation.locate(model))) as parts:
                 vllm = (await anext(parts))["url"]
         options = self._openai_options(self._client, vllm)
-        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._verify))
+        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._made[1].get("verify", True)))
 
     def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
         from .upstream import AsyncUpstream
 
-        return AsyncUpstream(self._client, self._authorization).run(exchange)
+        return AsyncUpstream(self._client, self._keys, self._rates).run(exchange)
+
+    @functools.cached_property
+    def _rates(self) -> AsyncRates | None:
+        if self.settings.vllm_limits is None:
+            return None
+        from .guard.rates import AsyncRates
+
+        return AsyncRates(self.settings.vllm_limits, self.settings.rates)
+
+    async def health(self, timeout: float = 2.0) -> Health:
+        """How the servers are: the async twin of `Client.health`."""
+        from .guard.health import examined
+
+        async with contextlib.aclosing(self._run(examined(self._translation, timeout))) as parts:
+            return cast("Health", await anext(parts))
 
 
 def _typed(cls: Any, parts: Generator[Part]) -> Iterator[Any]:

@@ -8,8 +8,9 @@ FastAPI refused; and what stands in front of vLLM may answer HTML or nothing. `R
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from ollama import ResponseError
@@ -32,13 +33,36 @@ class ServerUnreachable(ConnectionError, httpx.ConnectError):
         self.reason = reason
 
 
+class CircuitOpen(ServerUnreachable):
+    """A server has failed so often in a row that it is left alone for a while."""
+
+
+class BrokenOff(ResponseError):
+    """The connection ended before the answer did."""
+
+
+class Malformed(ResponseError):
+    """A server sent what is not its protocol."""
+
+
+class Limited(ResponseError):
+    """A call did not get its turn in time under the limits of VLLM_LIMITS or VLLM_MAX_CONCURRENT."""
+
+
 class ModelGone(Exception):
     """A server answered that it does not serve the model it was learnt to serve. Never leaves the package."""
 
 
+E = TypeVar("E", bound=ResponseError)
+
+
 def response_error(text: str, status: int = -1) -> ResponseError:
     """A `ResponseError` whose `error` is exactly `text`, also where `text` happens to be JSON."""
-    return ResponseError(json.dumps({"error": text}), status)
+    return _error(ResponseError, text, status)
+
+
+def _error(kind: type[E], text: str, status: int = -1) -> E:
+    return kind(json.dumps({"error": text}), status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +122,15 @@ _TRANSLATIONS = (
 
 def refusal(url: str, status: int, body: bytes) -> Refusal:
     """Read an error reply, whatever its shape."""
+    told = _read(url, status, body)
+    return replace(told, message=printable(_INPUT.sub("", told.message)))
+
+
+# What FastAPI and pydantic quote of a request that they refuse: the prompt may stand in it.
+_INPUT = re.compile(r",? *'?input(?:_value)?'?[:=].*", re.DOTALL)
+
+
+def _read(url: str, status: int, body: bytes) -> Refusal:
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -127,9 +160,13 @@ def failure(url: str, event: bytes) -> ResponseError:
 
 
 def _quoted(text: str) -> str:
-    text = " ".join(text.split())
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    text = printable(" ".join(text.split()))
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would act on; line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
@@ -152,16 +189,38 @@ def nowhere(unreached: tuple[str, ...], reached: tuple[str, ...], model: str) ->
     )
 
 
-def broken_off(url: str, reason: str) -> ResponseError:
-    """The connection ended before the answer did. The first words are Ollama's own when its model process dies."""
-    return response_error(
-        f"an error was encountered while running the model: unexpected EOF (the answer of {url} is not whole: {reason})"
+def circuit_open(url: str, failures: int, last: str, seconds: float) -> CircuitOpen:
+    """The server at `url` is left alone for `seconds` more; `last` says how it failed."""
+    return CircuitOpen(
+        f"The vLLM server at {url} has failed {failures} times in a row and is left alone for {seconds:.0f} s more. "
+        f"Its last failure: {last}",
+        last,
     )
 
 
-def malformed(url: str, what: str) -> ResponseError:
+def broken_off(url: str, reason: str) -> BrokenOff:
+    """The connection ended before the answer did. The first words are Ollama's own when its model process dies."""
+    return _error(
+        BrokenOff,
+        f"an error was encountered while running the model: unexpected EOF (the answer of {url} is not whole: "
+        f"{reason})",
+    )
+
+
+def malformed(url: str, what: str) -> Malformed:
     """A server sent what is not OpenAI's protocol."""
-    return response_error(f"{url} sent a malformed reply: {what}. Is it a vLLM server?")
+    return _error(Malformed, f"{url} sent a malformed reply: {printable(what)}. Is it a vLLM server?")
+
+
+def redirected(url: str, location: str) -> Malformed:
+    """Redirects are not followed: the prompt and the key go to the servers that are named, and nowhere else."""
+    to = printable(location)
+    return _error(Malformed, f"{url} redirects to {to}: put the new URL into VLLM_URLS if it is yours", 502)
+
+
+def limited(operation: str, why: str, waited_s: float) -> Limited:
+    """Ollama's shape of a 429: the turn of a call did not come in time."""
+    return _error(Limited, f"too many requests: {operation} waited {waited_s:.3g} s for its turn ({why})", 429)
 
 
 def no_vllm(url: str, status: int, said: str) -> ResponseError:

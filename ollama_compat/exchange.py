@@ -4,10 +4,14 @@ A call is a generator, an `Exchange`: it yields steps and is sent their outcome.
 the one it is handed, so one text serves `Client` and `AsyncClient` (upstream.py drives it) and a test can play the
 server with a list of replies.
 
-    Ask(request)   -> Reply              one request, its whole reply
-    Open(request)  -> Reply | None       open an event stream; None: it is open, Reply: the server refused
-    NEXT           -> bytes | None       the next event's data; None: the stream has ended
-    a dict         -> None               a part for the caller, as Ollama would have sent it
+    Ask(request)        -> Reply              one request, its whole reply
+    Open(request)       -> Reply | None       open an event stream; None: it is open, Reply: the server refused
+    NEXT                -> bytes | None       the next event's data; None: the stream has ended
+    Sleep(seconds)      -> None               wait
+    Enter(queue, s)     -> bool               wait in a queue for a place in it; False: none came free in time
+    Spend(operation)    -> float              take one call from a rate; else the seconds until it is worth asking again
+    AskAll(requests, s) -> list               several requests at once; what has not come in time is a TimeoutError
+    a dict              -> None               a part for the caller, as Ollama would have sent it
 
 Where no reply comes at all, the exception is thrown in at the yield.
 """
@@ -18,14 +22,17 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import aiologic
 
 Part: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to a vLLM server. `timeout` is in seconds; None leaves the client's own in force."""
+    """An HTTP request. `timeout` is in seconds; None leaves the client's own in force."""
 
     method: Literal["GET", "POST"]
     base: str
@@ -33,6 +40,8 @@ class Request:
     payload: Part | None = None
     model: str | None = None
     timeout: float | None = None
+    credential: str = "vllm"
+    """Whose key is sent: 'vllm', 'ollama' or a provider's name."""
 
     @property
     def url(self) -> str:
@@ -46,6 +55,8 @@ class Reply:
 
     status: int
     body: bytes
+    retry_after: float | None = None
+    """Seconds until the server wants to be asked again, where it said so."""
 
     @property
     def ok(self) -> bool:
@@ -74,8 +85,42 @@ class Next:
 
 NEXT = Next()
 
-Step: TypeAlias = Ask | Open | Next | Part
-Outcome: TypeAlias = Reply | bytes | None
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Wait in a queue for a place in it, for `timeout` seconds; None: until one comes free."""
+
+    queue: aiologic.Semaphore
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Take one call of an operation from its rate."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskAll:
+    """Send requests side by side and wait for all of their replies, `timeout` seconds in all.
+
+    The outcome has a `Reply` or an exception for each of them, in their order.
+    """
+
+    requests: tuple[Request, ...]
+    timeout: float
+
+
+Step: TypeAlias = Ask | Open | Next | Sleep | Enter | Spend | AskAll | Part
+Outcome: TypeAlias = Reply | bytes | bool | float | list[Reply | Exception] | None
 R = TypeVar("R")
 Exchange: TypeAlias = Generator[Step, Any, R]
 

@@ -3,7 +3,7 @@
 What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
 that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of several
 servers with a model, the one with the fewest calls in flight takes the next call; of equally busy ones the first, so
-that calls one after another find their prefix in one server's cache.
+that calls one after another find their prefix in one server's cache. A server whose circuit breaker is open takes none.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from dataclasses import dataclass, field
 import httpx
 from ollama import ResponseError
 
-from .errors import ServerUnreachable, no_vllm, nowhere, refusal, unreachable
+from .errors import CircuitOpen, ServerUnreachable, circuit_open, no_vllm, nowhere, refusal, unreachable
 from .exchange import Clock, Exchange, Reply, ask
+from .guard.breaker import Breaker
+from .guard.log import decided
 from .models import same
 from .wire import Card, Cards, decode
 
 LEARN_TIMEOUT_S = 5.0
 """How long a server may take to say what it serves (seconds)."""
+RELEARN_TIMEOUT_S = 1.0
+"""The same while another server has the model: a call must not wait long for one that may be dark."""
 RETRY_AFTER_S = 10.0
 """How soon a server that could not be reached is asked again (seconds)."""
 
@@ -36,6 +40,7 @@ class Server:
     asked_at: int | None = None
     in_flight: int = 0
     trouble: Exception | None = None
+    breaker: Breaker = field(default_factory=Breaker)
 
     def card(self, name: str) -> Card | None:
         """The served model that answers to `name`: the exact name first, then as Ollama compares names."""
@@ -46,6 +51,21 @@ class Server:
     def names(self) -> list[str]:
         """The names of what it serves."""
         return [card.id for card in self.cards or ()]
+
+    def succeeded(self) -> None:
+        """It did its part of a call."""
+        if self.breaker.succeeded():
+            decided("circuit closed", "it answers again", server=self.url)
+
+    def failed(self, now: int, why: str) -> None:
+        """It failed a call, by its own fault."""
+        if self.breaker.failed(now, why):
+            decided("circuit opened", why, server=self.url, failures=self.breaker.failures)
+
+    def left_alone(self, now: int) -> CircuitOpen:
+        """What a caller is told while it takes no calls."""
+        breaker = self.breaker
+        return circuit_open(self.url, breaker.failures, breaker.last, breaker.seconds_left(now))
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class Fleet:
     urls: tuple[str, ...]
     clock: Clock
     servers: list[Server] = field(init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
         """One `Server` for each URL, in the order given."""
@@ -78,17 +98,19 @@ class Fleet:
         """The server that takes the next call of served model `name`, or None when no server has it.
 
         `avoid` holds servers that have just failed this call; the caller knows why. Otherwise raises
-        `ServerUnreachable` when no server in reach has the model while others are out of reach, and a server's own
-        refusal (a missing key).
+        `ServerUnreachable` when no server in reach has the model while others are out of reach, `CircuitOpen` when
+        those that have it are left alone, and a server's own refusal (a missing key).
         """
-        able = [server for server in self.servers if server not in avoid]
+        able = [server for server in self.servers if server not in avoid and self._allowed(server)]
         due = [server for server in able if self._due(server)]
-        yield from self._learn(due)
-        target = self._pick(name, avoid)
+        found = self._pick(name, able)
+        yield from self._learn(due, None if found is None else RELEARN_TIMEOUT_S)
+        target = self._pick(name, able)
         if target is None:
             yield from self._learn([server for server in able if server not in due])
-            target = self._pick(name, avoid)
+            target = self._pick(name, able)
         if target is None and not avoid:
+            self._raise_open(name)
             self.raise_trouble(name)
         return target
 
@@ -108,6 +130,10 @@ class Fleet:
         server.cards = None
         server.asked_at = None
 
+    def others(self, name: str, avoid: Sequence[Server]) -> bool:
+        """Whether a server that is not in `avoid` is known to have the model, and takes calls."""
+        return self._pick(name, [server for server in self.servers if server not in avoid]) is not None
+
     @contextmanager
     def taking(self, server: Server) -> Iterator[None]:
         """Count a call as in flight on `server`."""
@@ -126,21 +152,30 @@ class Fleet:
             return True
         return self.clock.ticks() - server.asked_at > RETRY_AFTER_S * 1e9
 
-    def _pick(self, name: str, avoid: Sequence[Server]) -> Target | None:
-        able = [(server, card) for server in self.servers if server not in avoid and (card := server.card(name))]
+    def _allowed(self, server: Server) -> bool:
+        return server.breaker.closed or server.breaker.allows(self.clock.ticks())
+
+    def _pick(self, name: str, servers: Sequence[Server]) -> Target | None:
+        able = [(server, card) for server in servers if (card := server.card(name)) and self._allowed(server)]
         if not able:
             return None
         server, card = min(able, key=lambda pair: pair[0].in_flight)
         return Target(server, card)
 
-    def _learn(self, servers: Sequence[Server]) -> Exchange[None]:
+    def _raise_open(self, name: str) -> None:
+        for server in self.servers:
+            if not self._allowed(server) and (server.cards is None or server.card(name)):
+                raise server.left_alone(self.clock.ticks())
+
+    def _learn(self, servers: Sequence[Server], timeout: float | None = None) -> Exchange[None]:
         for server in servers:
             server.asked_at = self.clock.ticks()
             try:
-                reply = yield from ask("GET", server.url, "/v1/models", timeout=LEARN_TIMEOUT_S)
+                reply = yield from ask("GET", server.url, "/v1/models", timeout=timeout or LEARN_TIMEOUT_S)
                 server.cards, server.trouble = _cards(server.url, reply), None
             except ServerUnreachable as problem:
                 server.cards, server.trouble = None, problem
+                server.failed(self.clock.ticks(), problem.reason)
             except (httpx.TimeoutException, ResponseError) as problem:
                 server.trouble = problem  # too busy to say what it serves, it may well serve what it did
 

@@ -8,7 +8,6 @@ variable's name, where it stood, what it held and what it may hold. Values are r
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,15 +17,26 @@ from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ollama import ResponseError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
-
-logger = logging.getLogger("ollama_compat")
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 DEFAULT_URLS = ("http://127.0.0.1:8001", "http://127.0.0.1:8002")
 DEFAULT_MODEL_MAP = {
     "exaone3.5:7.8b": "LGAI-EXAONE/EXAONE-4.0-32B-AWQ",
     "daynice/kure-v1": "nlpai-lab/KURE-v1",
 }
+
+
+OLLAMA = "ollama"
+"""What stands for the Ollama server that the client was made for where providers are named."""
 
 
 class SettingsError(ValueError):
@@ -93,6 +103,37 @@ class Profile(Frozen):
 NO_PROFILE = Profile.model_validate({})
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Provider(Frozen):
+    """An OpenAI-compatible service that may stand in for a model."""
+
+    base_url: str
+    """With the path in front of `/chat/completions`, where that is not `/v1`."""
+    api_key_env: str | None = None
+    """The NAME of the variable that holds the key: no key stands in a file."""
+    models: Mapping[str, str] = {}
+    """Names for the provider's own model names."""
+    dialect: Literal["deepseek", "openai", "openrouter", "groq", "mistral", "vllm", "openai-compatible"] | None = None
+    """What it takes; None: told by the host of `base_url`."""
+    headers: Mapping[str, str] = {}
+    """Further headers, which are no secrets."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        _url(url)
+        return url if "://" in url else f"https://{url}"
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_name(cls, name: str | None) -> str | None:
+        if name is not None and not _VARIABLE.fullmatch(name):
+            raise ValueError("it must be the NAME of a variable, not the key itself")
+        return name
+
+
 _HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(?:%[\w.-]+)?", re.IGNORECASE)
 _PATH = re.compile(r"[^\s\\;]*")
 
@@ -109,6 +150,12 @@ def _url(text: str) -> str:
         raise ValueError(f"{text.strip()!r} is no http or https URL")
     _ = parts.port  # raises ValueError for a port that is no number
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    "deepseek": Provider(base_url="https://api.deepseek.com", api_key_env="DEEPSEEK_API_KEY"),
+}
+"""The providers that need no configuration."""
 
 
 def _urls(value: object) -> object:
@@ -131,6 +178,31 @@ def _header_value(value: object) -> object:
     return value
 
 
+def _chains(value: object) -> object:
+    """One stand-in may be written without a list."""
+    value = _json_object(value)
+    if not isinstance(value, Mapping):
+        return value
+    return {name: (chain,) if isinstance(chain, str) else chain for name, chain in value.items()}
+
+
+def _with_built_in(providers: Mapping[str, Provider]) -> Mapping[str, Provider]:
+    if OLLAMA in providers:
+        raise ValueError(f"{OLLAMA!r} is the Ollama server itself: give the provider another name")
+    return {**PROVIDERS, **providers}
+
+
+RATES: Mapping[str, str] = {
+    "generate": "VLLM_GENERATE_RATE",
+    "chat": "VLLM_CHAT_RATE",
+    "embed": "VLLM_EMBED_RATE",
+}
+"""The operations that limits hold for, and the variable of each one's rate."""
+
+DEFAULT_PLACES = 10
+"""Calls in flight at once, where limits are on."""
+
+
 class Settings(Frozen):
     """Everything a client needs to know, validated."""
 
@@ -138,7 +210,43 @@ class Settings(Frozen):
     vllm_urls: Annotated[tuple[str, ...], BeforeValidator(_urls), Field(min_length=1)] = DEFAULT_URLS
     vllm_api_key: Annotated[SecretStr | None, BeforeValidator(_header_value)] = None
     vllm_model_map: Annotated[Mapping[str, str], BeforeValidator(_json_object)] = DEFAULT_MODEL_MAP
+    vllm_failover: Annotated[Mapping[str, tuple[str, ...]], BeforeValidator(_chains)] = {}
+    vllm_limits: Annotated[str | None, Field(repr=False)] = None  # a password may stand in it
+    vllm_generate_rate: str = "300/minute"
+    vllm_chat_rate: str = "600/minute"
+    vllm_embed_rate: str = "6000/minute"
+    vllm_max_concurrent: Annotated[int | None, Field(ge=1)] = None
     models: Mapping[str, Profile] = {}
+    providers: Annotated[Mapping[str, Provider], AfterValidator(_with_built_in)] = PROVIDERS
+
+    @field_validator("vllm_limits")
+    @classmethod
+    def _counts(cls, url: str | None) -> str | None:
+        if url is not None:
+            from .guard.rates import check  # only where limits are on
+
+            check(url, {})
+        return url
+
+    @field_validator("vllm_generate_rate", "vllm_chat_rate", "vllm_embed_rate")
+    @classmethod
+    def _is_rate(cls, rate: str) -> str:
+        from .guard.rates import check
+
+        check("memory://", {"": rate})
+        return rate
+
+    @property
+    def rates(self) -> dict[str, str]:
+        """The rate of each operation, as the `limits` package writes rates."""
+        return {operation: str(getattr(self, variable.lower())) for operation, variable in RATES.items()}
+
+    @property
+    def places(self) -> int | None:
+        """How many calls may be in flight at once; None: as many as there are."""
+        if self.vllm_max_concurrent is not None:
+            return self.vllm_max_concurrent
+        return None if self.vllm_limits is None else DEFAULT_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +280,26 @@ VARIABLES = (
         "Ollama name -> served name",
         "`exaone3.5:7.8b` -> `LGAI-EXAONE/EXAONE-4.0-32B-AWQ`, `daynice/kure-v1` -> `nlpai-lab/KURE-v1`",
     ),
+    Variable(
+        "VLLM_FAILOVER",
+        'a JSON object of names or lists of names: {"model": ["another", "ollama:model", "deepseek:deepseek-chat"]}',
+        "what is asked when a model can't answer",
+        "none",
+    ),
+    Variable("VLLM_LIMITS", "`memory://` or `redis://host:port`", "turns limits on, and where they are counted", "off"),
+    Variable("VLLM_GENERATE_RATE", "a rate, as `300/minute`", "generate calls, where limits are on", "`300/minute`"),
+    Variable("VLLM_CHAT_RATE", "a rate, as `600/minute`", "chat calls, where limits are on", "`600/minute`"),
+    Variable("VLLM_EMBED_RATE", "a rate, as `6000/minute`", "embed calls, where limits are on", "`6000/minute`"),
+    Variable(
+        "VLLM_MAX_CONCURRENT",
+        "a number from 1",
+        "calls in flight at once, per client",
+        "10 where limits are on, else as many as there are",
+    ),
 )
 CONFIG = Variable(
     "OLLAMA_COMPAT_CONFIG", "the path of a TOML file", "file with all of the above and the model profiles", "none"
 )
-
-# Named by the design, not there yet: whoever sets one is told that it does nothing.
-NOT_YET = ("VLLM_FAILOVER", "VLLM_LIMITS", "VLLM_MAX_CONCURRENT")
 
 
 def load(keywords: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -200,13 +321,24 @@ def load(keywords: Mapping[str, object] | None = None, environ: Mapping[str, str
             places[variable.key] = "in the environment"
     values.update(given)
     places.update(dict.fromkeys(given, "given to the client"))
-    for name in NOT_YET:
-        if environ.get(name, "").strip():
-            logger.warning("%s is set, but this version has nothing that reads it", name)
     try:
         return Settings.model_validate(values)
     except ValidationError as problem:
         raise SettingsError(_explain(problem, places)) from None
+
+
+def check_keys(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Say now, and not when it is needed, that a provider of VLLM_FAILOVER has no key. Raises `SettingsError`."""
+    for model, chain in settings.vllm_failover.items():
+        for other in chain:
+            name = other.partition(":")[0]
+            provider = settings.providers.get(name)
+            if provider is None or provider.api_key_env is None or environ.get(provider.api_key_env, "").strip():
+                continue
+            raise SettingsError(
+                f"VLLM_FAILOVER has {other!r} stand in for {model!r}, and the key of {name} is missing: "
+                f"set {provider.api_key_env}"
+            )
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -232,11 +364,11 @@ def _explain(problem: ValidationError, places: Mapping[str, str]) -> str:
         variable = variables.get(key)
         if variable is None:
             spot = ".".join(str(part) for part in error["loc"])
-            known = ", ".join(("models", *variables))
+            known = ", ".join(("models", "providers", *variables))
             hint = f"; the keys are {known}" if error["type"] == "extra_forbidden" and len(error["loc"]) == 1 else ""
             lines.append(f"{spot} ({where}): {reason}{hint}")
             continue
-        with_password = variable.name == "VLLM_URLS" and "@" in str(error["input"])
+        with_password = variable.name in ("VLLM_URLS", "VLLM_LIMITS") and "@" in str(error["input"])
         hidden = variable.secret or with_password
         held = "a value that is not shown" if hidden else repr(error["input"])
         why = "" if error["type"] == "literal_error" else f" ({reason})"

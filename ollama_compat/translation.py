@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
-
-from .errors import ModelGone, ServerUnreachable, model_required, response_error
+from .errors import response_error
 from .exchange import Clock, Exchange, SystemClock
-from .fleet import Fleet, Server, Target
-from .models import canonical, is_cloud
+from .fleet import Fleet
+from .guard.guard import Guard, Question
+from .guard.routes import Routes
+from .guard.stats import Stats
+from .models import is_cloud
 from .names import Names
 from .operations import catalog, profiles
 from .operations.call import Call, Memory
@@ -42,6 +43,9 @@ SITE_OPERATIONS: Mapping[str, Callable[[Site], Exchange[None]]] = {
 }
 """What is asked of all servers, or of the names."""
 
+FAILOVER = frozenset(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings"))
+"""What another model may answer in place of the one that was asked for."""
+
 REFUSED: Mapping[str, str] = {
     "/api/push": "there is no registry behind vLLM: upload the model with the tools of the hub it comes from",
     "/api/blobs": "vLLM loads a model from a folder or a hub when it starts",
@@ -59,12 +63,27 @@ class Translation:
         self.fleet = Fleet(settings.vllm_urls, self.clock)
         self.memory = Memory()
         self.names = Names(settings, created or ProfileFile(data_folder()))
+        self.routes = Routes(settings, self.fleet, self.names, self.memory, self.clock)
+        self.stats = Stats(self.clock)
+        self.guard = Guard(settings, self.fleet, self.routes, self.memory, self.clock)
+        self.guard.observers.append(self.stats)
 
-    def exchange(self, path: str, body: Mapping[str, Any] | None) -> Exchange[None] | None:
-        """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools."""
+    def watched_as(self, other: Translation) -> None:
+        """Have its calls told to whom `other` told its own."""
+        self.stats, self.guard.observers = other.stats, other.guard.observers
+
+    def exchange(
+        self, path: str, body: Mapping[str, Any] | None, timeout_s: float | None = None
+    ) -> Exchange[None] | None:
+        """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools.
+
+        `timeout_s` is the caller's own: waiting for a turn and between retries stays within it.
+        """
         body = body or {}
         if any(is_cloud(str(body.get(field, ""))) for field in ("model", "source", "from")):
-            return None
+            name = str(body.get("model", ""))
+            if path not in FAILOVER or not self.routes.chain(name):
+                return None
         for start, instead in REFUSED.items():
             if path == start or path.startswith(f"{start}/"):
                 return _refused(f"{start} is not available on vLLM: {instead}")
@@ -72,63 +91,12 @@ class Translation:
             return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names))
         if path not in OPERATIONS:
             return None
-        return self._call(path, body, str(body.get("model", "")))
-
-    def _call(self, path: str, body: Mapping[str, Any], name: str) -> Exchange[None]:
-        """One call of one model, on another server where the first turns out to be gone before it began to answer."""
-        started = self.clock.ticks()
-        failed: list[Server] = []
-        trouble: Exception | None = None
-        while True:
-            target = yield from self.find(path, name, failed, trouble)
-            profile = self.names.profile(name)
-            call = Call(path, body, target, profile, self.clock, started, self.memory)
-            try:
-                with self.fleet.taking(target.server):
-                    yield from OPERATIONS[path](call)
-                return
-            except (ServerUnreachable, httpx.ConnectTimeout) as problem:
-                self.fleet.forget(target.server)
-                self.memory.forget(target.url)
-                failed.append(target.server)
-                trouble = problem
-            except ModelGone:  # it may have moved: learn anew what every server has
-                for server in self.fleet.servers:
-                    self.fleet.forget(server)
-                    self.memory.forget(server.url)
-                failed.append(target.server)
+        return self.guard.answered(Question(path, body, OPERATIONS[path], timeout_s))
 
     def locate(self, name: str) -> Exchange[None]:
         """Where a model is served: one part, `{"url": base URL without /v1}`."""
-        target = yield from self.find("/api/chat", name)
-        yield {"url": target.url}
-
-    def find(
-        self, path: str, name: str, failed: Sequence[Server] = (), trouble: Exception | None = None
-    ) -> Exchange[Target]:
-        """The server for a model by its Ollama name, but for those that failed; there, `trouble` is why.
-
-        Raises `trouble` when no other server has the model, and Ollama's errors for names.
-        """
-        served = self.names.served(name)
-        if not name.strip():
-            raise model_required(path)
-        target = yield from self.fleet.find(served, failed)
-        if target is not None:
-            return target
-        if trouble is not None:
-            raise trouble
-        self.fleet.raise_trouble(name)
-        if canonical(name) is None:
-            raise response_error("invalid model name", 400)
-        self.memory.notice(
-            f"not served {name}",
-            "no server has %r, asked for as %r: %s",
-            served,
-            name,
-            "; ".join(f"{server.url} serves {', '.join(server.names())}" for server in self.fleet.servers),
-        )
-        raise catalog.not_served(path, name, self.settings.vllm_urls)
+        target = yield from self.routes.find("/api/chat", name)
+        yield {"url": target.url if target is not None else ""}
 
 
 def _refused(text: str) -> Exchange[None]:

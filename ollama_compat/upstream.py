@@ -1,34 +1,65 @@
 """HTTP: the only file that speaks to a network. Drives an exchange over the user's own httpx client, sync and async.
 
 The client is the one that the official package made from the user's keywords, so `timeout`, `verify`, `transport`,
-`headers`, `cookies` and the rest mean what they mean there. Only the authorization differs: what OLLAMA_API_KEY put
-there is Ollama's and is never sent to vLLM.
+`headers`, `cookies` and the rest mean what they mean there. Whose key is sent is settled here: what OLLAMA_API_KEY put
+there is Ollama's and is never sent to vLLM, and a provider gets its own key and nothing else that the user gave.
+What a server may do to the client is bounded here too: redirects are not followed, compressed replies are refused, and
+a reply has a most length.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from email.utils import parsedate_to_datetime
+from typing import Protocol
 
+import anyio
 import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import broken_off, malformed, response_error, unreachable
-from .exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request, Step
-from .wire import EventDecoder
+from .errors import ServerUnreachable, broken_off, malformed, redirected, unreachable
+from .exchange import Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
+from .keys import Keys
+from .settings import OLLAMA
+from .wire import EventDecoder, LineDecoder
 
 CONNECT_TIMEOUT_S = 10.0
 """How long connecting to a server may take where the client's own timeout does not say (seconds)."""
+MAX_REPLY_BYTES = 256 * 1024 * 1024
+"""The longest reply that is kept in memory (bytes)."""
+MAX_ERROR_BYTES = 1024 * 1024
+"""The longest error reply that is read (bytes)."""
+
+
+class Rates(Protocol):
+    """Where a `Client` takes its calls from a rate."""
+
+    def spend(self, operation: str) -> float:
+        """Take one call; else the seconds until it is worth asking again."""
+        ...
+
+
+class AsyncRates(Protocol):
+    """Where an `AsyncClient` does."""
+
+    async def spend(self, operation: str) -> float:
+        """Take one call; else the seconds until it is worth asking again."""
+        ...
 
 
 class Upstream:
     """Drives exchanges over an `httpx.Client`."""
 
-    def __init__(self, client: httpx.Client, authorization: str | None) -> None:
-        """`authorization`: the header's value for vLLM, None for no header."""
+    def __init__(self, client: httpx.Client, keys: Keys, rates: Rates | None = None) -> None:
+        """`keys`: whose authorization goes where. `rates`: needed where an exchange spends."""
         self._client = client
-        self._authorization = authorization
+        self._keys = keys
+        self._rates = rates
 
     def run(self, exchange: Exchange[None]) -> Generator[Part]:
         """Yield the parts of an exchange. Closing the iterator closes the connection, which frees the server."""
@@ -38,6 +69,7 @@ class Upstream:
             outcome: Outcome = None
             problem: Exception | None = None
             last = Request("GET", "", "")
+            opened = stack.enter_context(contextlib.ExitStack())
             while (step := _advance(exchange, outcome, problem)) is not None:
                 outcome, problem = None, None
                 try:
@@ -45,37 +77,88 @@ class Upstream:
                         outcome = None if events is None else next(events, None)
                     elif isinstance(step, Open):
                         last = step.request
-                        response = self._send(stack, step.request)
+                        opened.close()  # of an attempt before this one
+                        response = opened.enter_context(self._sent(step.request))
                         if response.is_success:
-                            _check_stream(response, step.request)
-                            events = _events(response, step.request)
+                            events = self._events(response, step.request)
                         else:
-                            outcome = Reply(response.status_code, response.read())
+                            outcome = self._reply(response, step.request)
                     elif isinstance(step, Ask):
                         last = step.request
-                        with contextlib.ExitStack() as whole:
-                            response = self._send(whole, step.request)
-                            outcome = Reply(response.status_code, response.read())
-                    else:
+                        outcome = self._ask(step.request)
+                    elif isinstance(step, dict):
                         yield step
-                except httpx.RequestError as error:
+                    else:
+                        outcome = self._other(step)
+                except Exception as error:
                     problem = _problem(error, self._client, last)
 
-    def _send(self, stack: contextlib.ExitStack, request: Request) -> httpx.Response:
-        built = _build(self._client, request, self._authorization)
-        response = self._client.send(built, stream=True, auth=_auth(self._authorization))
-        stack.callback(response.close)
-        _check_method(response, request)
-        return response
+    def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
+        if isinstance(step, Sleep):
+            time.sleep(step.seconds)
+            return None
+        if isinstance(step, Enter):
+            return step.queue.green_acquire(timeout=step.timeout)
+        if isinstance(step, Spend):
+            return self._rates.spend(step.operation) if self._rates is not None else 0.0
+        return self._ask_all(step)
+
+    def _ask(self, request: Request) -> Reply:
+        with self._sent(request) as response:
+            return self._reply(response, request)
+
+    def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
+        outcomes: list[Reply | Exception] = [
+            TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests
+        ]
+        answered: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
+
+        def answer(place: int, request: Request) -> None:
+            try:
+                answered.put((place, self._ask(request)))
+            except Exception as error:
+                answered.put((place, _problem(error, self._client, request)))
+
+        until = time.monotonic() + step.timeout
+        for place, request in enumerate(step.requests):
+            threading.Thread(target=answer, args=(place, request), daemon=True).start()
+        for _ in step.requests:
+            with contextlib.suppress(queue.Empty):
+                place, outcome = answered.get(timeout=max(0.0, until - time.monotonic()))
+                outcomes[place] = outcome
+        return outcomes
+
+    @contextlib.contextmanager
+    def _sent(self, request: Request) -> Iterator[httpx.Response]:
+        built = _build(self._client, request, self._keys)
+        response = self._client.send(built, stream=True, auth=_auth(request, self._keys), follow_redirects=False)
+        try:
+            _check(response, request)
+            yield response
+        finally:
+            response.close()
+
+    def _reply(self, response: httpx.Response, request: Request) -> Reply:
+        body = _Body(response, request)
+        for piece in response.iter_bytes():
+            body.add(piece)
+        return body.reply(self._keys)
+
+    def _events(self, response: httpx.Response, request: Request) -> Iterator[bytes]:
+        decoder = _decoder(response, request)
+        for piece in response.iter_bytes():
+            yield from decoder.feed(piece)
+        yield from decoder.finish()
 
 
 class AsyncUpstream:
     """The same over an `httpx.AsyncClient`."""
 
-    def __init__(self, client: httpx.AsyncClient, authorization: str | None) -> None:
-        """`authorization`: the header's value for vLLM, None for no header."""
+    def __init__(self, client: httpx.AsyncClient, keys: Keys, rates: AsyncRates | None = None) -> None:
+        """`keys`: whose authorization goes where. `rates`: needed where an exchange spends."""
         self._client = client
-        self._authorization = authorization
+        self._keys = keys
+        self._rates = rates
 
     async def run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
         """Yield the parts of an exchange. Closing the iterator closes the connection, which frees the server."""
@@ -85,6 +168,7 @@ class AsyncUpstream:
             outcome: Outcome = None
             problem: Exception | None = None
             last = Request("GET", "", "")
+            opened = await stack.enter_async_context(contextlib.AsyncExitStack())
             while (step := _advance(exchange, outcome, problem)) is not None:
                 outcome, problem = None, None
                 try:
@@ -92,28 +176,76 @@ class AsyncUpstream:
                         outcome = None if events is None else await anext(events, None)
                     elif isinstance(step, Open):
                         last = step.request
-                        response = await self._send(stack, step.request)
+                        await opened.aclose()  # of an attempt before this one
+                        response = await opened.enter_async_context(self._sent(step.request))
                         if response.is_success:
-                            _check_stream(response, step.request)
-                            events = _aevents(response, step.request)
+                            events = self._events(response, step.request)
                         else:
-                            outcome = Reply(response.status_code, await response.aread())
+                            outcome = await self._reply(response, step.request)
                     elif isinstance(step, Ask):
                         last = step.request
-                        async with contextlib.AsyncExitStack() as whole:
-                            response = await self._send(whole, step.request)
-                            outcome = Reply(response.status_code, await response.aread())
-                    else:
+                        outcome = await self._ask(step.request)
+                    elif isinstance(step, dict):
                         yield step
-                except httpx.RequestError as error:
+                    else:
+                        outcome = await self._other(step)
+                except Exception as error:
                     problem = _problem(error, self._client, last)
 
-    async def _send(self, stack: contextlib.AsyncExitStack, request: Request) -> httpx.Response:
-        built = _build(self._client, request, self._authorization)
-        response = await self._client.send(built, stream=True, auth=_auth(self._authorization))
-        stack.push_async_callback(response.aclose)
-        _check_method(response, request)
-        return response
+    async def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
+        if isinstance(step, Sleep):
+            await anyio.sleep(step.seconds)
+            return None
+        if isinstance(step, Enter):
+            return await step.queue.async_acquire(timeout=step.timeout)
+        if isinstance(step, Spend):
+            return await self._rates.spend(step.operation) if self._rates is not None else 0.0
+        return await self._ask_all(step)
+
+    async def _ask(self, request: Request) -> Reply:
+        async with self._sent(request) as response:
+            return await self._reply(response, request)
+
+    async def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
+        outcomes: list[Reply | Exception] = [
+            TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests
+        ]
+
+        async def answer(place: int, request: Request) -> None:
+            try:
+                outcomes[place] = await self._ask(request)
+            except Exception as error:
+                outcomes[place] = _problem(error, self._client, request)
+
+        with anyio.move_on_after(step.timeout):
+            async with anyio.create_task_group() as tasks:
+                for place, request in enumerate(step.requests):
+                    tasks.start_soon(answer, place, request)
+        return outcomes
+
+    @contextlib.asynccontextmanager
+    async def _sent(self, request: Request) -> AsyncIterator[httpx.Response]:
+        built = _build(self._client, request, self._keys)
+        response = await self._client.send(built, stream=True, auth=_auth(request, self._keys), follow_redirects=False)
+        try:
+            _check(response, request)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _reply(self, response: httpx.Response, request: Request) -> Reply:
+        body = _Body(response, request)
+        async for piece in response.aiter_bytes():
+            body.add(piece)
+        return body.reply(self._keys)
+
+    async def _events(self, response: httpx.Response, request: Request) -> AsyncIterator[bytes]:
+        decoder = _decoder(response, request)
+        async for piece in response.aiter_bytes():
+            for event in decoder.feed(piece):
+                yield event
+        for event in decoder.finish():
+            yield event
 
 
 def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | None) -> Step | None:
@@ -124,16 +256,22 @@ def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | No
         return None
 
 
-def _build(client: httpx.Client | httpx.AsyncClient, request: Request, authorization: str | None) -> httpx.Request:
-    built = client.build_request(
-        request.method,
-        request.url,
-        content=None if request.payload is None else msgspec.json.encode(request.payload),
-        timeout=_timeout(client) if request.timeout is None else request.timeout,
-    )
-    built.headers.pop("authorization", None)
-    if authorization is not None:
-        built.headers["authorization"] = authorization
+def _build(client: httpx.Client | httpx.AsyncClient, request: Request, keys: Keys) -> httpx.Request:
+    content = None if request.payload is None else msgspec.json.encode(request.payload)
+    timeout = _timeout(client) if request.timeout is None else httpx.Timeout(request.timeout)
+    if keys.is_provider(request.credential):  # a stranger: nothing that the client sends elsewhere is for it
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            **keys.headers(request.credential),
+        }
+        extensions = {"timeout": timeout.as_dict()}
+        return httpx.Request(request.method, request.url, headers=headers, content=content, extensions=extensions)
+    built = client.build_request(request.method, request.url, content=content, timeout=timeout)
+    built.headers["accept-encoding"] = "identity"
+    if request.credential != OLLAMA:
+        built.headers.pop("authorization", None)
+        built.headers.update(keys.headers(request.credential))
     return built
 
 
@@ -144,46 +282,83 @@ def _timeout(client: httpx.Client | httpx.AsyncClient) -> httpx.Timeout:
     return httpx.Timeout(connect=connect, read=own.read, write=own.write, pool=own.pool)
 
 
-def _check_method(response: httpx.Response, request: Request) -> None:
-    """A redirect that makes a GET of a POST loses the question."""
-    if response.request.method != request.method:
-        raise response_error(f"{request.url} redirects to {response.url}: put the new URL into VLLM_URLS", 502)
+def _auth(request: Request, keys: Keys) -> httpx.Auth | UseClientDefault:
+    """A key of the server's own goes over the `auth` that the client was made with, which is no provider's either."""
+    if keys.is_provider(request.credential) or (request.credential != OLLAMA and keys.headers(request.credential)):
+        return httpx.Auth()
+    return httpx.USE_CLIENT_DEFAULT
 
 
-def _check_stream(response: httpx.Response, request: Request) -> None:
+def _check(response: httpx.Response, request: Request) -> None:
+    """A redirect could carry the prompt anywhere, and a few compressed bytes could fill the memory."""
+    if response.has_redirect_location:
+        raise redirected(request.url, response.headers["location"])
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise malformed(request.base, f"it is compressed ({encoding}), which was not asked for")
+
+
+def _decoder(response: httpx.Response, request: Request) -> EventDecoder | LineDecoder:
     kind = response.headers.get("content-type", "")
+    if request.credential == OLLAMA:
+        return LineDecoder(request.base)
     if kind and not kind.startswith("text/event-stream"):
         raise malformed(request.base, f"{kind} where a stream of events was asked for")
+    return EventDecoder(request.base)
 
 
-def _auth(authorization: str | None) -> httpx.Auth | UseClientDefault:
-    """An authorization of vLLM's own goes over the `auth` that the client was made with."""
-    return httpx.USE_CLIENT_DEFAULT if authorization is None else httpx.Auth()
+class _Body:
+    """The body of a reply as it comes, no longer than what is kept, and no later than its request allows."""
+
+    def __init__(self, response: httpx.Response, request: Request) -> None:
+        self._response = response
+        self._request = request
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._until = None if request.timeout is None else time.monotonic() + request.timeout
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > (MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES):
+            raise malformed(self._request.base, f"it is longer than {MAX_REPLY_BYTES} bytes")
+        if self._until is not None and time.monotonic() > self._until:  # httpx times each piece, not their sum
+            raise httpx.ReadTimeout("the reply comes too slowly")
+
+    def reply(self, keys: Keys) -> Reply:
+        body = b"".join(self._pieces)
+        if self._response.is_success:
+            return Reply(self._response.status_code, body)
+        return Reply(self._response.status_code, keys.hidden(body), _retry_after(self._response))
 
 
-def _events(response: httpx.Response, request: Request) -> Iterator[bytes]:
-    decoder = EventDecoder(request.base)
-    for piece in response.iter_bytes():
-        yield from decoder.feed(piece)
-    yield from decoder.finish()
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds of a `Retry-After` header, which may also be a date (RFC 9110, 10.2.3)."""
+    said = response.headers.get("retry-after", "").strip()
+    if said.isascii() and said.isdigit():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
-async def _aevents(response: httpx.Response, request: Request) -> AsyncIterator[bytes]:
-    decoder = EventDecoder(request.base)
-    async for piece in response.aiter_bytes():
-        for event in decoder.feed(piece):
-            yield event
-    for event in decoder.finish():
-        yield event
-
-
-def _problem(error: httpx.RequestError, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
+def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
     """A transport error as callers of the official client know it, with the server's name in it."""
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
-        return unreachable(last.base, last.model, f"no answer within {CONNECT_TIMEOUT_S:g} s")
+        return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError):
-        return unreachable(last.base, last.model, str(error) or "no connection")
+        return _unreached(client, last, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):
         kind = type(error)
         return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {client.timeout})", request=None)
-    return broken_off(last.base, f"{type(error).__name__}: {error}")
+    if isinstance(error, httpx.RequestError):
+        return broken_off(last.base, f"{type(error).__name__}: {error}")
+    return error
+
+
+def _unreached(client: httpx.Client | httpx.AsyncClient, last: Request, reason: str) -> ServerUnreachable:
+    if last.credential == "vllm":
+        return unreachable(last.base, last.model, reason)
+    where = f"Ollama at {client.base_url}" if last.credential == OLLAMA else f"{last.credential} at {last.base}"
+    return ServerUnreachable(f"Failed to connect to {where}: {reason}", reason)

@@ -152,8 +152,13 @@ def decode(body: bytes, shape: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        seen = body[:80].decode("utf-8", "replace")
-        raise malformed(url, f"{problem} in {seen!r}" if seen else "it is empty") from None
+        raise malformed(url, f"{problem} in {_glimpse(body)}" if body else "it is empty") from None
+
+
+def _glimpse(body: bytes) -> str:
+    """What a body looks like, without its text where that may be an answer: a page of a proxy's is shown."""
+    start = body.lstrip()[:80]
+    return repr(start.decode("utf-8", "replace")) if start.startswith(b"<") else f"{len(body)} bytes"
 
 
 def vector(embedding: str | list[float], url: str) -> list[float]:
@@ -169,11 +174,11 @@ def vector(embedding: str | list[float], url: str) -> list[float]:
     return numbers.tolist()
 
 
-class EventDecoder:
-    r"""Server-sent events from bytes that arrive in any pieces.
+class LineDecoder:
+    r"""The lines of a stream from bytes that arrive in any pieces: Ollama's own streams have a JSON object in each.
 
     Lines end at `\n` (or `\r\n`) and nowhere else: U+2028, U+0085, \x0b and \x0c, at which `str.splitlines` also
-    splits, occur inside JSON strings. Comments and fields other than `data` are skipped.
+    splits, occur inside JSON strings.
     """
 
     def __init__(self, url: str) -> None:
@@ -183,7 +188,7 @@ class EventDecoder:
         self._size = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The `data` of each event that `piece` completes."""
+        """What each line says that `piece` completes."""
         *lines, rest = piece.split(b"\n")
         if not lines:
             self._keep(rest)
@@ -192,13 +197,16 @@ class EventDecoder:
         self._pieces.clear()
         self._size = 0
         self._keep(rest)
-        return [data for line in lines if (data := _data(line)) is not None]
+        return [data for line in lines if (data := self._data(line)) is not None]
 
     def finish(self) -> list[bytes]:
-        """The event that was still open when the stream ended: a last line may lack its line feed."""
-        data = _data(b"".join(self._pieces))
+        """The line that was still open when the stream ended: the last one may lack its line feed."""
+        data = self._data(b"".join(self._pieces))
         self._pieces.clear()
         return [] if data is None else [data]
+
+    def _data(self, line: bytes) -> bytes | None:
+        return line.strip() or None
 
     def _keep(self, rest: bytes) -> None:
         if not rest:
@@ -209,7 +217,10 @@ class EventDecoder:
             raise malformed(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
 
 
-def _data(line: bytes) -> bytes | None:
-    if not line.startswith(b"data:"):
-        return None
-    return line[5:].strip() or None
+class EventDecoder(LineDecoder):
+    """The `data` of server-sent events. Comments and other fields are skipped."""
+
+    def _data(self, line: bytes) -> bytes | None:
+        if not line.startswith(b"data:"):
+            return None
+        return line[5:].strip() or None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ollama_compat.exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request
+from ollama_compat.exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep
 from ollama_compat.fleet import Server, Target
 from ollama_compat.operations.call import Call, Memory
 from ollama_compat.settings import Profile
@@ -48,6 +48,7 @@ class Play:
 
     requests: list[Request] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
     result: Any = None
 
     def run(self, exchange: Exchange[Any], *script: Line) -> Play:
@@ -67,6 +68,9 @@ class Play:
         match step:
             case Next():
                 return next(events, None), events
+            case Sleep(seconds):
+                self.sleeps.append(seconds)
+                return None, events
             case Ask(request) | Open(request):
                 self.requests.append(request)
                 line = next(lines, None)

@@ -28,7 +28,7 @@ class Memory:
 
     noticed: set[str] = field(default_factory=set)
     facts: dict[tuple[str, str, str], object] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def forget(self, url: str) -> None:
         """What was learnt of a server is no longer sure: it may have been started anew."""
@@ -44,6 +44,20 @@ class Memory:
         logger.warning(text, *values)
 
 
+@dataclass
+class Progress:
+    """How far a call has come, for those who watch over it."""
+
+    first: int | None = None
+    """When the answer began (ticks). From then on nothing may be repeated."""
+    retry_after: float | None = None
+    """Seconds until the server that refused wants to be asked again, where it said so."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    done: bool = False
+    """Whether the last part is there: a caller who reads no further has given nothing up."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of the Ollama API: `body` as the official client sends it to `path`."""
@@ -55,6 +69,7 @@ class Call:
     clock: Clock
     started: int
     memory: Memory
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def name(self) -> str:
@@ -97,6 +112,7 @@ class Call:
     def ask(self, path: str, payload: Part) -> Exchange[Reply]:
         """POST for the served model and return the reply."""
         reply: Reply = yield Ask(self.request(path, payload))
+        self.progress.retry_after = reply.retry_after
         return reply
 
     def unsupported(self, operation: str) -> ResponseError:

@@ -73,6 +73,7 @@ def _vectors(call: Call, texts: Sequence[str], cut: int | None) -> Exchange[tupl
     answer = decode(reply.body, Embeddings, call.url)
     if len(answer.data) != len(texts):
         raise response_error(f"{call.url} sent {len(answer.data)} embeddings for {len(texts)} texts", 500)
+    call.progress.tokens_in = answer.usage.prompt_tokens
     ordered = sorted(answer.data, key=lambda item: item.index)
     return [vector(item.embedding, call.url) for item in ordered], answer.usage.prompt_tokens
 

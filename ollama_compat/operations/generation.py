@@ -23,15 +23,17 @@ def respond(call: Call, path: str, payload: Part, plan: Plan) -> Exchange[Refusa
     sent = call.clock.ticks()
     refused: Reply | None = yield Open(call.request(path, _streamed(call, payload, plan)))
     if refused is not None:
+        call.progress.retry_after = refused.retry_after
         return refusal(call.url, refused.status, refused.body)
-    whole, first = Fragment(), 0
+    whole = Fragment()
     while (data := (yield NEXT)) is not None:
         if data == DONE:
             continue  # to the stream's end, so that the connection can be used again
-        first = first or call.clock.ticks()
         chunk = decode(data, Chunk, call.url)
         if bytes(chunk.error) not in (b"", b"null"):
             raise failure(call.url, data)
+        if call.progress.first is None:
+            call.progress.first = call.clock.ticks()
         if assembler.kind == "unknown" and plan.settle and _reasons(chunk):
             assembler.kind = yield from plan.settle()
         fragment = assembler.feed(chunk)
@@ -50,7 +52,7 @@ def respond(call: Call, path: str, payload: Part, plan: Plan) -> Exchange[Refusa
         if rest:
             yield _part(call, plan, rest)
         whole = Fragment()
-    yield _part(call, plan, whole) | _summary(call, assembler, sent, first)
+    yield _part(call, plan, whole) | _summary(call, assembler, sent)
     return None
 
 
@@ -89,10 +91,13 @@ def _part(call: Call, plan: Plan, fragment: Fragment) -> Part:
     return part
 
 
-def _summary(call: Call, assembler: Assembler, sent: int, first: int) -> Part:
+def _summary(call: Call, assembler: Assembler, sent: int) -> Part:
     for reason in assembler.tool_calls.dropped:
         call.memory.notice(f"dropped {reason}", "%s: dropped %s", call.name, reason)
     ended = call.clock.ticks()
+    first = call.progress.first or ended
+    call.progress.tokens_in, call.progress.tokens_out = assembler.prompt_tokens, assembler.completion_tokens
+    call.progress.done = True
     summary: Part = {
         "done": True,
         "done_reason": "length" if assembler.finish_reason == "length" and not assembler.stopped else "stop",
@@ -103,7 +108,7 @@ def _summary(call: Call, assembler: Assembler, sent: int, first: int) -> Part:
         "total_duration": ended - call.started,
         "load_duration": sent - call.started,
         "prompt_eval_count": assembler.prompt_tokens,
-        "prompt_eval_duration": (first or ended) - sent,
+        "prompt_eval_duration": first - sent,
         "eval_count": assembler.completion_tokens,
-        "eval_duration": ended - (first or ended),
+        "eval_duration": ended - first,
     }

@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 
 import ollama_compat as ollama
+from ollama_compat.guard import retry
 from tests.unit.conftest import own_environment  # noqa: F401
 
 from .caller import Caller
 from .network import CHAT, URL, Network, answering
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries do not wait."""
+    monkeypatch.setattr(retry, "_WAIT", lambda _: 0.0)
 
 
 @pytest.fixture

@@ -157,16 +157,30 @@ def test_a_server_that_takes_no_connection_is_stood_in_for(pair: Caller, network
     assert answered(pair) == "B"
 
 
-@pytest.mark.parametrize("problem", [httpx.ReadTimeout("timed out"), httpx.ReadError("reset")])
-def test_a_call_that_reached_a_server_is_not_sent_again(pair: Caller, network: Network, problem: Exception) -> None:
+@pytest.mark.parametrize("problem", [httpx.ReadError("reset"), httpx.RemoteProtocolError("disconnected")])
+def test_a_server_that_hangs_up_before_it_answers_is_stood_in_for(
+    pair: Caller, network: Network, problem: Exception
+) -> None:
     network.on(A + CHAT, problem)
-    with pytest.raises((ResponseError, httpx.ReadTimeout), match=A):
+    assert answered(pair) == "B"
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_server_that_says_it_cannot_is_stood_in_for(pair: Caller, network: Network, status: int) -> None:
+    network.on(A + CHAT, Answer(status, b"boom"))
+    assert answered(pair) == "B"
+
+
+def test_when_the_callers_time_is_up_nobody_else_is_asked(pair: Caller, network: Network) -> None:
+    network.on(A + CHAT, httpx.ReadTimeout("timed out"))
+    with pytest.raises(httpx.ReadTimeout, match=A):
         pair.chat(**HI)
     assert B + CHAT not in network.urls
 
 
-def test_a_refusal_is_not_sent_to_another_server(pair: Caller, network: Network) -> None:
-    network.on(A + CHAT, Answer(500, b"boom"))
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 422])
+def test_a_refusal_is_not_sent_to_another_server(pair: Caller, network: Network, status: int) -> None:
+    network.on(A + CHAT, Answer(status, b"boom"))
     with pytest.raises(ResponseError, match="boom"):
         pair.chat(**HI)
     assert B + CHAT not in network.urls

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ollama_compat import Client, Settings, SettingsError
-from ollama_compat.settings import DEFAULT_MODEL_MAP, DEFAULT_URLS, load
+from ollama_compat.settings import DEFAULT_MODEL_MAP, DEFAULT_URLS, check_keys, load
 
 KEY = "key-that-nobody-may-see"
 
@@ -218,7 +218,7 @@ def test_an_unknown_key_is_told_with_the_known_ones(toml: Path) -> None:
     toml.write_text('vllm_url = "http://a"')
     said = message(OLLAMA_COMPAT_CONFIG=str(toml))
     assert said.startswith(f"vllm_url (in {toml}): ")
-    assert "the keys are models, backend_mode, vllm_urls, vllm_api_key, vllm_model_map" in said
+    assert "the keys are models, providers, backend_mode, vllm_urls, vllm_api_key, vllm_model_map" in said
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,70 @@ def test_settings_are_frozen() -> None:
         load(environ={}).backend_mode = "vllm"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["VLLM_FAILOVER", "VLLM_LIMITS", "VLLM_MAX_CONCURRENT"])
-def test_a_variable_that_nothing_reads_yet_is_told(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    load(environ={name: "1"})
-    assert f"{name} is set, but this version has nothing that reads it" in caplog.text
+# What stands in
+
+
+def test_one_stand_in_is_written_without_a_list() -> None:
+    read = load(environ={"VLLM_FAILOVER": '{"smol": "other", "big": ["a", "deepseek:b"]}'})
+    assert read.vllm_failover == {"smol": ("other",), "big": ("a", "deepseek:b")}
+
+
+def test_a_missing_key_is_told_when_the_settings_are_read() -> None:
+    read = load(environ={"VLLM_FAILOVER": '{"smol": "deepseek:deepseek-chat"}'})
+    with pytest.raises(SettingsError, match=r"'deepseek:deepseek-chat' stand in for 'smol'.*set DEEPSEEK_API_KEY"):
+        check_keys(read, {"DEEPSEEK_API_KEY": " "})
+    check_keys(read, {"DEEPSEEK_API_KEY": "sk-1"})
+
+
+def test_the_key_itself_is_refused_where_its_variables_name_belongs(toml: Path) -> None:
+    toml.write_text('[providers.x]\nbase_url = "https://x.example"\napi_key_env = "sk-secret"')
+    said = message(OLLAMA_COMPAT_CONFIG=str(toml))
+    assert "it must be the NAME of a variable, not the key itself" in said
+    assert "sk-secret" not in said
+
+
+def test_a_provider_of_ones_own_stands_beside_the_built_in_one(toml: Path) -> None:
+    toml.write_text('[providers.x]\nbase_url = "x.example/api"\napi_key_env = "X_KEY"')
+    providers = load(environ={"OLLAMA_COMPAT_CONFIG": str(toml)}).providers
+    assert set(providers) == {"deepseek", "x"}
+    assert providers["x"].base_url == "https://x.example/api"
+
+
+def test_no_provider_takes_the_name_of_ollama(toml: Path) -> None:
+    toml.write_text('[providers.ollama]\nbase_url = "https://x.example"')
+    assert "give the provider another name" in message(OLLAMA_COMPAT_CONFIG=str(toml))
+
+
+# Limits
+
+
+def test_without_limits_there_are_no_places() -> None:
+    assert load(environ={}).places is None
+
+
+def test_the_gateways_figures_are_the_defaults() -> None:
+    read = load(environ={"VLLM_LIMITS": "memory://"})
+    assert read.rates == {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
+    assert read.places == 10
+
+
+def test_places_can_be_had_without_rates() -> None:
+    read = load(environ={"VLLM_MAX_CONCURRENT": "3"})
+    assert (read.places, read.vllm_limits) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "hint"),
+    [
+        ("VLLM_LIMITS", "memory", "memory://"),
+        ("VLLM_LIMITS", "postgres://x", "memory://"),
+        ("VLLM_CHAT_RATE", "many", "600/minute"),
+        ("VLLM_MAX_CONCURRENT", "0", "a number from 1"),
+        ("VLLM_FAILOVER", "[]", "a JSON object"),
+        ("VLLM_FAILOVER", '{"a": 1}', "a JSON object"),
+    ],
+)
+def test_a_wrong_limit_or_chain_is_told(variable: str, value: str, hint: str) -> None:
+    said = message(**{"VLLM_LIMITS": "memory://", variable: value})
+    assert said.startswith(f"{variable} (in the environment) holds ")
+    assert hint in said

@@ -88,12 +88,12 @@ def test_a_model_that_moved_is_found_again() -> None:
 
 def test_when_no_other_has_the_model_the_error_is_the_servers() -> None:
     with pytest.raises(ServerUnreachable, match=f"{A} for model 'smol'"):
-        chat(translation(), SMOL, OTHER, REFUSES, OTHER)
+        chat(translation(), SMOL, OTHER, REFUSES, OTHER, REFUSES, OTHER, REFUSES, OTHER)
 
 
 def test_when_all_are_gone_the_error_is_told_once() -> None:
     with pytest.raises(ServerUnreachable):
-        chat(translation(), SMOL, SMOL, REFUSES, unreachable(B, "smol", "refused"))
+        chat(translation(), SMOL, SMOL, REFUSES, *[unreachable(B, "smol", "refused")] * 7)
 
 
 def test_an_answer_that_has_begun_is_not_begun_again() -> None:
@@ -109,7 +109,7 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 def test_after_an_error_no_call_is_in_flight(error: Any) -> None:
     made = translation()
     with pytest.raises(ResponseError):
-        chat(made, SMOL, OTHER, error)
+        chat(made, SMOL, OTHER, error, OTHER)
     assert [server.in_flight for server in made.fleet.servers] == [0, 0]
 
 

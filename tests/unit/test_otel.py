@@ -1,0 +1,273 @@
+"""What OpenTelemetry is told of a call: one span, and metrics by the conventions for generative AI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.semconv.attributes import error_attributes, server_attributes
+from opentelemetry.trace import SpanKind, StatusCode
+
+from ollama_compat import otel
+from ollama_compat.guard.stats import CANCELLED, MODELS, OTHER_MODELS, SECONDS, TOKENS, Running
+from ollama_compat.otel import OpenTelemetry
+from tests.play import SECOND
+
+DURATION = gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION
+FIRST_CHUNK = gen_ai_metrics.GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK
+USAGE = gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE
+
+
+class Backend:
+    """An SDK that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.observer = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
+
+    def call(self, operation: str = "chat", model: str = "exaone", error: str | None = None, **noted: Any) -> None:
+        running = Running(operation, model, SECOND, **noted)
+        self.observer.started(running)
+        running.ended, running.error = 3 * SECOND, error
+        self.observer.ended(running)
+
+    @property
+    def span(self) -> ReadableSpan:
+        (span,) = self.exporter.get_finished_spans()
+        return span
+
+    def points(self, name: str) -> list[HistogramDataPoint]:
+        data = self.reader.get_metrics_data()
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
+        metrics = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
+        return [point for metric in metrics for point in metric.data.data_points]  # type: ignore[misc]
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+ANSWER: dict[str, Any] = {
+    "streamed": True,
+    "first_token": 2 * SECOND,
+    "answered_by": "http://gpu:8001",
+    "served": "LGAI-EXAONE/EXAONE-4.0-32B-AWQ",
+    "tokens_in": 10,
+    "tokens_out": 20,
+}
+SERVER = {
+    gen_ai.GEN_AI_OPERATION_NAME: "chat",
+    gen_ai.GEN_AI_REQUEST_MODEL: "exaone",
+    gen_ai.GEN_AI_PROVIDER_NAME: "vllm",
+    gen_ai.GEN_AI_RESPONSE_MODEL: "LGAI-EXAONE/EXAONE-4.0-32B-AWQ",
+    server_attributes.SERVER_ADDRESS: "gpu",
+    server_attributes.SERVER_PORT: 8001,
+}
+
+
+# Spans
+
+
+def test_a_call_is_one_client_span(backend: Backend) -> None:
+    backend.call(**ANSWER)
+    span = backend.span
+    assert (span.name, span.kind, span.status.status_code) == ("chat exaone", SpanKind.CLIENT, StatusCode.UNSET)
+    assert dict(span.attributes or {}) == {
+        **SERVER,
+        gen_ai.GEN_AI_REQUEST_STREAM: True,
+        gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: 1.0,
+        gen_ai.GEN_AI_USAGE_INPUT_TOKENS: 10,
+        gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS: 20,
+    }
+    assert span.instrumentation_scope is not None
+    assert span.instrumentation_scope.schema_url == "https://opentelemetry.io/schemas/1.41.0"
+
+
+def test_a_call_that_is_not_streamed_has_no_first_chunk(backend: Backend) -> None:
+    backend.call(**{**ANSWER, "streamed": False})
+    told = backend.span.attributes or {}
+    assert not {gen_ai.GEN_AI_REQUEST_STREAM, gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK} & set(told)
+
+
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [("chat", "chat"), ("generate", "text_completion"), ("embed", "embeddings"), ("show", "show")],
+)
+def test_an_operation_has_the_name_of_the_conventions_where_they_have_one(
+    backend: Backend, operation: str, told: str
+) -> None:
+    backend.call(operation)
+    assert backend.span.name == f"{told} exaone"
+    assert (backend.span.attributes or {})[gen_ai.GEN_AI_OPERATION_NAME] == told
+
+
+def test_a_call_without_a_model_has_its_operation_for_a_name(backend: Backend) -> None:
+    backend.call(model="")
+    assert backend.span.name == "chat"
+
+
+def test_a_name_that_can_not_be_encoded_is_told_without_what_can_not(backend: Backend) -> None:
+    backend.call(model="half \ud800")
+    assert backend.span.name == "chat half ?"
+    assert (backend.span.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL] == "half ?"
+
+
+def test_the_parent_is_what_is_current_where_the_call_begins(backend: Backend) -> None:
+    tracer = backend.tracers.get_tracer("the service")
+    running = Running("chat", "exaone", 0)
+    with tracer.start_as_current_span("request") as parent:
+        backend.observer.started(running)
+    with tracer.start_as_current_span("another"):
+        backend.observer.ended(running)
+    span = next(span for span in backend.exporter.get_finished_spans() if span.name == "chat exaone")
+    assert span.parent is not None
+    assert span.parent.span_id == parent.get_span_context().span_id
+
+
+def test_an_error_is_told_by_its_kind(backend: Backend) -> None:
+    backend.call(error="timeout")
+    assert backend.span.status.status_code == StatusCode.ERROR
+    assert (backend.span.attributes or {})[error_attributes.ERROR_TYPE] == "timeout"
+
+
+def test_an_error_of_no_kind_is_the_conventions_other(backend: Backend) -> None:
+    backend.call(error="other")
+    assert (backend.span.attributes or {})[error_attributes.ERROR_TYPE] == "_OTHER"
+
+
+def test_a_cancelled_call_is_no_error(backend: Backend) -> None:
+    backend.call(error=CANCELLED)
+    assert backend.span.status.status_code == StatusCode.UNSET
+    assert error_attributes.ERROR_TYPE not in (backend.span.attributes or {})
+    assert (backend.span.attributes or {})["ollama_compat.cancelled"] is True
+
+
+def test_retries_and_failovers_are_told_where_there_were_any(backend: Backend) -> None:
+    backend.call(retries=1, failovers=2)
+    attributes = backend.span.attributes or {}
+    assert (attributes["ollama_compat.retries"], attributes["ollama_compat.failovers"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("answered_by", "provider", "address", "port"),
+    [
+        ("http://gpu/vllm", "vllm", "gpu", 80),
+        ("https://api.deepseek.com", "deepseek", "api.deepseek.com", 443),
+        ("http://[::1]:8001", "vllm", "::1", 8001),
+        ("ollama", "ollama", None, None),
+        (None, "vllm", None, None),
+    ],
+)
+def test_who_answered_is_told(
+    backend: Backend, answered_by: str | None, provider: str, address: str | None, port: int | None
+) -> None:
+    backend.call(answered_by=answered_by, provider=provider)
+    attributes = backend.span.attributes or {}
+    assert attributes[gen_ai.GEN_AI_PROVIDER_NAME] == provider
+    assert attributes.get(server_attributes.SERVER_ADDRESS) == address
+    assert attributes.get(server_attributes.SERVER_PORT) == port
+
+
+# Metrics
+
+
+def test_the_duration_of_a_call_is_recorded(backend: Backend) -> None:
+    backend.call(**ANSWER)
+    (point,) = backend.points(DURATION)
+    assert dict(point.attributes or {}) == SERVER
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 2.0, SECONDS)
+
+
+def test_the_duration_of_a_failed_call_says_how_it_failed_and_no_other_metric_does(backend: Backend) -> None:
+    backend.call(**ANSWER, error="timeout")
+    (point,) = backend.points(DURATION)
+    assert dict(point.attributes or {}) == {**SERVER, error_attributes.ERROR_TYPE: "timeout"}
+    others = backend.points(FIRST_CHUNK) + backend.points(USAGE)
+    assert [error_attributes.ERROR_TYPE in (point.attributes or {}) for point in others] == [False] * 3
+
+
+def test_the_time_to_the_first_token_is_recorded_of_streams_only(backend: Backend) -> None:
+    backend.call(**ANSWER)
+    backend.call(**{**ANSWER, "streamed": False})
+    backend.call(**{**ANSWER, "first_token": None})
+    (point,) = backend.points(FIRST_CHUNK)
+    assert dict(point.attributes or {}) == SERVER
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 1.0, SECONDS)
+
+
+def test_tokens_are_recorded_by_their_type(backend: Backend) -> None:
+    backend.call(**ANSWER)
+    points = backend.points(USAGE)
+    assert [(dict(point.attributes or {}), point.sum) for point in points] == [
+        ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "input"}, 10),
+        ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "output"}, 20),
+    ]
+    assert {point.explicit_bounds for point in points} == {TOKENS}
+
+
+def test_tokens_that_are_not_known_are_not_recorded(backend: Backend) -> None:
+    backend.call(error="timeout")
+    assert backend.points(USAGE) == []
+
+
+def test_metrics_tell_a_bounded_number_of_models_apart(backend: Backend) -> None:
+    for number in range(MODELS + 5):
+        backend.call(model=f"made up {number}")
+    points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
+    assert len(points) == MODELS + 1
+    assert points[OTHER_MODELS].count == 5
+    assert backend.exporter.get_finished_spans()[-1].name == f"chat made up {MODELS + 4}"
+
+
+# Around it
+
+
+def test_without_an_sdk_nothing_happens() -> None:
+    observer, running = OpenTelemetry(), Running("chat", "exaone", 0, ended=SECOND)
+    observer.started(running)
+    observer.ended(running)
+
+
+def test_a_call_ends_once(backend: Backend) -> None:
+    running = Running("chat", "exaone", 0, ended=SECOND)
+    backend.observer.started(running)
+    backend.observer.ended(running)
+    backend.observer.ended(running)
+    assert backend.span.name == "chat exaone"
+    assert [point.count for point in backend.points(DURATION)] == [1]
+
+
+def test_the_child_of_a_fork_leaves_its_parents_calls_to_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, own = Running("chat", "exaone", 0), Running("embed", "kure", 0)
+    backend.observer.started(parents)
+    monkeypatch.setattr(otel.os, "getpid", lambda: -1)
+    assert backend.observer.after_fork() is backend.observer
+    backend.observer.started(own)
+    backend.observer.after_fork()  # of another client of the same child
+    backend.observer.ended(parents)
+    backend.observer.ended(own)
+    assert backend.span.name == "embeddings kure"
+
+
+def test_without_opentelemetry_the_error_says_what_to_install() -> None:
+    script = "import sys; sys.modules['opentelemetry'] = None; import ollama_compat, ollama_compat.otel"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "ImportError: ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'" in done.stderr
+
+
+def test_the_package_does_not_import_it() -> None:
+    script = "import sys, ollama_compat, ollama_compat.guard.stats; print('opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
