@@ -8,7 +8,7 @@ READY := .venv/ready
 say = @printf '%s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration prepare clean
+.PHONY: help demo test lint unit integration soak prepare clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -32,7 +32,10 @@ unit: $(READY)  ## tests that start no vLLM: seconds
 
 integration: $(READY)  ## tests on real vLLM servers, started for them
 	$(say) 'Tests: real vLLM servers'
-	@$(BIN)/pytest --quiet tests/integration tests/conformance
+	@$(BIN)/pytest --quiet tests/integration tests/conformance tests/faults
+
+soak: $(READY)  ## ten minutes of full load with random faults, on real vLLM servers
+	@$(BIN)/python -m tests.soak
 
 prepare: $(READY)  ## install vLLM's CPU build and make the small models, for demo and integration
 	@$(BIN)/python -m testbed prepare

@@ -6,19 +6,25 @@ table can go stale.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ollama_compat.dialects import CHAT, DIALECTS, Dialect, Switch
+from ollama_compat.guard.failures import FAILURES, UNAUTHORIZED
 from ollama_compat.operations import fim
 from ollama_compat.operations.options import OPTIONS
 from ollama_compat.operations.thinking import FAMILIES
+from ollama_compat.providers import SAID
 from ollama_compat.settings import CONFIG, VARIABLES
 from ollama_compat.translation import REFUSED
+from tests.faults.faults import FAULTS
+from tests.faults.matrix import MATRIX
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/differences.md")
+DOCUMENTS = ("README.md", "docs/differences.md", "docs/reliability.md", "docs/providers.md")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -76,12 +82,120 @@ def refused() -> str:
     return table(("endpoint", "instead"), [(f"`{path}`", text) for path, text in REFUSED.items()])
 
 
+def failures() -> str:
+    """What each failure of a call allows."""
+    yes = {True: "yes", False: ""}
+    rows = [
+        (
+            f"`{row.kind}`",
+            row.meaning,
+            yes[row.again],
+            yes[row.elsewhere],
+            yes[row.elsewhere or row.stand_in or row is UNAUTHORIZED] + (" *" if row is UNAUTHORIZED else ""),
+            yes[row.counts],
+        )
+        for row in FAILURES
+    ]
+    head = ("kind", "what it is", "same server again", "another server", "what stands in", "the breaker counts it")
+    return table(head, rows) + "\n\n\\* of a provider or Ollama; a wrong key of vLLM's is a mistake to be told."
+
+
+def matrix() -> str:
+    """What each fault comes to."""
+    rows = []
+    for row in MATRIX:
+        outcomes = [row.outcome(operation, lasting=lasting).value for operation, lasting in _COLUMNS]
+        rows.append((f"`{row.fault}`", FAULTS[row.fault][1], *outcomes))
+    return table(("fault", "what the client meets", *(f"{name}, {_WHEN[on]}" for name, on in _COLUMNS)), rows)
+
+
+_COLUMNS = (("chat, generate", False), ("chat, generate", True), ("embed", False), ("embed", True))
+_WHEN = {False: "once", True: "lasting"}
+
+
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "max_tokens", "stop", "logprobs", "top_logprobs"),
+)
+"""What a caller may say of sampling, by our names."""
+
+
+def dialects() -> str:
+    """The providers: what each takes in a chat, and which endpoints it has."""
+    schemas = {"enforced": "enforced", "asked": "asked for, not enforced", "told": "told in the system prompt"}
+    rows = [
+        (
+            f"`{row.name}`",
+            "any other" if row is DIALECTS[-1] else " ".join(f"`{host}`" for host in row.hosts) or "where named",
+            _lacking(row),
+            f"`{row.shown}`" if row.shown else "not shown",
+            schemas[row.schema],
+            "yes" if row.completions is not None or row.everything else "no",
+            "yes" if row.embeddings is not None or row.everything else "no",
+        )
+        for row in DIALECTS
+    ]
+    head = ("dialect", "hosts", "not taken", "thoughts come in", "a schema as `format` is", "raw prompts", "embeddings")
+    return table(head, rows)
+
+
+def _lacking(row: Dialect) -> str:
+    """What is left out of a chat, what is held to less, and what only some models refuse."""
+    if row.everything:
+        return ""
+    lacking = [_said(key) for key in _SAMPLING if key not in row.endpoints[CHAT]]
+    held = [f"{_said(key)} above {most:g}" for key, most in row.limits.items() if key != "logprobs"]  # of raw prompts
+    refused = [
+        f"for models with `{pattern}`: {' '.join(_said(key) for key in _SAMPLING if key in keys)}"
+        for pattern, keys in row.refused.items()
+    ]
+    return "; ".join(text for text in (", ".join((*lacking, *held)), *refused) if text)
+
+
+def _said(key: str) -> str:
+    return f"`{SAID.get(key, key)}`"
+
+
+def switches() -> str:
+    """How thinking is switched, provider by provider."""
+    rows = [
+        (
+            f"`{row.name}`",
+            f"`{switch.pattern}`" if switch.pattern else "any",
+            _part(switch.on),
+            "can't be" if switch.off is None else _part(switch.off),
+            "no levels" if switch.levels["low"] == switch.on else _efforts(switch),
+        )
+        for row in DIALECTS
+        for switch in row.thinking
+    ]
+    return table(("dialect", "the model's name has", "on", "off", "`low`, `medium`, `high`, `max`"), rows)
+
+
+def _part(part: Mapping[str, object]) -> str:
+    return f"`{json.dumps(part)}`" if part else "nothing: it is on"
+
+
+def _efforts(switch: Switch) -> str:
+    return ", ".join(f"`{part['reasoning_effort']}`" for part in switch.levels.values())
+
+
+def sources() -> str:
+    """Where the rows are from."""
+    return table(("dialect", "source"), [(f"`{row.name}`", row.source) for row in DIALECTS])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "environment": environment,
     "options": options,
     "families": families,
     "insertion": insertion,
     "refused": refused,
+    "failures": failures,
+    "matrix": matrix,
+    "dialects": dialects,
+    "switches": switches,
+    "sources": sources,
 }
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)

@@ -7,6 +7,7 @@ either mode, the official `_request` goes on as ever.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -63,11 +64,14 @@ class _Backend:
 
     def _exchange(self, path: str, body: Any) -> Exchange[None] | None:
         """The exchange that answers a request from vLLM; None: Ollama answers it."""
-        if self._translation is None:
-            return None
-        if self._process != os.getpid():
+        translation = self._own()
+        return None if translation is None else translation.exchange(path, body, self._client.timeout.read)
+
+    def _own(self) -> Translation | None:
+        """The translation, if there is one, of this very process."""
+        if self._translation is not None and self._process != os.getpid():
             self._after_fork(self._translation)
-        return self._translation.exchange(path, body, self._client.timeout.read)
+        return self._translation
 
     def _after_fork(self, parents: Translation) -> None:
         """Begin anew in the child of a fork: connections, locks and counts are the parent's."""
@@ -94,21 +98,25 @@ class _Backend:
         """
         from .guard.stats import Stats
 
-        return Stats().snapshot() if self._translation is None else self._translation.stats.snapshot()
+        translation = self._own()
+        return Stats().snapshot() if translation is None else translation.stats.snapshot()
 
     def rows(self) -> list[Row]:
         """The same as rows with histograms: what `prometheus.register(client)` reads."""
-        return [] if self._translation is None else self._translation.stats.rows()
+        translation = self._own()
+        return [] if translation is None else translation.stats.rows()
 
     def reset_stats(self) -> None:
         """Begin to count anew."""
-        if self._translation is not None:
-            self._translation.stats.reset()
+        translation = self._own()
+        if translation is not None:
+            translation.stats.reset()
 
     def observe(self, observer: Observer) -> None:
         """Have every call from now on told to `observer` too, such as `otel.OpenTelemetry()`."""
-        if self._translation is not None:
-            self._translation.guard.observers.append(observer)
+        translation = self._own()
+        if translation is not None:
+            translation.guard.observers.append(observer)
 
     def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
         """What an OpenAI client is made with: for the server at `vllm`, or for Ollama (None), each with its key."""
@@ -184,9 +192,9 @@ class Client(_Backend, ollama.Client):
         """
         from openai import DefaultHttpxClient, OpenAI
 
-        vllm = None
-        if self._translation is not None and not is_cloud(model):
-            with contextlib.closing(self._run(self._translation.locate(model))) as parts:
+        vllm, translation = None, self._own()
+        if translation is not None and not is_cloud(model):
+            with contextlib.closing(self._run(translation.locate(model))) as parts:
                 vllm = next(parts)["url"]
         options = self._openai_options(self._client, vllm)
         return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._made[1].get("verify", True)))
@@ -208,12 +216,15 @@ class Client(_Backend, ollama.Client):
         """How the servers are: see `health.Health`. Answers within `timeout` seconds, whatever they do."""
         from .guard.health import examined
 
-        with contextlib.closing(self._run(examined(self._translation, timeout))) as parts:
+        with contextlib.closing(self._run(examined(self._own(), timeout))) as parts:
             return cast("Health", next(parts))
 
 
 class AsyncClient(_Backend, ollama.AsyncClient):
     """`ollama.AsyncClient`, answered by vLLM where `BACKEND_MODE` says so: the async twin of `Client`."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The event loop of the last call."""
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
         """Make a client; no request is sent."""
@@ -241,9 +252,9 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         """A ready `openai.AsyncOpenAI` for the server that serves `model`: see `Client.openai`."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        vllm = None
-        if self._translation is not None and not is_cloud(model):
-            async with contextlib.aclosing(self._run(self._translation.locate(model))) as parts:
+        vllm, translation = None, self._own()
+        if translation is not None and not is_cloud(model):
+            async with contextlib.aclosing(self._run(translation.locate(model))) as parts:
                 vllm = (await anext(parts))["url"]
         options = self._openai_options(self._client, vllm)
         return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._made[1].get("verify", True)))
@@ -251,7 +262,19 @@ class AsyncClient(_Backend, ollama.AsyncClient):
     def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
         from .upstream import AsyncUpstream
 
+        self._follow_loop()
         return AsyncUpstream(self._client, self._keys, self._rates).run(exchange)
+
+    def _follow_loop(self) -> None:
+        """Open new connections after the event loop has ended in which the old ones were opened: they ended with it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # trio's
+            return
+        before, self._loop = self._loop, loop
+        if before is not None and before.is_closed() and not self._client.is_closed:
+            host, keywords = self._made
+            ollama.AsyncClient.__init__(self, host, **keywords)
 
     @functools.cached_property
     def _rates(self) -> AsyncRates | None:
@@ -265,7 +288,7 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         """How the servers are: the async twin of `Client.health`."""
         from .guard.health import examined
 
-        async with contextlib.aclosing(self._run(examined(self._translation, timeout))) as parts:
+        async with contextlib.aclosing(self._run(examined(self._own(), timeout))) as parts:
             return cast("Health", await anext(parts))
 
 

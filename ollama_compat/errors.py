@@ -127,7 +127,7 @@ def refusal(url: str, status: int, body: bytes) -> Refusal:
 
 
 # What FastAPI and pydantic quote of a request that they refuse: the prompt may stand in it.
-_INPUT = re.compile(r",? *'?input(?:_value)?'?[:=].*", re.DOTALL)
+_INPUT = re.compile(r""",? *\\?['"]?input(?:_value)?\\?['"]?[:=].*""", re.DOTALL)
 
 
 def _read(url: str, status: int, body: bytes) -> Refusal:
@@ -135,6 +135,8 @@ def _read(url: str, status: int, body: bytes) -> Refusal:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
         return Refusal(url, status, _quoted(body.decode("utf-8", "replace")))
+    if isinstance(document, list) and len(document) == 1 and isinstance(document[0], dict):  # Gemini's
+        document = document[0]
     if not isinstance(document, dict):
         return Refusal(url, status, _quoted(json.dumps(document)))
     error = document.get("error")

@@ -29,8 +29,8 @@ class Keys:
 
     def hidden(self, body: bytes) -> bytes:
         """`body` without any of the keys: some servers quote the one that they refuse."""
-        for value in self.authorization.values():
-            secret = (value or "").removeprefix("Bearer ").encode()
+        secrets = [(value or "").rpartition(" ")[2].encode() for value in self.authorization.values()]
+        for secret in sorted(secrets, key=len, reverse=True):  # one key may begin as another does
             if len(secret) >= _SHORTEST:
                 body = body.replace(secret, b"[key]")
         return body

@@ -1,106 +1,213 @@
-"""OpenAI-compatible services other than vLLM, which stand in for it: what each takes, in one table.
+"""OpenAI-compatible services other than vLLM, which stand in for it.
 
-The translation writes requests for vLLM. For a provider they are rewritten here: what it has under another name is
-renamed, and what it does not have is left out, with a notice for each thing that the caller said. A path that it does
-not have is answered here, as a server without it would.
+The translation writes requests for vLLM. For a provider they are rewritten here by its row of `DIALECTS` (dialects.py):
+what it has under another name is renamed, and what it does not have is left out, with a notice of each thing that the
+caller said. A path that it does not have is answered here, as a server without it would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from .errors import response_error
+from .dialects import CHAT, DIALECTS, Dialect
+from .errors import refusal, response_error
 from .exchange import Ask, Exchange, Open, Part, Reply, Request
 from .settings import Provider
 
-_OURS = (
-    "stream_interval",
-    "return_token_ids",
-    "return_prompt_text",
-    "add_generation_prompt",
-    "continue_final_message",
-    "truncate_prompt_tokens",
-    "truncation_side",
+CONTEXT = "token ids (the context of its replies is empty)"
+CONTINUED = "the beginning of an answer (its models may answer it instead of going on from it)"
+THOUGHTS = "the thinking of earlier messages"
+SCHEMA_ASKED = "a schema that binds as format (it is asked for, not enforced)"
+SCHEMA_TOLD = "a schema as format (it is told in the system prompt, not enforced)"
+
+_KWARGS, _EFFORT = "chat_template_kwargs", "reasoning_effort"
+
+_SWITCHES = frozenset({"enable_thinking", "thinking"})
+"""The keys of `chat_template_kwargs` by which the translation switches thinking (operations/thinking.py)."""
+
+_NOBODYS = frozenset(
+    {
+        *("add_generation_prompt", "return_prompt_text", "stream_interval", "stream_options"),
+        *("encoding_format", "truncation_side"),
+    }
 )
 """What the translation asks of vLLM for its own purposes: nothing of what the caller said is lost with it."""
 
-_SAMPLING = ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs")
-"""What vLLM takes beyond OpenAI's API (vLLM 0.32, "Extra parameters")."""
+_NEUTRAL: Mapping[str, float] = {
+    "top_k": 0,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "truncate_prompt_tokens": -1,
+}
+"""Values that ask for nothing: left out, they are not missed."""
 
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """A row of the table. Everything is as in OpenAI's chat completions unless it says otherwise."""
-
-    name: str
-    host: str
-    """What the host of a base URL ends with."""
-    unknown: tuple[str, ...]
-    """Parameters that it refuses or ignores."""
-    renamed: Mapping[str, str]
-    thoughts: str
-    """The field of a message in which thoughts of the history are sent; empty: they are left out."""
-    json_schema: bool = True
-    """Whether `response_format` takes a schema; otherwise any JSON object is asked for."""
-    embeddings: bool = True
-    completions: bool = False
-    """Whether it completes raw prompts (`/v1/completions`)."""
-
-
-# Sources: the API references of DeepSeek (api-docs.deepseek.com, 2025), OpenAI (platform.openai.com, 2025), OpenRouter
-# (openrouter.ai/docs, 2025), Groq (console.groq.com/docs/openai, 2025), Mistral (docs.mistral.ai/api, 2025).
-DIALECTS = (
-    Dialect(
-        "deepseek",
-        "api.deepseek.com",
-        (*_SAMPLING, "seed", "reasoning_effort"),
-        {},
-        thoughts="",
-        json_schema=False,
-        embeddings=False,
-    ),
-    Dialect("openai", "api.openai.com", _SAMPLING, {"max_tokens": "max_completion_tokens"}, thoughts=""),
-    Dialect("openrouter", "openrouter.ai", ("chat_template_kwargs",), {}, thoughts="reasoning", completions=True),
-    Dialect(
-        "groq", "api.groq.com", (*_SAMPLING, "logprobs", "top_logprobs"), {"max_tokens": "max_completion_tokens"}, ""
-    ),
-    Dialect("mistral", "api.mistral.ai", (*_SAMPLING, "logprobs", "top_logprobs"), {"seed": "random_seed"}, ""),
-    Dialect("vllm", "", (), {}, thoughts="reasoning", completions=True),
-    Dialect("openai-compatible", "", _SAMPLING, {}, thoughts=""),
-)
-"""The last one is that of a provider that none of the others is."""
+SAID: Mapping[str, str] = {
+    "repetition_penalty": "repeat_penalty",
+    "max_tokens": "num_predict",
+    "truncate_prompt_tokens": "num_ctx",
+    "response_format": "format",
+    "return_token_ids": CONTEXT,
+}
+"""What the caller calls our keys, where the two differ."""
 
 
 def dialect_of(provider: Provider) -> Dialect:
     """The row that the settings name, else the one of the provider's host."""
     if provider.dialect is not None:
         return next(row for row in DIALECTS if row.name == provider.dialect)
-    host = urlsplit(provider.base_url).hostname or ""
-    return next((row for row in DIALECTS if row.host and host.endswith(row.host)), DIALECTS[-1])
+    host = f".{urlsplit(provider.base_url).hostname or ''}"
+    return next((row for row in DIALECTS if any(host.endswith(f".{known}") for known in row.hosts)), DIALECTS[-1])
 
 
-def adapted(payload: Part, dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
-    """The request as the provider takes it, and what of the caller's had to be left out."""
-    if dialect.name == "vllm":
+def adapted(payload: Part, path: str, dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+    """The request as the provider takes it at `path`, one of its endpoints, and what of the caller's it does not take.
+
+    What is adapted already stays as it is.
+    """
+    if dialect.everything:
         return {**payload, "model": model}, ()
-    lost = tuple(key for key in dialect.unknown if key in payload)
-    kept = {key: value for key, value in payload.items() if key not in (*_OURS, *lost)}
-    kept = {dialect.renamed.get(key, key): value for key, value in kept.items()}
-    if kept.get("stream"):
-        kept["stream_options"] = {"include_usage": True}
-    if "messages" in kept:
-        kept["messages"] = [_message(message, dialect) for message in kept["messages"]]
-    if kept.get("response_format", {}).get("type") == "json_schema" and not dialect.json_schema:
-        kept["response_format"] = {"type": "json_object"}
-        lost = (*lost, "the schema of format")
-    return {**kept, "model": model}, lost
+    kept, lost = _taken(payload, dialect.endpoints[path], dialect, model)
+    if path == CHAT:
+        thinking, unsaid = _thinking(payload, dialect, model)
+        messages, untold = _messages(payload, dialect)
+        kept, loose = _formatted({**kept, **thinking, "messages": messages}, dialect)
+        lost += (*unsaid, *untold, *loose)
+    return {**kept, "model": model}, tuple(dict.fromkeys(lost))
+
+
+def _taken(payload: Part, keys: Mapping[str, str], dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+    """The keys that the endpoint knows, under its own names; those about thinking are another matter."""
+    theirs = {**keys, **{name: name for name in keys.values()}}
+    theirs |= {name: name for row in dialect.thinking for name in (*row.on, *(row.off or ())) if name != _EFFORT}
+    refused = frozenset().union(*(found for pattern, found in dialect.refused.items() if _fits(pattern, model)))
+    kept: Part = {}
+    lost: list[str] = []
+    for key, value in payload.items():
+        if key in (_KWARGS, _EFFORT, "continue_final_message"):
+            continue
+        name = theirs.get(key)
+        most = dialect.limits.get(key)
+        if name is None or name in refused:
+            lost += [SAID.get(key, key)] if key not in _NOBODYS and value != _NEUTRAL.get(key) else []
+        elif name == "stream_options":
+            kept[name] = {"include_usage": True}
+        elif most is not None and not isinstance(value, bool) and value > most:
+            kept[name] = most
+            lost.append(f"{SAID.get(key, key)} above {most:g}")
+        else:
+            kept[name] = value
+    return kept, tuple(lost)
+
+
+def _thinking(payload: Part, dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+    """What a request says of thinking."""
+    kwargs = payload.get(_KWARGS) or {}
+    wanted = next((bool(kwargs[key]) for key in _SWITCHES if key in kwargs), None)
+    level = payload.get(_EFFORT)
+    lost = (_KWARGS,) if kwargs.keys() - _SWITCHES else ()
+    switch = next((row for row in dialect.thinking if _fits(row.pattern, model)), None)
+    if dialect.replays and switch is not None and _forgotten(payload["messages"], dialect):
+        return switch.off or {}, (*lost, "think") if wanted or level else lost
+    if wanted is None and level is None:
+        return {}, lost
+    if switch is None:
+        return {}, (*lost, "think")
+    if wanted is not False and level is not None:
+        return switch.levels.get(level, {_EFFORT: level}), lost
+    part = switch.on if wanted else switch.off
+    return ({}, (*lost, "think")) if part is None else (part, lost)
+
+
+def _forgotten(messages: Sequence[Part], dialect: Dialect) -> bool:
+    """Whether the history has tool calls without the thoughts that led to them."""
+    calls = (message for message in messages if message.get("tool_calls"))
+    return any(not (message.get("reasoning") or message.get(dialect.history)) for message in calls)
+
+
+def _messages(payload: Part, dialect: Dialect) -> tuple[list[Part], tuple[str, ...]]:
+    """The history, in the fields that the provider knows."""
+    messages = [_message(message, dialect) for message in payload["messages"]]
+    lost = []
+    if not dialect.history and any(message.get("reasoning") for message in payload["messages"]):
+        lost.append(THOUGHTS)
+    if payload.get("continue_final_message") and dialect.prefix:
+        messages[-1] = {**messages[-1], "prefix": True}
+    elif payload.get("continue_final_message"):
+        lost.append(CONTINUED)
+    return messages, tuple(lost)
+
+
+def _message(message: Part, dialect: Dialect) -> Part:
+    fields = {"role", "content", "tool_calls", "tool_call_id"}
+    fields |= {dialect.history} if dialect.history else set()
+    fields |= {"name"} if dialect.tool_names else set()
+    fields |= {"prefix"} if dialect.prefix else set()
+    told = {key: value for key, value in message.items() if key in fields}
+    if dialect.history and message.get("reasoning"):
+        told[dialect.history] = message["reasoning"]
+    if dialect.short_ids and "tool_calls" in told:
+        told["tool_calls"] = [{**call, "id": _short(call["id"])} for call in told["tool_calls"]]
+    if dialect.short_ids and "tool_call_id" in told:
+        told["tool_call_id"] = _short(told["tool_call_id"])
+    return told
+
+
+def _short(call_id: str) -> str:
+    """An id of nine letters or digits: the same one for the call and for its result."""
+    if len(call_id) == 9 and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _formatted(kept: Part, dialect: Dialect) -> tuple[Part, tuple[str, ...]]:
+    """`response_format` as far as it is taken. JSON without a schema has to be spoken of in the prompt too: without
+    that, DeepSeek, OpenAI and Mistral refuse it or answer with white space."""
+    asked = kept.get("response_format") or {}
+    if asked.get("type") != "json_schema":
+        return kept, ()
+    schema = asked["json_schema"]["schema"]
+    lost: tuple[str, ...] = ()
+    if schema == {"type": "object"}:
+        told = "" if any("json" in _text(message).lower() for message in kept["messages"]) else _ANY_OBJECT
+    elif dialect.schema == "told":
+        told, lost = _BY_SCHEMA.format(json.dumps(schema, ensure_ascii=False)), (SCHEMA_TOLD,)
+    else:
+        return kept, (SCHEMA_ASKED,) if dialect.schema == "asked" else ()
+    messages = _told(kept["messages"], told) if told else kept["messages"]
+    return {**kept, "response_format": {"type": "json_object"}, "messages": messages}, lost
+
+
+_ANY_OBJECT = "Answer with a JSON object and nothing else."
+_BY_SCHEMA = "Answer with a JSON object that fits this JSON schema, and nothing else: {}"
+
+
+def _told(messages: Sequence[Part], text: str) -> list[Part]:
+    """The messages, with `text` at the end of the system prompt."""
+    if messages and messages[0]["role"] == "system" and _text(messages[0]):
+        return [{**messages[0], "content": f"{_text(messages[0])}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _text(message: Part) -> str:
+    """The content of a message, where it is text alone."""
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def _fits(pattern: str, model: str) -> bool:
+    return re.search(pattern, model.lower()) is not None
 
 
 def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Callable[..., None]) -> Exchange[None]:
-    """`exchange`, asked of a provider instead of a vLLM server."""
+    """`exchange`, asked of the provider `name` instead of a vLLM server. `notice` is called as `Memory.notice` is."""
     dialect = dialect_of(provider)
     outcome: Any = None
     problem: Exception | None = None
@@ -109,46 +216,46 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
             step = exchange.send(outcome) if problem is None else exchange.throw(problem)
             outcome, problem = None, None
             if isinstance(step, (Ask, Open)):
-                if not _has(dialect, step.request):
+                if not dialect.everything and step.request.path not in dialect.endpoints:
                     outcome = Reply(404, b'{"detail":"Not Found"}')
                     continue
                 step = replace(step, request=_rewritten(step.request, provider, name, dialect, notice))
             try:
                 outcome = yield step
-                if isinstance(outcome, Reply) and outcome.status in (401, 402, 403):
-                    raise _denied(provider, name, outcome)
             except Exception as error:
                 problem = error
+            if isinstance(outcome, Reply) and outcome.status in (401, 402, 403):
+                problem = _denied(provider, name, outcome)
     except StopIteration:
         return
     finally:
         exchange.close()
 
 
-def _has(dialect: Dialect, request: Request) -> bool:
-    paths = {"/v1/chat/completions": True, "/v1/completions": dialect.completions, "/v1/embeddings": dialect.embeddings}
-    return dialect.name == "vllm" or paths.get(request.path, False)
-
-
 def _rewritten(
     request: Request, provider: Provider, name: str, dialect: Dialect, notice: Callable[..., None]
 ) -> Request:
-    payload = request.payload or {}
-    model = str(payload.get("model", ""))
-    payload, lost = adapted(payload, dialect, provider.models.get(model, model))
+    base, path = _place(provider.base_url.rstrip("/"), request.path, dialect)
+    if request.payload is None:
+        return replace(request, base=base, path=path, credential=name)
+    asked = str(request.payload.get("model", ""))
+    payload, lost = adapted(request.payload, request.path, dialect, provider.models.get(asked, asked))
     for what in lost:
-        notice(f"provider {name} {what}", "%s does not take %s: it is left out", name, what)
-    base = provider.base_url.rstrip("/")
-    path = request.path.removeprefix("/v1") if urlsplit(base).path.strip("/") else request.path
+        notice(f"provider {name} {what}", "provider %s does not take %s", name, what)
     return replace(request, base=base, path=path, payload=payload, credential=name)
 
 
-def _message(message: Part, dialect: Dialect) -> Part:
-    thoughts = message.get("reasoning")
-    rest = {key: value for key, value in message.items() if key != "reasoning"}
-    return {**rest, dialect.thoughts: thoughts} if thoughts and dialect.thoughts else rest
+def _place(base: str, path: str, dialect: Dialect) -> tuple[str, str]:
+    """Base URL and path of a request: `/v1` stands for whatever path the provider has in front of its endpoints."""
+    if not urlsplit(base).path:
+        base += dialect.root
+    if base.endswith("/v1"):
+        return base.removesuffix("/v1"), path
+    return base, path if dialect.everything else path.removeprefix("/v1")
 
 
 def _denied(provider: Provider, name: str, reply: Reply) -> Exception:
-    key = provider.api_key_env or "no api_key_env is set"
-    return response_error(f"the provider {name} ({provider.base_url}) refuses the key: check {key}", reply.status)
+    """A refusal for the key or the account: whose it is, and where to look."""
+    said = refusal(provider.base_url, reply.status, reply.body).message or "unauthorized"
+    key = f"the key in {provider.api_key_env}" if provider.api_key_env else "the key: no api_key_env is set"
+    return response_error(f"{said} (provider {name}, {provider.base_url}: check {key})", reply.status)

@@ -72,6 +72,8 @@ class Profile(Frozen):
     """The system prompt of requests that bring none."""
     parameters: Mapping[str, Any] = {}
     """Default options."""
+    template: str | None = None
+    """A Go template, as in a Modelfile, by which prompts are made here; None: the server's chat template is used."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """What every conversation begins with, after the system prompt."""
     fim: str | None = None
@@ -95,6 +97,16 @@ class Profile(Frozen):
         except ResponseError as problem:
             raise ValueError(problem.error) from None
 
+    @field_validator("template")
+    @classmethod
+    def _can_be_read(cls, template: str | None) -> str | None:
+        """A template that is not understood is found when the profile is read, too."""
+        if template:
+            from .operations.prompts import read  # only where there is one
+
+            read(template)
+        return template or None
+
     def lacks(self, capability: Capability) -> bool:
         """Whether the profile says that the model does not have the capability."""
         return self.capabilities is not None and capability not in self.capabilities
@@ -115,16 +127,30 @@ class Provider(Frozen):
     """The NAME of the variable that holds the key: no key stands in a file."""
     models: Mapping[str, str] = {}
     """Names for the provider's own model names."""
-    dialect: Literal["deepseek", "openai", "openrouter", "groq", "mistral", "vllm", "openai-compatible"] | None = None
-    """What it takes; None: told by the host of `base_url`."""
+    dialect: str | None = None
+    """What it takes, by a row of `DIALECTS`; None: told by the host of `base_url`."""
     headers: Mapping[str, str] = {}
     """Further headers, which are no secrets."""
 
     @field_validator("base_url")
     @classmethod
     def _is_url(cls, url: str) -> str:
+        url = url.strip()
+        url = url if "://" in url else f"https://{url}"
+        if urlsplit(url).username is not None:
+            raise ValueError("a URL with a user or a password in it: name the key's variable in api_key_env")
         _url(url)
-        return url if "://" in url else f"https://{url}"
+        return url
+
+    @field_validator("dialect")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        from .dialects import DIALECTS  # only where there is a provider
+
+        known = [row.name for row in DIALECTS]
+        if name is not None and name not in known:
+            raise ValueError(f"there is no dialect {name!r}: it may be {', '.join(known)}")
+        return name
 
     @field_validator("api_key_env")
     @classmethod
@@ -211,7 +237,8 @@ class Settings(Frozen):
     vllm_api_key: Annotated[SecretStr | None, BeforeValidator(_header_value)] = None
     vllm_model_map: Annotated[Mapping[str, str], BeforeValidator(_json_object)] = DEFAULT_MODEL_MAP
     vllm_failover: Annotated[Mapping[str, tuple[str, ...]], BeforeValidator(_chains)] = {}
-    vllm_limits: Annotated[str | None, Field(repr=False)] = None  # a password may stand in it
+    vllm_limits: Annotated[str | None, Field(repr=False)] = None
+    """Not shown: a password may stand in it."""
     vllm_generate_rate: str = "300/minute"
     vllm_chat_rate: str = "600/minute"
     vllm_embed_rate: str = "6000/minute"
@@ -354,6 +381,16 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise SettingsError(f"{CONFIG.name} names {str(path)!r}, which is no valid TOML: {problem}") from None
 
 
+def _held(variable: Variable, value: object) -> str:
+    """What a variable held, without the passwords that may stand in it."""
+    if variable.name == "VLLM_LIMITS" and isinstance(value, str):
+        from .guard.rates import shown
+
+        return repr(shown(value))
+    with_password = variable.name == "VLLM_URLS" and "@" in str(value)
+    return "a value that is not shown" if variable.secret or with_password else repr(value)
+
+
 def _explain(problem: ValidationError, places: Mapping[str, str]) -> str:
     variables = {variable.key: variable for variable in VARIABLES}
     lines = []
@@ -368,9 +405,7 @@ def _explain(problem: ValidationError, places: Mapping[str, str]) -> str:
             hint = f"; the keys are {known}" if error["type"] == "extra_forbidden" and len(error["loc"]) == 1 else ""
             lines.append(f"{spot} ({where}): {reason}{hint}")
             continue
-        with_password = variable.name in ("VLLM_URLS", "VLLM_LIMITS") and "@" in str(error["input"])
-        hidden = variable.secret or with_password
-        held = "a value that is not shown" if hidden else repr(error["input"])
+        held = _held(variable, error["input"])
         why = "" if error["type"] == "literal_error" else f" ({reason})"
         lines.append(f"{variable.name} ({where}) holds {held}; it may hold {variable.may_hold}{why}")
     return "\n".join(lines)

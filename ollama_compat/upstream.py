@@ -147,8 +147,10 @@ class Upstream:
     def _events(self, response: httpx.Response, request: Request) -> Iterator[bytes]:
         decoder = _decoder(response, request)
         for piece in response.iter_bytes():
-            yield from decoder.feed(piece)
-        yield from decoder.finish()
+            for event in decoder.feed(piece):
+                yield _shown(event, self._keys)
+        for event in decoder.finish():
+            yield _shown(event, self._keys)
 
 
 class AsyncUpstream:
@@ -243,9 +245,9 @@ class AsyncUpstream:
         decoder = _decoder(response, request)
         async for piece in response.aiter_bytes():
             for event in decoder.feed(piece):
-                yield event
+                yield _shown(event, self._keys)
         for event in decoder.finish():
-            yield event
+            yield _shown(event, self._keys)
 
 
 def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | None) -> Step | None:
@@ -307,6 +309,11 @@ def _decoder(response: httpx.Response, request: Request) -> EventDecoder | LineD
     return EventDecoder(request.base)
 
 
+def _shown(event: bytes, keys: Keys) -> bytes:
+    """An event; one that tells of an error is without the keys, as error replies are."""
+    return keys.hidden(event) if b'"error"' in event else event
+
+
 class _Body:
     """The body of a reply as it comes, no longer than what is kept, and no later than its request allows."""
 
@@ -320,8 +327,9 @@ class _Body:
     def add(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size > (MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES):
-            raise malformed(self._request.base, f"it is longer than {MAX_REPLY_BYTES} bytes")
+        most = MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES
+        if self._size > most:
+            raise malformed(self._request.base, f"it is longer than {most} bytes")
         if self._until is not None and time.monotonic() > self._until:  # httpx times each piece, not their sum
             raise httpx.ReadTimeout("the reply comes too slowly")
 
@@ -346,12 +354,13 @@ def _retry_after(response: httpx.Response) -> float | None:
 def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
     """A transport error as callers of the official client know it, with the server's name in it."""
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
-        return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
+        return _unreached(client, last, f"no answer within {last.timeout or CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError):
         return _unreached(client, last, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):
         kind = type(error)
-        return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {client.timeout})", request=None)
+        allowed = client.timeout if last.timeout is None else f"{last.timeout:g} s"
+        return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {allowed})", request=None)
     if isinstance(error, httpx.RequestError):
         return broken_off(last.base, f"{type(error).__name__}: {error}")
     return error

@@ -23,7 +23,7 @@ import pytest
 from testbed import environment, models, servers
 from testbed.paths import HOME, TestbedError
 from tests.asker import connect as connect
-from vllm_launch import Server, ServerError, free_ports
+from vllm_launch import Server, ServerError, ServerProcess, free_ports
 
 _LOGS = HOME / "logs" / "tests"
 _SERVERS = {"chat_server", "embed_server", "korean_server", "reasoning_server"}
@@ -108,6 +108,15 @@ def vllm_env(monkeypatch: pytest.MonkeyPatch) -> VllmEnv:
 def _serving(
     config: pytest.Config, wanted: Sequence[Server], needed_models: tuple[str, ...]
 ) -> Iterator[list[RunningServer]]:
+    with serving(config, wanted, needed_models) as processes:
+        yield [RunningServer(process.url, process.server.served_names) for process in processes]
+
+
+@contextlib.contextmanager
+def serving(
+    config: pytest.Config, wanted: Sequence[Server], needed_models: tuple[str, ...]
+) -> Iterator[list[ServerProcess]]:
+    """Real vLLM servers, for a test that needs more of them than it can be handed, or needs their processes."""
     if os.environ.get("VLLM_TESTS") == "off":
         pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
     with contextlib.ExitStack() as stack:
@@ -119,7 +128,7 @@ def _serving(
                 processes = stack.enter_context(servers.serving(wanted, python, _LOGS))
             except (TestbedError, ServerError) as error:
                 pytest.fail(f"No real vLLM server to test with. {error}", pytrace=False)
-        yield [RunningServer(process.url, process.server.served_names) for process in processes]
+        yield processes
 
 
 @contextlib.contextmanager

@@ -4,7 +4,10 @@
     played.requests[0].payload, played.parts[-1]
 
 A line of the script is the outcome of one `Ask` or `Open`: a `Reply`; a list of events, which opens a stream (an
-exception in the list is thrown in at its `NEXT`); or an exception, thrown in. A script that is not used up is an error.
+exception in the list is thrown in at its `NEXT`); or an exception, thrown in. For an `AskAll` it is the list of its
+outcomes. A script that is not used up is an error.
+
+A queue is entered without waiting: whether there was a place is the outcome. A rate answers from `Play.rates`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ollama_compat.exchange import Ask, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep
+from ollama_compat.exchange import (
+    Ask,
+    AskAll,
+    Enter,
+    Exchange,
+    Next,
+    Open,
+    Outcome,
+    Part,
+    Reply,
+    Request,
+    Sleep,
+    Spend,
+)
 from ollama_compat.fleet import Server, Target
 from ollama_compat.operations.call import Call, Memory
 from ollama_compat.settings import Profile
@@ -25,7 +41,7 @@ STAMP = "2026-08-21T09:31:20.000000000Z"
 SECOND = 1_000_000_000
 
 Event: TypeAlias = bytes | Exception
-Line: TypeAlias = Reply | Sequence[Event] | Exception
+Line: TypeAlias = Reply | Sequence[Event] | Sequence[Reply | Exception] | Exception
 
 
 class FakeClock:
@@ -42,6 +58,19 @@ class FakeClock:
         return STAMP
 
 
+class StillClock:
+    """A clock that stands where it is set (nanoseconds)."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def ticks(self) -> int:
+        return self.now
+
+    def stamp(self) -> str:
+        return STAMP
+
+
 @dataclass
 class Play:
     """One playing of an exchange. What was seen stays readable after an error."""
@@ -49,10 +78,17 @@ class Play:
     requests: list[Request] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
+    entered: list[float | None] = field(default_factory=list)
+    """How long each queue would have been waited in at most (seconds)."""
+    rates: dict[str, list[float | Exception]] = field(default_factory=dict)
+    """What each operation's rate answers, one after another; then 0: the call is taken."""
+    spent: list[str] = field(default_factory=list)
+    """The operations whose rate was asked."""
     result: Any = None
 
     def run(self, exchange: Exchange[Any], *script: Line) -> Play:
-        lines, events = iter(script), iter(())
+        lines: Iterator[Any] = iter(script)
+        events: Iterator[Any] = iter(())
         outcome: Outcome | Exception = None
         while True:
             try:
@@ -71,6 +107,16 @@ class Play:
             case Sleep(seconds):
                 self.sleeps.append(seconds)
                 return None, events
+            case Enter(queue, seconds):
+                self.entered.append(seconds)
+                return queue.green_acquire(blocking=False), events
+            case Spend(operation):
+                self.spent.append(operation)
+                answers = self.rates.get(operation)
+                return answers.pop(0) if answers else 0.0, events
+            case AskAll(requests):
+                self.requests += requests
+                return next(lines), events
             case Ask(request) | Open(request):
                 self.requests.append(request)
                 line = next(lines, None)

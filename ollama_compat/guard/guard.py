@@ -14,7 +14,7 @@ from ..errors import ModelGone, model_not_found
 from ..exchange import Clock, Exchange, Sleep
 from ..fleet import Fleet, Server, Target
 from ..operations.call import Call, Memory, Progress
-from ..settings import Settings
+from ..settings import OLLAMA, Settings
 from .failures import GONE, UNAUTHORIZED, UNREACHABLE, Failure, classify
 from .log import decided
 from .retry import Patience
@@ -50,11 +50,11 @@ class Attempt:
     failed: list[Server] = field(default_factory=list)
     """The servers that are not asked: they failed in this round, or in a way that asking again can't mend."""
     again: list[Server] = field(default_factory=list)
-    """Those of them that may be asked again after a wait."""
+    """Those that may be asked again after a wait, by what each did last."""
     trouble: Exception | None = None
     """The first failure: what the caller is told if nobody answers."""
     mends: bool = False
-    """Whether a wait may mend it."""
+    """Whether a wait may mend that no server was found."""
 
 
 class Guard:
@@ -111,6 +111,8 @@ class Guard:
             try:
                 yield from self._by(question, attempt, running)
             except Exception as error:
+                if progress.first is not None:  # the caller has seen a part of this one's answer
+                    raise
                 if first is not None:
                     first.add_note(f"{route.name} stood in and failed too: {error}")
                 first = first or error
@@ -132,7 +134,9 @@ class Guard:
                     yield from self._on(target, question, attempt, running)
                     return
             except Exception as error:
-                self._note(error, attempt)
+                failure = self._note(error, attempt)
+                if target is None:
+                    attempt.mends = failure.again
             if target is not None:
                 continue  # that one failed: the next
             seconds = self._wait(attempt, running)
@@ -152,7 +156,17 @@ class Guard:
         if not server.breaker.closed and not server.breaker.admit(self._clock.ticks()):
             raise server.left_alone(self._clock.ticks())
         profile, clock = attempt.route.profile, self._clock
-        call = Call(question.path, question.body, target, profile, clock, running.started, self._memory, progress)
+        call = Call(
+            question.path,
+            question.body,
+            target,
+            profile,
+            clock,
+            running.started,
+            self._memory,
+            progress,
+            elsewhere=attempt.route.provider not in (VLLM, OLLAMA),
+        )
         try:
             with self._fleet.taking(server):
                 yield from attempt.route.operation(question.operation)(call)
@@ -176,6 +190,8 @@ class Guard:
             server.failed(self._clock.ticks(), told(error))
         else:
             server.succeeded()
+        if server in attempt.again:
+            attempt.again.remove(server)
         if failure.again:
             attempt.again.append(server)
         if failure in (UNREACHABLE, GONE):  # what it serves is no longer known; gone: the model may have moved
@@ -183,17 +199,17 @@ class Guard:
                 self._fleet.forget(gone)
                 self._memory.forget(gone.url)
 
-    def _note(self, error: Exception, attempt: Attempt) -> None:
+    def _note(self, error: Exception, attempt: Attempt) -> Failure:
         """Keep a failure that others may make good; any other is raised."""
         failure = classify(error, began=attempt.progress.first is not None)
         if not failure.elsewhere:
             raise error
         attempt.trouble = attempt.trouble or error
-        attempt.mends = attempt.mends or failure.again
+        return failure
 
     def _wait(self, attempt: Attempt, running: Running) -> float | None:
         """The seconds until the route's servers are asked again; None: they are not."""
-        if not attempt.mends:
+        if not (attempt.again or attempt.mends):
             return None
         seconds = attempt.patience.wait(attempt.progress.retry_after, (self._clock.ticks() - running.started) / 1e9)
         if seconds is None or (seconds > LONG_S and not attempt.last):

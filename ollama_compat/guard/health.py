@@ -108,6 +108,8 @@ _WORST: tuple[State, ...] = ("open", "half-open", "closed")
 
 
 def _error(url: str, reply: Reply | Exception) -> str | None:
+    if isinstance(reply, ResponseError):
+        return reply.error
     if isinstance(reply, Exception):
         return str(reply) or type(reply).__name__
-    return None if reply.ok else str(refusal(url, reply.status, reply.body).error())
+    return None if reply.ok else refusal(url, reply.status, reply.body).error().error

@@ -17,5 +17,5 @@ logger.addHandler(logging.NullHandler())
 def decided(event: str, why: str = "", **facts: object) -> None:
     """Log a decision (`failover`, `retry`, `circuit opened`, …). Facts are names and numbers, never what was said."""
     told = " ".join(f"{name}={value!r}" for name, value in facts.items())
-    because = printable(f": {why}") if why else ""
+    because = printable(f": {' '.join(why.split())}") if why else ""  # on one line: a server must not forge another
     logger.warning("%s %s%s", event, told, because, extra={"event": event, **facts})

@@ -70,6 +70,8 @@ class Call:
     started: int
     memory: Memory
     progress: Progress = field(default_factory=Progress)
+    elsewhere: bool = False
+    """Whether a provider answers it, not vLLM."""
 
     @property
     def name(self) -> str:

@@ -18,11 +18,12 @@ from ..errors import model_not_found, response_error
 from ..exchange import Exchange, Part, ask
 from ..fleet import Target
 from ..models import canonical, same, with_tag
-from ..settings import NO_PROFILE
+from ..settings import NO_PROFILE, Profile
 from ..wire import decode
 from .call import Call
 from .details import details
 from .fim import family_of
+from .prompts import read
 from .site import Site
 from .template import rendering, takes_images, takes_tools
 from .thinking import UNKNOWN, style_of
@@ -61,7 +62,7 @@ def show(call: Call) -> Exchange[None]:
     part: Part = {
         "modelfile": _modelfile(call),
         "parameters": "\n".join(parameters),
-        "template": "",
+        "template": profile.template or "",
         "details": facts,
         "model_info": {"general.basename": card.id},
         "capabilities": capabilities,
@@ -85,6 +86,8 @@ def pull(_: Call) -> Exchange[None]:
 
 def _modelfile(call: Call) -> str:
     lines = [f"# Served by vLLM at {call.url}", f"FROM {call.served}"]
+    if call.profile.template:
+        lines.append(f'TEMPLATE """{call.profile.template}"""')
     if call.profile.system:
         lines.append(f'SYSTEM """{call.profile.system}"""')
     lines += [f"PARAMETER {name} {item}" for name, item in _each(call.profile.parameters)]
@@ -110,6 +113,8 @@ def _capabilities(call: Call) -> Exchange[list[str]]:
     paths = yield from _paths(call)
     if "/v1/embeddings" in paths:
         return ["embedding"]
+    if call.profile.template:
+        return _of_template(call.profile)
     style = style_of(call.served, call.target.card.root, call.profile.thinking)
     seen = yield from rendering(call, style or UNKNOWN)
     shown = yield from takes_tools(call)
@@ -120,6 +125,18 @@ def _capabilities(call: Call) -> Exchange[list[str]]:
         ("tools", shown),
         ("insert", call.profile.fim or family_of(call.served, call.target.card.root)),
         ("thinking", (style and (style.switch or style.default)) or seen.reacts or seen.opens),
+    ]
+    return [name for name, has in found if has]
+
+
+def _of_template(profile: Profile) -> list[str]:
+    """What a Go template shows (Ollama 0.33, server/images.go, `goTemplateCapabilities`)."""
+    template = read(profile.template or "")
+    found = [
+        ("completion", True),
+        ("tools", "tools" in template.variables),
+        ("insert", profile.fim or "suffix" in template.variables),
+        ("thinking", profile.thinking.tags or template.thinking_tags),
     ]
     return [name for name, has in found if has]
 

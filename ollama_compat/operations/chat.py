@@ -1,4 +1,4 @@
-"""`/api/chat` on `/v1/chat/completions`."""
+"""`/api/chat` on `/v1/chat/completions`; for a profile with a Go template, on `/v1/completions` (templated.py)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Refusal, lacks, window_exceeded
+from ..errors import lacks, window_exceeded
 from ..exchange import Exchange, Part
 from . import tools
 from .assembly import Fragment, Plan
 from .call import Call
+from .completions import explain_refusal, payload_of, room
 from .generation import respond
 from .messages import begun, continues, joined, to_openai
-from .request import Checked, check, explain, loaded
+from .request import Checked, check, loaded
 from .shorten import cut, fits, shorten, tokenize
+from .templated import answer, template_of, templated
 from .thinking import Splitter
 from .thought import Thought, thought
 
@@ -29,8 +31,13 @@ def chat(call: Call) -> Exchange[None]:
     if not messages:
         yield loaded(call, {"message": {"role": "assistant", "content": ""}}, empty=True)
         return
-    wanted = yield from thought(call)
     messages = begun(messages, call.profile)
+    template = template_of(call)
+    if template is not None:
+        talk = templated(call, template, checked, call.body.get("tools") or ())
+        yield from answer(talk, messages, _message)
+        return
+    wanted = yield from thought(call)
     offer = tools.offered(call.body.get("tools") or ())
     if offer and call.profile.lacks("tools"):
         raise lacks(call.name, "tools")
@@ -83,9 +90,9 @@ def converse(
         return
     refused = yield from respond(call, "/v1/chat/completions", talk.payload(talk.messages), plan)
     if refused is not None and refused.too_long and call.window:
-        yield from _shortened(call, talk, plan, _room(call.window, talk.checked), call.window)
+        yield from _shortened(call, talk, plan, room(call.window, talk.checked), call.window)
     elif refused is not None:
-        raise _explain(call, refused)
+        raise explain_refusal(call, refused)
 
 
 def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: bool) -> Plan:
@@ -114,30 +121,9 @@ def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: i
         raise window_exceeded(len(tokens), window)  # neither calls nor images can be had from bare tokens
     else:
         kept = cut(tokens, window, talk.checked.num_keep)
-        refused = yield from respond(call, "/v1/completions", completion(kept, talk.checked, talk.own_stops), plan)
+        refused = yield from respond(call, "/v1/completions", payload_of(kept, talk.checked, talk.own_stops), plan)
     if refused is not None:
-        raise _explain(call, refused)
-
-
-def completion(prompt: str | Sequence[int], checked: Checked, own_stops: Sequence[str]) -> Part:
-    """A request to `/v1/completions`: what is not made from messages."""
-    payload: Part = {"prompt": prompt, **checked.payload}
-    if checked.logprobs:
-        payload["logprobs"] = checked.top_logprobs
-    if checked.stops and not own_stops:
-        payload["stop"] = list(checked.stops)
-    return payload
-
-
-def _room(window: int, checked: Checked) -> int:
-    """The most tokens of a prompt that leaves the answer some room: vLLM can't shift its window as Ollama does."""
-    asked = checked.options.get("num_predict", -1)
-    reserve = asked if asked > 0 else window // 4
-    return window - max(1, min(reserve, window // 4))
-
-
-def _explain(call: Call, refused: Refusal) -> Exception:
-    return explain(call, refused, call.path.removeprefix("/api/"))
+        raise explain_refusal(call, refused)
 
 
 def _splitter(talk: Conversation) -> Callable[[], Splitter] | None:

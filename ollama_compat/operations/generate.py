@@ -1,7 +1,7 @@
 """`/api/generate`.
 
-Through the chat template it is `/v1/chat/completions`; a raw prompt, and a prompt after a `context`, are
-`/v1/completions`.
+Through the chat template it is `/v1/chat/completions`; a raw prompt, a prompt after a `context`, and a prompt by a Go
+template (templated.py) are `/v1/completions`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from ..errors import lacks, response_error
 from ..exchange import Exchange, Part
 from .assembly import Fragment, Plan
 from .call import Call
-from .chat import Conversation, completion, converse, plan_of
+from .chat import Conversation, converse, plan_of
+from .completions import Completion, complete
 from .fim import family_of, fill
-from .generation import respond
 from .messages import begun
-from .request import Checked, check, explain, loaded, refuse_field
-from .shorten import cut, prompt_fits, tokenize
+from .prompts import PromptTemplate
+from .request import Checked, check, loaded, refuse_field
+from .shorten import tokenize
+from .templated import answer, insert, inserts, template_of, templated
 from .thought import thought
 
 
@@ -31,18 +33,22 @@ def generate(call: Call) -> Exchange[None]:
         yield loaded(call, {"response": ""}, empty=True)
         return
     if body.get("raw"):
-        yield from _complete(call, checked, prompt, _plan(call, checked))
+        yield from complete(call, Completion(prompt, checked, _plan(call, checked)))
         return
+    template = template_of(call)
     if body.get("suffix"):
-        yield from _insert(call, checked, prompt, body["suffix"])
+        yield from _insert(call, checked, prompt, body["suffix"], template)
         return
-    wanted = yield from thought(call)
     user: Part = {"role": "user", "content": prompt}
     if body.get("images"):
         user["images"] = body["images"]
     profile = call.profile.model_copy(update={"messages": ()}) if body.get("context") else call.profile
     messages = begun([user], profile, body.get("system"))
-    talk = Conversation(messages, checked, wanted)
+    if template is not None:
+        tools = None if body.get("template") else ()  # as Ollama tells a template that shows them unasked
+        yield from answer(templated(call, template, checked, tools), messages, _response, context=True)
+        return
+    talk = Conversation(messages, checked, (yield from thought(call)))
     if body.get("context"):
         yield from _after_context(call, talk)
         return
@@ -53,8 +59,6 @@ def _refuse(call: Call) -> None:
     body = call.body
     if body.get("raw") and (body.get("template") or body.get("system") or body.get("context")):
         raise response_error("raw mode does not support template, system, or context", 400)
-    if body.get("template"):
-        raise refuse_field("template", "the server's chat template is used; raw=True takes a prompt of your own making")
     if body.get("raw") and body.get("images"):
         raise refuse_field("images with raw", "images need the model's chat template")
     if body.get("context") and body.get("images"):
@@ -65,15 +69,19 @@ def _refuse(call: Call) -> None:
         raise refuse_field("image generation", "vLLM's OpenAI server answers with text")
 
 
-def _insert(call: Call, checked: Checked, prompt: str, suffix: str) -> Exchange[None]:
-    """Fill in the middle: the profile's prompt, or the model family's. A model that has neither is refused."""
-    family = family_of(call.served, call.target.card.root)
-    template = call.profile.fim or (family.prompt if family else None)
-    if template is None or call.profile.lacks("insert"):
+def _insert(call: Call, checked: Checked, prompt: str, suffix: str, template: PromptTemplate | None) -> Exchange[None]:
+    """Fill in the middle: the template's prompt, the profile's, or the model family's. A model that has none of them is
+    refused."""
+    if template is not None and inserts(call, template):
+        yield from insert(templated(call, template, checked), prompt, suffix, _response)
+        return
+    family = family_of(call.served, call.target.card.root) if template is None else None
+    form = call.profile.fim or (family.prompt if family else None)
+    if form is None or call.profile.lacks("insert") or call.body.get("template"):
         raise lacks(call.name, "insert")
     stops = checked.stops if call.profile.fim or family is None else (*checked.stops, *family.stops)
     checked = replace(checked, stops=stops)
-    yield from _complete(call, checked, fill(template, prompt, suffix), _plan(call, checked))
+    yield from complete(call, Completion(fill(form, prompt, suffix), checked, _plan(call, checked)))
 
 
 def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
@@ -82,33 +90,12 @@ def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
     if tokens is None:
         raise refuse_field("context", f"{call.url} has no /tokenize")
     plan = plan_of(talk, _response, context=True)
-    yield from _complete(call, talk.checked, [*call.body["context"], *tokens], plan)
+    yield from complete(call, Completion([*call.body["context"], *tokens], talk.checked, plan))
 
 
 def _plan(call: Call, checked: Checked) -> Plan:
     stops = () if checked.server_takes_stops else checked.stops
     return Plan(render=_response, stops=stops, top_logprobs=checked.top_logprobs, context=not call.body.get("raw"))
-
-
-def _complete(call: Call, checked: Checked, prompt: str | list[int], plan: Plan) -> Exchange[None]:
-    """Have a prompt completed as it is, cut first where it does not fit the window."""
-    if checked.num_ctx is not None:
-        prompt = yield from _cut(call, checked, prompt, checked.num_ctx)
-    refused = yield from respond(call, "/v1/completions", completion(prompt, checked, plan.stops), plan)
-    if refused is not None and refused.too_long and call.window:
-        prompt = yield from _cut(call, checked, prompt, call.window)
-        refused = yield from respond(call, "/v1/completions", completion(prompt, checked, plan.stops), plan)
-    if refused is not None:
-        raise explain(call, refused, "generate")
-
-
-def _cut(call: Call, checked: Checked, prompt: str | list[int], window: int) -> Exchange[str | list[int]]:
-    if isinstance(prompt, str):
-        if prompt_fits(prompt, window):
-            return prompt
-        tokens = yield from tokenize(call, {"prompt": prompt})
-        return prompt if tokens is None or len(tokens) < window else cut(tokens, window, checked.num_keep)
-    return cut(prompt, window, checked.num_keep)
 
 
 def _response(fragment: Fragment) -> Part:

@@ -14,6 +14,7 @@ from .assembly import Assembler, Fragment, Plan
 from .call import Call
 
 DONE = b"[DONE]"
+_GIVEN_UP = {"abort": 500, "error": 500, "insufficient_system_resource": 503}  # vLLM 0.32's two, and DeepSeek's
 _ONE_EVENT = 1_000_000  # tokens: more than any window
 
 
@@ -80,8 +81,10 @@ def _check_end(call: Call, assembler: Assembler) -> None:
         return
     if assembler.finish_reason is None:
         raise broken_off(call.url, "the stream ended without a finish_reason")
-    if assembler.finish_reason in ("abort", "error"):
-        raise response_error(f"{call.url} gave the generation up (finish_reason {assembler.finish_reason!r})", 500)
+    status = _GIVEN_UP.get(assembler.finish_reason)
+    if status is not None:
+        reason = f"finish_reason {assembler.finish_reason!r}"
+        raise response_error(f"{call.url} gave the generation up ({reason})", status)
 
 
 def _part(call: Call, plan: Plan, fragment: Fragment) -> Part:

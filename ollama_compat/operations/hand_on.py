@@ -31,7 +31,7 @@ def hand_on(call: Call) -> Exchange[None]:
     while (line := (yield NEXT)) is not None:
         part = _read(line)
         if part.get("error"):
-            raise ResponseError(json.dumps(part), int(part.get("status_code") or -1))
+            raise ResponseError(json.dumps(part), _number(part.get("status_code")) or -1)
         if call.progress.first is None:
             call.progress.first = call.clock.ticks()
         yield _told(call, part)
@@ -58,10 +58,14 @@ def _read(text: bytes) -> Part:
 
 def _told(call: Call, part: Part) -> Part:
     if part.get("prompt_eval_count") is not None:
-        call.progress.tokens_in = int(part["prompt_eval_count"])
-        call.progress.tokens_out = int(part.get("eval_count") or 0)
+        call.progress.tokens_in = _number(part["prompt_eval_count"])
+        call.progress.tokens_out = _number(part.get("eval_count"))
     call.progress.done = bool(part.get("done"))
     return {**part, "model": call.name} if "model" in part else part
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _body(call: Call) -> Part:

@@ -1,8 +1,8 @@
 """`/api/create`, `/api/copy`, `/api/delete`: models made from served ones.
 
-What a Modelfile adds to a model (system prompt, parameters, messages) is a profile here: it is kept in the user's data
-directory and works like a profile of the settings. A profile of the settings itself is not changed by a call. Words
-and status of the refusals: Ollama 0.33, server/create.go and server/routes.go.
+What a Modelfile adds to a model (template, system prompt, parameters, messages) is a profile here: it is kept in the
+user's data directory and works like a profile of the settings. A profile of the settings itself is not changed by a
+call. Words and status of the refusals: Ollama 0.33, server/create.go and server/routes.go.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ _NEEDS_FILES = {
     "files": "vLLM loads a model from a folder or a hub when it starts",
     "adapters": "start the vLLM server with --enable-lora --lora-modules NAME=PATH and use that name",
     "quantize": "serve a quantised model, or start the vLLM server with --quantization",
-    "template": "the server's chat template is used; start the vLLM server with --chat-template FILE",
 }
 
 
@@ -98,6 +97,7 @@ def _derived(site: Site, base: str) -> Profile:
     body, profile = site.body, _based_on(site, base)
     changes: dict[str, Any] = {
         "system": body.get("system") or profile.system,
+        "template": body.get("template") or profile.template,
         "parameters": {**profile.parameters, **(body.get("parameters") or {})},
         "messages": tuple(body.get("messages") or profile.messages),
         "license": _license(body.get("license")) or profile.license,

@@ -46,6 +46,8 @@ def thought(call: Call) -> Exchange[Thought]:
     known = style_of(call.served, call.target.card.root, call.profile.thinking)
     style = known or UNKNOWN
     wanted = style.default if think is None else think
+    if call.elsewhere:  # a provider tells thoughts and answers apart itself
+        return Thought(payload=switches(style, wanted, kwargs))
     if wanted is None:
         opened = call.recall(_opened(call), bool)
         return Thought(

@@ -313,11 +313,10 @@ class EndlessBody(Stages):
 
 
 OfConnection: TypeAlias = Refuse | ResetOnAccept | StaleKeepAlive | SlowAccept
-BeforeReply: TypeAlias = ResetBeforeReply | StallBeforeReply
-OfBody: TypeAlias = ResetAt | StallAt | TruncateAt | Drip | CorruptByte
+OfReply: TypeAlias = ResetBeforeReply | StallBeforeReply | ResetAt | StallAt | TruncateAt | Drip | CorruptByte
 OfEvents: TypeAlias = EndAfterEvent | DuplicateEvent | CorruptEvent
 InPlace: TypeAlias = Status | EchoKey | Redirect | NotHttp | GzipBomb | EndlessLine | EndlessBody
-Fault: TypeAlias = OfConnection | BeforeReply | OfBody | OfEvents | InPlace
+Fault: TypeAlias = OfConnection | OfReply | OfEvents | InPlace
 
 
 def vllm_error(code: int, message: str) -> bytes:
@@ -365,19 +364,19 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "refuse": (Refuse(), "connections are refused"),
     "reset-on-accept": (ResetOnAccept(), "a connection is reset as soon as it stands"),
     "stale-keep-alive": (StaleKeepAlive(), "a kept connection closes as its next request arrives"),
-    "slow-accept": (SlowAccept(1.0), "a request lies for a second before it is passed on"),
+    "slow-accept": (SlowAccept(0.3), "a request lies for 0.3 s before it is passed on"),
     "reset-before-reply": (ResetBeforeReply(), "the connection is reset before any byte of the reply"),
     "reset-after-head": (ResetAt(0), "the connection is reset between the head of the reply and its body"),
-    "reset-in-body": (ResetAt(100), "the connection is reset in the middle of the body"),
+    "reset-in-body": (ResetAt(500), "the connection is reset in the middle of the body"),
     "stall-before-reply": (StallBeforeReply(), "the server has the request and never answers"),
-    "stall-in-body": (StallAt(100), "the body stops coming, the connection stays"),
+    "stall-in-body": (StallAt(500), "the body stops coming, the connection stays"),
     "drip": (Drip(7, 0.001), "the body comes seven bytes at a time"),
-    "truncate": (TruncateAt(100), "the connection is closed cleanly in the middle of the body"),
+    "truncate": (TruncateAt(500), "the connection is closed cleanly in the middle of the body"),
     "end-after-event": (EndAfterEvent(2), "a stream ends properly, but without finish_reason and [DONE]"),
     "duplicate-event": (DuplicateEvent(2), "an event of a stream comes twice"),
     "corrupt-event": (CorruptEvent(2), "the JSON of an event is broken"),
     "corrupt-byte": (CorruptByte(40), "a byte of the body is not UTF-8"),
-    "corrupt-head": (NotHttp(b"HTTP/1.1 fine\r\n\r\n"), "the head of the reply is not HTTP"),
+    "corrupt-head": (NotHttp(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"), "a header of the reply is not HTTP"),
     "other-protocol": (NotHttp(b"SSH-2.0-OpenSSH_9.6\r\n"), "something else than HTTP answers"),
     **{
         f"status-{code}{name}": (status, f"status {code}, {what}")

@@ -16,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,15 +25,14 @@ from urllib.parse import urlsplit
 
 import h11
 
-from .faults import Close, Fault, Pieces, Refuse, Request, Reset, ResetOnAccept, StaleKeepAlive, chunk
+from .faults import Close, Fault, Refuse, Request, Reset, ResetOnAccept, StaleKeepAlive
+from .wire import Client, Gone, Received, bound, closed, relay
 
 T = TypeVar("T")
 
 SPARED = ("/v1/models", "/health")
 """What a client asks to learn about a server: no fault concerns a GET of these unless its `on` names them."""
-_READ = 64 * 1024  # bytes
 _BACKLOG = 1024
-_LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST
 
 
 class FaultProxy:
@@ -52,19 +50,20 @@ class FaultProxy:
         self.open_upstream = 0
         """How many requests are with the server now."""
         self._rules: list[_Rule] = []
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
         # A socket that is bound and does not listen keeps the port while connections are refused.
-        self._port_holder = _bound(0)
+        self._port_holder = bound(0)
         self._port: int = self._port_holder.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         self._thread.start()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._call(self._listen())
         return self
 
@@ -76,6 +75,8 @@ class FaultProxy:
         self._thread.join()
         self._loop.close()
         self._port_holder.close()
+        if self._failures and kind is None:
+            raise BaseExceptionGroup("the fault proxy itself failed", self._failures)
 
     # What a test does
 
@@ -124,10 +125,13 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, sock=_bound(self._port), backlog=_BACKLOG)
+            self._listener = bound(self._port)
+            self._listener.listen(_BACKLOG)
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     def _refuse(self) -> None:
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
@@ -155,46 +159,59 @@ class FaultProxy:
         with self._changed:
             self._changed.notify_all()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = _Client(reader, writer)
+    def _accept(self, listener: socket.socket) -> None:
+        """Take one connection. asyncio's own server loses one that comes while it is being closed."""
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # gone before it was taken
+            return
+        client = Client(connection)
         self._clients.add(client)
         self.connections += 1
         task = asyncio.create_task(self._serve(client))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._served)
         self._note()
 
-    async def _serve(self, client: _Client) -> None:
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failures.append(failure)
+
+    async def _serve(self, client: Client) -> None:
         """Answer the requests of a connection, one after the other."""
         try:
             if any(rule.take() for rule in self._rules if ResetOnAccept() in rule.faults):
                 raise Reset
+            await client.open()
             kept = True
             while kept and (received := await client.receive()) is not None:
                 self.requests.append(received.request)
                 self._note()
                 kept = await self._exchange(client, received, self._faults(received))
-        except _Gone:
+        except Gone:
             self.abandoned += 1
         except (Reset, OSError):  # OSError: the server's connection could not be made, or was reset
-            client.reset()
+            await client.reset()
         except (Close, EOFError, h11.RemoteProtocolError):  # the latter two: one of both sides broke off
             pass
         finally:
-            await client.close()
-            self._clients.discard(client)
-            self._note()
+            try:
+                await client.close()
+            finally:  # the proxy may be closing too, which cancels the wait
+                self._clients.discard(client)
+                self._note()
 
-    def _faults(self, received: _Received) -> tuple[Fault, ...]:
+    def _faults(self, received: Received) -> tuple[Fault, ...]:
         return next((rule.faults for rule in self._rules if rule.concerns(received) and rule.take()), ())
 
-    async def _exchange(self, client: _Client, received: _Received, faults: tuple[Fault, ...]) -> bool:
+    async def _exchange(self, client: Client, received: Received, faults: tuple[Fault, ...]) -> bool:
         """Answer a request; whether the connection may be kept. The server's is closed first, whatever happens."""
         async with contextlib.AsyncExitStack() as upstream:
             return await client.staying(self._answer(client, received, faults, upstream))
 
     async def _answer(
-        self, client: _Client, received: _Received, faults: tuple[Fault, ...], upstream: contextlib.AsyncExitStack
+        self, client: Client, received: Received, faults: tuple[Fault, ...], upstream: contextlib.AsyncExitStack
     ) -> bool:
         for fault in faults:
             await fault.on_request()
@@ -203,13 +220,16 @@ class FaultProxy:
                 for piece in reply:
                     await client.write(piece)
                     await asyncio.sleep(0)  # a client that takes everything at once must not starve the others
+                client.idle = True
                 return True
         reader, writer = await upstream.enter_async_context(self._upstream())
         writer.write(received.raw)
         await writer.drain()
         for fault in faults:
             await fault.before_reply()
-        return await _relay(client, reader, received.request.method, faults)
+        kept = await relay(client, reader, received.request.method, faults)
+        client.idle = True  # from the last byte on, though the server's connection is yet to be closed
+        return kept
 
     @contextlib.asynccontextmanager
     async def _upstream(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -220,9 +240,11 @@ class FaultProxy:
         try:
             yield reader, writer
         finally:
-            await _closed(writer)
-            self.open_upstream -= 1
-            self._note()
+            try:
+                await closed(writer)
+            finally:
+                self.open_upstream -= 1
+                self._note()
 
 
 @dataclass
@@ -234,7 +256,7 @@ class _Rule:
     left: int | None
     of_connections: bool
 
-    def concerns(self, received: _Received) -> bool:
+    def concerns(self, received: Received) -> bool:
         request = received.request
         if self.of_connections or not request.path.startswith(self.on):
             return False
@@ -248,149 +270,3 @@ class _Rule:
             return True
         self.left -= 1
         return self.left >= 0
-
-
-class _Gone(Exception):
-    """The client went away while its request was being answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """A request, the bytes that it was, and the how-manieth of its connection it is."""
-
-    request: Request
-    raw: bytes
-    number: int
-
-
-class _Client:
-    """A connection of a client."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._early = b""  # what came of the next request while one was being answered
-        self._received = 0
-        self.idle = True
-        # What is written is with the kernel once `write` returns, so a reset cuts off nothing that went before it.
-        writer.transport.set_write_buffer_limits(high=0)
-
-    async def receive(self) -> _Received | None:
-        """The next request, None where the client leaves without one."""
-        self.idle = not self._early
-        follower = h11.Connection(h11.SERVER)
-        raw, body, head = b"", b"", None
-        while not isinstance(event := follower.next_event(), h11.EndOfMessage):
-            if isinstance(event, h11.Request):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += event.data
-            else:
-                data = self._early or await self._reader.read(_READ)
-                if not data:
-                    return None
-                self._early, self.idle = b"", False
-                raw += data
-                follower.receive_data(data)
-        assert head is not None
-        self._early = follower.trailing_data[0]
-        self._received += 1
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        request = Request(head.method.decode(), head.target.decode("latin-1"), headers, body)
-        return _Received(request, raw[: len(raw) - len(self._early)], self._received)
-
-    async def staying(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something while the client is there; it is cancelled the moment the client leaves."""
-        working, leaving = asyncio.create_task(work), asyncio.create_task(self._left())
-        try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise _Gone
-            return working.result()
-        finally:
-            working.cancel()
-            leaving.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
-
-    async def _left(self) -> None:
-        with contextlib.suppress(OSError):
-            while data := await self._reader.read(_READ):
-                self._early += data
-
-    async def write(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise _Gone from error
-
-    def reset(self) -> None:
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-
-    async def close(self) -> None:
-        await _closed(self._writer)
-
-
-async def _relay(client: _Client, reader: asyncio.StreamReader, method: str, faults: tuple[Fault, ...]) -> bool:
-    """Pass a reply on; whether the client's connection may be kept."""
-    follower = h11.Connection(h11.CLIENT)
-    follower.send(h11.Request(method=method, target="/", headers=[("host", "upstream")]))
-    follower.send(h11.EndOfMessage())
-    head = await reader.readuntil(b"\r\n\r\n")
-    follower.receive_data(head)
-    response = follower.next_event()
-    assert isinstance(response, h11.Response), response
-    await client.write(head)
-    body = _body(reader, follower)
-    if not faults:
-        async for raw, _ in body:
-            await client.write(raw)
-        return follower.their_state is h11.DONE
-    chunked = any(name == b"transfer-encoding" for name, _ in response.headers)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(body.aclose)
-        pieces: Pieces = _payload(body)
-        for fault in faults:
-            stack.push_async_callback(pieces.aclose)
-            pieces = fault.alter(pieces)
-        stack.push_async_callback(pieces.aclose)
-        async for piece in pieces:
-            if piece:
-                await client.write(chunk(piece) if chunked else piece)
-    if chunked:
-        await client.write(chunk(b""))
-    return chunked or follower.their_state is h11.DONE
-
-
-async def _body(reader: asyncio.StreamReader, follower: h11.Connection) -> AsyncGenerator[tuple[bytes, bytes], None]:
-    """The pieces of a body as they come: the bytes on the wire, and what they hold of the body itself."""
-    data = b""  # a reply may be over with its head
-    while True:
-        held = b""
-        while isinstance(event := follower.next_event(), h11.Data):
-            held += event.data
-        yield data, held
-        if isinstance(event, h11.EndOfMessage):
-            return
-        data = await reader.read(_READ)
-        follower.receive_data(data)
-
-
-async def _payload(body: AsyncGenerator[tuple[bytes, bytes], None]) -> Pieces:
-    async for _, held in body:
-        if held:
-            yield held
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    """Close a connection at once: what is not written yet is dropped."""
-    writer.transport.abort()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-
-
-def _bound(port: int) -> socket.socket:
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound

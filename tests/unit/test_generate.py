@@ -184,7 +184,7 @@ def test_raw_with_what_a_template_needs_is_ollamas_refusal(field: dict[str, Any]
 @pytest.mark.parametrize(
     ("body", "begins"),
     [
-        ({"template": "{{ .Prompt }}"}, "template is not available on vLLM"),
+        ({"template": "{{ .Prompt }}", "images": ["aGk="]}, "images with template is not available on vLLM"),
         ({"raw": True, "images": ["AAAA"]}, "images with raw is not available on vLLM"),
         ({"width": 512}, "image generation is not available on vLLM"),
         ({"steps": 4}, "image generation is not available on vLLM"),

@@ -77,7 +77,6 @@ def test_making_it_again_replaces_it(made: Translation) -> None:
         ({**PIRATE, "files": {"a": "b"}}, "files is not available on vLLM", 501),
         ({**PIRATE, "adapters": {"a": "b"}}, "adapters is not available on vLLM", 501),
         ({**PIRATE, "quantize": "q4_0"}, "quantize is not available on vLLM", 501),
-        ({**PIRATE, "template": "T"}, "template is not available on vLLM", 501),
         ({**PIRATE, "model": "fixed"}, "'fixed' is a profile of the file that OLLAMA_COMPAT_CONFIG names", 501),
     ],
 )
@@ -100,6 +99,21 @@ def test_a_wrong_option_is_found_when_the_model_is_made(made: Translation) -> No
         'option "temperature" must be of type float32',
     )
     assert status in (400, 500)
+
+
+def test_a_template_is_kept_and_inherited(made: Translation) -> None:
+    ask(made, "/api/create", {**PIRATE, "template": "{{ .Prompt }}"}, SMOL)
+    ask(made, "/api/create", {"model": "captain", "from": "pirate"})
+    assert made.names.profile("captain").template == "{{ .Prompt }}"
+    ask(made, "/api/create", {"model": "admiral", "from": "pirate", "template": "{{ .System }}"})
+    assert made.names.profile("admiral").template == "{{ .System }}"
+
+
+def test_a_wrong_template_is_found_when_the_model_is_made(made: Translation) -> None:
+    body = {**PIRATE, "template": "a\n{{ if .X }}"}
+    error = "template: line 2: the template ends before the {{end}} of a block"
+    assert refusal(made, "/api/create", body, SMOL) == (error, 400)
+    assert "pirate" not in list(made.names)
 
 
 # copy

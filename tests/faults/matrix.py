@@ -1,0 +1,79 @@
+"""What a fault of a server's does to a call: the required outcome of each, once and lasting. The contract, as a table.
+
+`once` is a fault that one request meets, and all is well after it; `lasting` meets every request. The outcome of chat
+and generate, plain and streamed, sync and async, is the same; embed has one of its own where its reply is whole or not
+there at all. docs/reliability.md is written from this table, and test_matrix.py holds it against a real vLLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(Enum):
+    """How a call may end."""
+
+    ANSWER = "the answer"
+    REPEATED = "the answer, with the piece that came twice"
+    CONNECTION = "`ConnectionError`"
+    CUT_OFF = "`ResponseError`: unexpected EOF"
+    RESET = "`ConnectionError`, or `ResponseError`: unexpected EOF"
+    """The system tells of it while the client connects, or as it sends: either may come first."""
+    MALFORMED = "`ResponseError`: a malformed reply"
+    STATUS = "`ResponseError` with that status"
+    REDIRECT = "`ResponseError`: redirects"
+    TIMEOUT = "`httpx.ReadTimeout`"
+    NEVER = "does not occur"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The outcomes of a fault of `faults.FAULTS`."""
+
+    fault: str
+    once: Outcome
+    lasting: Outcome
+    embed_once: Outcome | None = None
+    """None: as `once`."""
+    embed_lasting: Outcome | None = None
+    """None: as `lasting`."""
+
+    def outcome(self, operation: str, *, lasting: bool) -> Outcome:
+        """What a call of `operation` must come to."""
+        general, own = (self.lasting, self.embed_lasting) if lasting else (self.once, self.embed_once)
+        return own if own is not None and operation == "embed" else general
+
+
+A, E = Outcome.ANSWER, Outcome
+BODIES = ("", "-html", "-empty")
+
+MATRIX = (
+    Row("refuse", E.NEVER, E.CONNECTION),
+    Row("reset-on-accept", A, E.RESET),
+    Row("stale-keep-alive", A, A),
+    Row("slow-accept", A, A),
+    Row("reset-before-reply", A, E.CUT_OFF),
+    Row("reset-after-head", A, E.CUT_OFF),
+    Row("reset-in-body", E.CUT_OFF, E.CUT_OFF, embed_once=A),
+    Row("stall-before-reply", E.TIMEOUT, E.TIMEOUT),
+    Row("stall-in-body", E.TIMEOUT, E.TIMEOUT),
+    Row("drip", A, A),
+    Row("truncate", E.CUT_OFF, E.CUT_OFF, embed_once=A),
+    Row("end-after-event", E.CUT_OFF, E.CUT_OFF, embed_once=A, embed_lasting=A),
+    Row("duplicate-event", E.REPEATED, E.REPEATED, embed_once=A, embed_lasting=A),
+    Row("corrupt-event", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),
+    Row("corrupt-byte", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),  # in a field that is not read
+    Row("corrupt-head", A, E.CUT_OFF),
+    Row("other-protocol", A, E.CUT_OFF),
+    *(Row(f"status-500{body}", E.STATUS, E.STATUS) for body in BODIES),
+    *(Row(f"status-{status}{body}", A, E.STATUS) for status in (502, 503, 429) for body in BODIES),
+    Row("retry-after", A, E.STATUS),
+    Row("redirect", E.REDIRECT, E.REDIRECT),
+    Row("echo-key", E.STATUS, E.STATUS),
+    Row("escapes", E.STATUS, E.STATUS),
+    Row("escapes-in-text", A, E.STATUS),
+    Row("gzip-bomb", E.MALFORMED, E.MALFORMED),
+    Row("endless-line", E.MALFORMED, E.MALFORMED),
+    Row("endless-body", E.MALFORMED, E.MALFORMED),
+)

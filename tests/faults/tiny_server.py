@@ -1,0 +1,73 @@
+"""A server of a few lines that stands for vLLM: what each path answers, and what it was sent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+
+from .faults import chunk
+
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+LARGE, WAITING, DYING = "/v1/large", "/v1/waiting", "/v1/dying"
+EVENTS = [b'data: {"number": %d, "text": "%s"}\n\n' % (number, "파리 ".encode() * 30) for number in range(5)]
+STREAM = b"".join(EVENTS)
+DOCUMENT = json.dumps({"data": "x" * 1000}).encode()
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nserver: tiny\r\nContent-TYPE:  text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(DOCUMENT)
+REPLIES = {
+    # Chunks with an extension, a length in capitals with a zero before it, and a trailer: all of it is legal.
+    CHAT: SSE_HEAD + b"".join(b"%04X;x=y\r\n%s\r\n" % (len(event), event) for event in EVENTS) + b"0\r\nA: b\r\n\r\n",
+    DYING: SSE_HEAD + chunk(EVENTS[0]),
+    LARGE: SSE_HEAD + chunk(b"x" * 50_000) * 200 + chunk(b""),
+}
+"""The bytes that answer a path. After those of `WAITING` comes one more event; all else is answered with `DOCUMENT`."""
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Stands for vLLM. A connection is one exchange."""
+
+    request_queue_size = 1024
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Exchange)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.received: list[bytes] = []
+        self.go_on = threading.Event()
+        self.left = threading.Event()
+
+
+class Exchange(socketserver.StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        raw = b"".join(self._request())
+        self.server.received.append(raw)
+        path = raw.split(b" ")[1].decode()
+        if path != WAITING:
+            self.wfile.write(REPLIES.get(path, JSON_HEAD + DOCUMENT))
+            return
+        self.wfile.write(SSE_HEAD + chunk(EVENTS[0]))
+        self.server.go_on.wait(10)
+        with contextlib.suppress(OSError):
+            self.wfile.write(chunk(EVENTS[1]) + chunk(b""))
+        self.connection.settimeout(10)
+        if self.rfile.read(1) == b"":
+            self.server.left.set()
+
+    def _request(self) -> Iterator[bytes]:
+        length, chunked = 0, False
+        while (line := self.rfile.readline()) not in (b"\r\n", b""):
+            yield line
+            name, _, value = line.lower().partition(b":")
+            length = int(value) if name == b"content-length" else length
+            chunked = chunked or name == b"transfer-encoding"
+        yield line
+        yield self.rfile.read(length)
+        while chunked:
+            line = self.rfile.readline()
+            yield line + self.rfile.read(int(line, 16) + 2)
+            chunked = line != b"0\r\n"

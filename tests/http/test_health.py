@@ -1,0 +1,209 @@
+"""`health()` and `python -m ollama_compat health`: what they tell, and that they answer whatever the servers do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain, cycle
+from typing import Any
+
+import pytest
+
+from ollama_compat import ResponseError
+
+from .caller import Caller
+from .network import CHAT, END, said
+from .sockets import HOLD, Pause, Pieces, Server, nobody, serves, streamed, whole
+
+Connect = Callable[..., Caller]
+HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
+WELL = {"/health": whole(b""), "/v1/models": serves("smol", "other"), CHAT: streamed(said("Hello"), END)}
+LONG_S = 30.0
+"""A time that no test comes near (seconds)."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(WELL) as server:
+        yield server
+
+
+@pytest.fixture
+def away() -> Iterator[str]:
+    with nobody() as url:
+        yield url
+
+
+@pytest.fixture
+def to(connect: Connect) -> Connect:
+    """`connect` to servers at these URLs."""
+    return lambda *urls, **settings: connect(vllm_urls=urls or None, transport=None, trust_env=False, **settings)
+
+
+def test_healthy_is_where_every_server_is(to: Connect, server: Server) -> None:
+    with Server(WELL) as second:
+        assert to(server.url, second.url).health(LONG_S) == {
+            "backend_mode": "vllm",
+            "status": "healthy",
+            "circuit_breaker": "closed",
+            "servers": [
+                {
+                    "url": url,
+                    "status": "healthy",
+                    "circuit_breaker": "closed",
+                    "models": ["smol", "other"],
+                    "in_flight": 0,
+                    "error": None,
+                }
+                for url in (server.url, second.url)
+            ],
+        }
+
+
+def test_degraded_is_where_some_are(to: Connect, server: Server, away: str) -> None:
+    found = to(server.url, away).health(LONG_S)
+    assert (found["status"], [one["status"] for one in found["servers"]]) == ("degraded", ["healthy", "unhealthy"])
+    assert found["servers"][1]["error"].startswith(f"Failed to connect to the vLLM server at {away}")
+
+
+def test_unhealthy_is_where_none_is(to: Connect, away: str) -> None:
+    assert to(away).health(LONG_S)["status"] == "unhealthy"
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+def test_a_server_that_refuses_either_question_is_unhealthy(to: Connect, server: Server, path: str) -> None:
+    server.answers[path] = whole({"error": {"message": "engine is dead"}}, "503 Service Unavailable")
+    found = to(server.url).health(LONG_S)
+    assert found["status"] == "unhealthy"
+    assert found["servers"][0]["error"] == f"engine is dead (status 503 from {server.url})"
+
+
+def test_a_server_that_tells_no_models_is_unhealthy(to: Connect, server: Server) -> None:
+    server.answers["/v1/models"] = whole(b"<html>hello</html>")
+    (told,) = to(server.url).health(LONG_S)["servers"]
+    assert (told["status"], told["models"]) == ("unhealthy", [])
+    assert f"{server.url} sent a malformed reply" in told["error"]
+
+
+def dripping(head: bytes, piece: bytes) -> Pieces:
+    """A reply that comes without an end, each of its pieces in good time."""
+    return chain([head], cycle((piece, Pause(0.05))))
+
+
+UNENDING: dict[str, Callable[[Any], Pieces]] = {
+    "nothing": lambda _: (HOLD,),
+    "headers": lambda _: dripping(b"HTTP/1.1 200 OK\r\n", b"X-More: x\r\n"),
+    "body": lambda _: dripping(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", b" "),
+    "error": lambda _: dripping(b"HTTP/1.1 500 Broken\r\nContent-Type: application/json\r\n\r\n", b" "),
+}
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+@pytest.mark.parametrize("what", UNENDING)
+def test_health_answers_whatever_a_server_does(to: Connect, server: Server, path: str, what: str) -> None:
+    server.answers[path] = UNENDING[what]
+    with Server(WELL) as second:
+        found = to(server.url, second.url).health(0.3)
+    ill, well = found["servers"]
+    assert found["status"] == "degraded"
+    assert ill["status"] == "unhealthy"
+    assert "0.3 s" in ill["error"]
+    assert well["status"] == "healthy"
+
+
+def test_health_tells_of_circuit_breakers_and_leaves_them_alone(to: Connect, server: Server) -> None:
+    caller = to(server.url)
+    server.answers[CHAT] = whole({"error": {"message": "broken"}}, "500 Internal Server Error")
+    for _ in range(5):
+        with pytest.raises(ResponseError, match="broken"):
+            caller.chat(**HI)
+    for _ in range(2):
+        found = caller.health(LONG_S)
+        assert (found["status"], found["circuit_breaker"]) == ("degraded", "open")
+        assert (found["servers"][0]["status"], found["servers"][0]["circuit_breaker"]) == ("healthy", "open")
+    assert len(server.posts(CHAT)) == 5
+
+
+def test_health_opens_no_circuit(to: Connect, away: str) -> None:
+    caller = to(away)
+    for _ in range(6):
+        assert caller.health(LONG_S)["circuit_breaker"] == "closed"
+
+
+def test_health_tells_how_many_calls_a_server_works_on(to: Connect, server: Server) -> None:
+    server.answers[CHAT] = streamed(said("Hel"), HOLD, said("lo"), END)
+    caller = to(server.url)
+    stream = caller.open("chat", **HI)
+    caller.next(stream)
+    assert caller.health(LONG_S)["servers"][0]["in_flight"] == 1
+    caller.close(stream)
+    assert caller.health(LONG_S)["servers"][0]["in_flight"] == 0
+
+
+def test_health_of_ollama_in_its_mode(to: Connect) -> None:
+    with Server({"/api/version": whole({"version": "0.33"})}) as server:
+        found = to(backend_mode="ollama", host=server.url).health(LONG_S)
+        assert (found["backend_mode"], found["status"]) == ("ollama", "healthy")
+        assert [asked.path for asked in server.asked] == ["/api/version"]
+
+
+# python -m ollama_compat health
+
+
+def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "BACKEND_MODE": "vllm", "NO_PROXY": "*", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "ollama_compat", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def health(*urls: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return command("health", "--timeout", str(LONG_S), *arguments, VLLM_URLS=",".join(urls))
+
+
+def test_the_command_succeeds_where_all_is_well(server: Server) -> None:
+    done = health(server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"healthy  (BACKEND_MODE=vllm, circuit breaker closed)\n  {server.url}  healthy: serves smol, other\n"
+    )
+
+
+def test_the_command_succeeds_where_it_is_degraded_unless_that_is_too_little(server: Server, away: str) -> None:
+    assert health(server.url, away).returncode == 0
+    strict = health(server.url, away, arguments=("--strict",))
+    assert (strict.returncode, strict.stdout.split()[0]) == (1, "degraded")
+
+
+def test_the_command_fails_where_no_server_is_well(away: str) -> None:
+    done = health(away, arguments=("--json",))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["status"] == "unhealthy"
+
+
+@pytest.mark.parametrize("what", UNENDING)
+def test_the_command_ends_whatever_a_server_does(server: Server, what: str) -> None:
+    server.answers["/health"] = UNENDING[what]
+    done = command("health", "--timeout", "0.3", VLLM_URLS=server.url)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_command_tells_what_is_wrong_with_the_settings() -> None:
+    done = command("health", BACKEND_MODE="vlm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("helth",), ("health", "--timeout", "soon")])
+def test_the_command_tells_how_it_is_used(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: python -m ollama_compat" in done.stderr

@@ -1,0 +1,330 @@
+"""The life of a client: shared by threads and tasks, forked, used in one event loop after another, closed, left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ollama as official
+import pytest
+
+import ollama_compat as ollama
+
+from .network import CHAT, END, said
+from .sockets import HOLD, PATIENCE_S, Asked, Pieces, Server, serves, streamed, whole
+
+
+def echo(asked: Asked) -> Pieces:
+    """A chat is answered with what it says; where that is "hold", the end of the answer has to be let."""
+    text = asked.content["messages"][-1]["content"]
+    return streamed(said(text), HOLD, END) if text == "hold" else streamed(said(text), END)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server({"/health": whole(b""), "/v1/models": serves("smol"), CHAT: echo}) as server:
+        yield server
+
+
+def chat(text: str, **changes: Any) -> dict[str, Any]:
+    return {"model": "smol", "messages": [{"role": "user", "content": text}], **changes}
+
+
+def made(kind: Callable[..., Any], server: Server, **settings: Any) -> Any:
+    return kind(backend_mode="vllm", vllm_urls=server.url, trust_env=False, **settings)
+
+
+def totals(client: Any) -> Any:
+    return client.stats()["totals"]
+
+
+# Shared
+
+
+def test_one_client_in_many_threads_counts_each_call_and_mixes_no_answers(server: Server) -> None:
+    with made(ollama.Client, server) as client, ThreadPoolExecutor(64) as pool:
+        texts = [str(number) for number in range(320)]
+        answers = pool.map(lambda text: client.chat(**chat(text)).message.content, texts)
+        assert list(answers) == texts
+        counted = totals(client)
+    assert (counted["calls"], counted["errors"], counted["in_flight"]) == (320, {}, 0)
+    assert counted["tokens"] == {"in": 320 * 7, "out": 320 * 3}
+
+
+async def test_one_client_in_a_thousand_tasks_counts_each_call_and_mixes_no_answers(server: Server) -> None:
+    async with made(ollama.AsyncClient, server, vllm_max_concurrent=20) as client:
+        texts = [str(number) for number in range(1000)]
+        await client.list()  # what is served is known from here on
+        answers = await asyncio.gather(*(client.chat(**chat(text)) for text in texts))
+        assert [answer.message.content for answer in answers] == texts
+        counted = totals(client)
+    assert (counted["calls"], counted["errors"], counted["in_flight"], counted["waiting"]) == (1000, {}, 0, 0)
+    assert counted["tokens"] == {"in": 7000, "out": 3000}
+    assert server.most <= 20
+
+
+# What a loop leaves open when it ends is collected, which asyncio warns of.
+@pytest.mark.filterwarnings("ignore:unclosed transport", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_async_client_in_one_event_loop_after_another(server: Server) -> None:
+    client = made(ollama.AsyncClient, server, vllm_max_concurrent=1)
+
+    async def asked(text: str) -> str:
+        return str((await client.chat(**chat(text))).message.content)
+
+    async def last() -> str:
+        async with client:
+            return await asked("three")
+
+    assert [asyncio.run(asked("one")), asyncio.run(asked("two")), asyncio.run(last())] == ["one", "two", "three"]
+    assert totals(client)["calls"] == 3
+    gc.collect()
+
+
+# Forked
+
+FORKED = """
+import os, sys
+import ollama_compat as ollama
+
+def chat(text, **changes):
+    return client.chat("smol", [{"role": "user", "content": text}], **changes)
+
+client = ollama.Client(backend_mode="vllm", vllm_urls=sys.argv[1], vllm_max_concurrent=2, trust_env=False)
+chat("parent before")
+stream = chat("hold", stream=True)
+assert next(stream).message.content == "hold"
+child = os.fork()
+if not child:
+    assert client.stats()["totals"]["calls"] == 0, client.stats()
+    assert client.stats()["totals"]["in_flight"] == 0
+    assert client.health(10)["status"] == "healthy"
+    both = [chat("child", stream=True), chat("child", stream=True)]
+    assert [next(one).message.content for one in both] == ["child", "child"]  # the parent's stream takes no place
+    for one in both:
+        for _ in one:
+            pass
+    assert client.stats()["totals"]["calls"] == 2
+    sys.exit(7)  # as a process ends, with all that is collected then
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 7, status
+assert client.stats()["totals"]["in_flight"] == 1
+chat("parent after")
+chat("let")
+*_, last = stream
+assert last.done
+assert client.stats()["totals"]["calls"] == 4
+"""
+
+
+def run(script: str, url: str) -> None:
+    """Run a script in a process of its own, in which a fork leaves the tests alone."""
+    done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_child_of_a_fork_has_connections_places_and_counts_of_its_own(server: Server) -> None:
+    def letting(asked: Asked) -> Pieces:
+        if asked.content["messages"][-1]["content"] == "let":
+            server.let(1)
+        return echo(asked)
+
+    server.answers[CHAT] = letting
+    run(FORKED, server.url)
+    texts = [(asked.content["messages"][-1]["content"], asked.connection) for asked in server.posts(CHAT)]
+    childs = {connection for text, connection in texts if text == "child"}
+    childs |= {asked.connection for asked in server.asked if asked.path == "/health"}
+    assert childs.isdisjoint(connection for text, connection in texts if text != "child")
+
+
+FORKED_ASYNC = """
+import asyncio, os, sys
+import ollama_compat as ollama
+
+client = ollama.AsyncClient(backend_mode="vllm", vllm_urls=sys.argv[1], vllm_limits="memory://", trust_env=False)
+
+async def main():
+    async with client:
+        assert (await client.chat("smol", [{"role": "user", "content": "hi"}])).message.content == "hi"
+        assert client.stats()["totals"]["calls"] == 1
+
+child = os.fork()
+asyncio.run(main())
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_an_async_client_that_was_made_before_a_fork_works_on_both_sides(server: Server) -> None:
+    run(FORKED_ASYNC, server.url)
+    assert len({asked.connection for asked in server.posts(CHAT)}) == 2
+
+
+# Left
+
+
+def none_left_over(server: Server, client: Any) -> None:
+    """The server saw the connection closed, and nothing is counted as in flight any more."""
+    server.until(lambda: server.left == 1)
+    server.until(lambda: server.open == 0)
+    assert (totals(client)["in_flight"], totals(client)["cancelled"]) == (0, 1)
+    assert [known.in_flight for known in client._translation.fleet.servers] == [0]
+
+
+def closed(stream: Any) -> None:
+    stream.close()
+
+
+def left_by_an_error(stream: Any) -> None:
+    def read() -> None:
+        for _ in stream:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        read()
+
+
+def just_forgotten(_: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("leave", [closed, left_by_an_error, just_forgotten])
+def test_a_stream_that_is_left_is_closed_at_the_server(server: Server, leave: Callable[[Any], None]) -> None:
+    with made(ollama.Client, server, vllm_max_concurrent=1, timeout=PATIENCE_S) as client:
+        stream = client.chat(**chat("hold", stream=True))
+        if leave is not left_by_an_error:
+            next(stream)
+        leave(stream)
+        del stream
+        gc.collect()
+        none_left_over(server, client)
+        assert client.chat(**chat("next")).message.content == "next"
+
+
+async def aclosed(stream: Any) -> None:
+    await stream.aclose()
+
+
+async def forgotten(stream: Any) -> None:
+    pass
+
+
+async def cancelled(stream: Any) -> None:
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+@pytest.mark.parametrize("leave", [aclosed, forgotten, cancelled])
+async def test_an_async_stream_that_is_left_is_closed_at_the_server(server: Server, leave: Any) -> None:
+    async with made(ollama.AsyncClient, server, vllm_max_concurrent=1, timeout=PATIENCE_S) as client:
+        stream = await client.chat(**chat("hold", stream=True))
+        await anext(stream)
+        await leave(stream)
+        del stream
+        gc.collect()
+        await asyncio.to_thread(server.until, lambda: server.left == 1)
+        none_left_over(server, client)
+        assert (await client.chat(**chat("next"))).message.content == "next"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_call_is_closed_at_the_server(server: Server, stream: bool) -> None:
+    async with made(ollama.AsyncClient, server, vllm_max_concurrent=1, timeout=PATIENCE_S) as client:
+
+        async def called() -> None:
+            answer = await client.chat(**chat("hold", stream=stream))
+            async for _ in answer:
+                pass
+
+        call = asyncio.create_task(called())
+        await asyncio.to_thread(server.until, lambda: server.in_flight == 1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.to_thread(none_left_over, server, client)
+        assert (await client.chat(**chat("next"))).message.content == "next"
+
+
+def test_the_end_of_an_event_loop_closes_the_streams_in_it(server: Server) -> None:
+    client = made(ollama.AsyncClient, server, vllm_max_concurrent=1, timeout=PATIENCE_S)
+    kept = []
+
+    async def leave() -> None:
+        kept.append(await client.chat(**chat("hold", stream=True)))
+        await anext(kept[0])
+
+    asyncio.run(leave())
+    none_left_over(server, client)
+    asyncio.run(client.close())
+
+
+# Closed
+
+
+def test_a_closed_client_is_closed_as_the_official_one_is(server: Server) -> None:
+    kinds = {official.Client: {"host": server.url, "trust_env": False}, ollama.Client: {}}
+    errors = []
+    for kind, settings in kinds.items():
+        client = kind(**settings) if settings else made(kind, server)
+        with client as entered:
+            assert entered is client
+        with pytest.raises(Exception, match="closed") as caught:
+            client.chat(**chat("hi"))
+        errors.append((type(caught.value), str(caught.value)))
+        client.close()  # again
+    assert errors[0] == errors[1]
+
+
+async def test_a_closed_async_client_is_closed_as_the_official_one_is(server: Server) -> None:
+    kinds = {official.AsyncClient: {"host": server.url, "trust_env": False}, ollama.AsyncClient: {}}
+    errors = []
+    for kind, settings in kinds.items():
+        client = kind(**settings) if settings else made(kind, server)
+        async with client as entered:
+            assert entered is client
+        with pytest.raises(Exception, match="closed") as caught:
+            await client.chat(**chat("hi"))
+        errors.append((type(caught.value), str(caught.value)))
+        await client.close()
+    assert errors[0] == errors[1]
+
+
+def test_closing_a_client_closes_its_connections(server: Server) -> None:
+    client = made(ollama.Client, server)
+    client.chat(**chat("hi"))
+    assert server.open == 1
+    client.close()
+    server.until(lambda: server.open == 0)
+
+
+# trio
+
+
+def test_trio_drives_an_async_client_too(server: Server) -> None:
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+    texts = [str(number) for number in range(20)]
+    answers: dict[str, str | None] = {}
+
+    async def ask(client: Any, text: str) -> None:
+        answers[text] = (await client.chat(**chat(text))).message.content
+
+    async def main() -> None:
+        async with made(ollama.AsyncClient, server, vllm_limits="memory://", vllm_max_concurrent=3) as client:
+            async with trio.open_nursery() as nursery:
+                for text in texts:
+                    nursery.start_soon(ask, client, text)
+            with trio.move_on_after(0.2):
+                await client.chat(**chat("hold"))
+            assert (await client.health())["status"] == "healthy"
+            assert (totals(client)["in_flight"], totals(client)["cancelled"]) == (0, 1)
+
+    trio.run(main)
+    assert answers == {text: text for text in texts}
+    assert server.most <= 3

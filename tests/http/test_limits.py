@@ -1,0 +1,394 @@
+"""Limits: how many calls a client sends in a time and at once, who waits, for how long, and who is next."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+import ollama_compat as ollama
+from ollama_compat import ResponseError
+
+from .network import CHAT, END, said
+from .sockets import HOLD, PATIENCE_S, Asked, Pieces, Server, serves, streamed, whole
+
+EMBEDDED = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 1}}
+EMBED = "/v1/embeddings"
+SERVED = {"/v1/models": serves("smol"), CHAT: streamed(said("Hello"), END), EMBED: whole(EMBEDDED)}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "generate": {"prompt": "hi"},
+    "chat": {"messages": [{"role": "user", "content": "hi"}]},
+    "embed": {"input": "hi"},
+}
+
+
+class Crowd:
+    """Calls of one client side by side: threads of a `Client`, or tasks of an `AsyncClient` in one event loop."""
+
+    def __init__(self, client: Any, pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.client = client
+        self._pool = pool
+        self._loop = loop
+
+    def begin(self, method: str = "chat", **changes: Any) -> Future[Any]:
+        """A call that goes on beside others."""
+        arguments = {"model": "smol", **ARGUMENTS[method], **changes}
+        return self._begin(getattr(self.client, method), **arguments)
+
+    def say(self, text: str) -> Future[Any]:
+        """A chat that can be told by what it says."""
+        return self.begin(messages=[{"role": "user", "content": text}])
+
+    def call(self, method: str = "chat", **changes: Any) -> Any:
+        """A call and its answer."""
+        return self.begin(method, **changes).result(PATIENCE_S)
+
+    def next(self, stream: Any) -> Any:
+        """The next part of a stream, None at its end."""
+        if self._loop is None:
+            return next(stream, None)
+        return self._begin(lambda: anext(stream, None)).result(PATIENCE_S)
+
+    def close(self, stream: Any) -> None:
+        self._begin(stream.close if self._loop is None else stream.aclose).result(PATIENCE_S)
+
+    def finish(self) -> None:
+        self._begin(self.client.close).result(PATIENCE_S)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many calls wait, and how many are in flight."""
+        totals = self.client.stats()["totals"]
+        return totals["waiting"], totals["in_flight"]
+
+    @property
+    def queued(self) -> int:
+        """How many stand in the queue for a place."""
+        return self.client._translation.guard._turns._places.waiting
+
+    def _begin(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
+        if self._loop is None:
+            return self._pool.submit(function, **arguments)
+
+        async def awaited() -> Any:
+            return await function(**arguments)
+
+        return asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of when it happens: that a call has come to stand in a queue."""
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.fixture(params=["threads", "tasks"])
+def crowd(request: pytest.FixtureRequest) -> Iterator[Callable[..., Crowd]]:
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(32))
+        loop = stack.enter_context(_running_loop()) if request.param == "tasks" else None
+        kind = ollama.Client if loop is None else ollama.AsyncClient
+
+        def make(url: str, **settings: Any) -> Crowd:
+            made = Crowd(kind(backend_mode="vllm", vllm_urls=url, trust_env=False, **settings), pool, loop)
+            stack.callback(made.finish)
+            return made
+
+        yield make
+
+
+class _running_loop:
+    """An event loop in a thread."""
+
+    def __enter__(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        return self._loop
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result(PATIENCE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that answers at once."""
+    with Server(SERVED) as server:
+        yield server
+
+
+@pytest.fixture
+def holding() -> Iterator[Server]:
+    """A server that answers nothing but what it is let."""
+    held = {CHAT: streamed(HOLD, said("Hello"), END), EMBED: (HOLD, *whole(EMBEDDED))}
+    with Server({**SERVED, **held}) as server:
+        yield server
+
+
+# Rates
+
+
+def answering(request: httpx.Request) -> httpx.Response:
+    if request.method == "GET":
+        return httpx.Response(200, json={"data": [{"id": "smol"}]})
+    if request.url.path == EMBED:
+        return httpx.Response(200, json=EMBEDDED)
+    return httpx.Response(200, content=said("Hello") + END)
+
+
+@pytest.mark.parametrize(("method", "most"), [("generate", 300), ("chat", 600)])
+def test_what_a_minute_allows_where_limits_are_on(monkeypatch: pytest.MonkeyPatch, method: str, most: int) -> None:
+    monkeypatch.setenv("VLLM_LIMITS", "memory://")
+    with ollama.Client(
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+    ) as client:
+        call = getattr(client, method)
+        for _ in range(most):
+            call("smol", **ARGUMENTS[method])
+        with pytest.raises(ResponseError, match=rf"{most}/minute, VLLM_{method.upper()}_RATE") as caught:
+            call("smol", **ARGUMENTS[method])
+        assert caught.value.status_code == 429
+        assert client.stats()["totals"]["errors"] == {"limited": 1}
+
+
+def test_what_a_minute_allows_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LIMITS", "memory://")
+    with ollama.Client(
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+    ) as client:
+        for _ in range(5990):  # counted, not sent, which is quicker
+            assert client._rates.spend("embed") == 0.0
+        for _ in range(10):
+            client.embed("smol", "hi")
+        with pytest.raises(ResponseError, match="6000/minute, VLLM_EMBED_RATE"):
+            client.embed("smol", "hi")
+
+
+def test_without_limits_there_are_none() -> None:
+    with ollama.Client(
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+    ) as client:
+        for _ in range(301):
+            client.generate("smol", **ARGUMENTS["generate"])
+        assert client.stats()["totals"]["errors"] == {}
+
+
+def test_each_operation_has_a_rate_of_its_own(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/minute", timeout=0.5)
+    client.call()
+    client.call()
+    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/minute, VLLM_CHAT_RATE\)"):
+        client.call()
+    client.call("generate")
+    client.call("embed")
+    assert len(server.posts(CHAT)) == 3
+
+
+def test_a_call_waits_for_its_rate_as_long_as_its_timeout_allows(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=20)
+    client.call()
+    second = client.begin()
+    until(lambda: client.counts == (1, 0) or second.done())
+    assert second.result(PATIENCE_S).message.content == "Hello"
+    assert client.counts == (0, 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"timeout": None}])
+def test_a_call_without_a_timeout_waits_its_turn(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", vllm_max_concurrent=1, **settings)
+    calls = [client.begin() for _ in range(2)]
+    assert [call.result(PATIENCE_S).message.content for call in calls] == ["Hello"] * 2
+
+
+# Places
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"vllm_limits": "memory://"}, 10),
+        ({"vllm_limits": "memory://", "vllm_max_concurrent": 3}, 3),
+        ({"vllm_max_concurrent": 3}, 3),
+    ],
+)
+def test_so_many_at_once(crowd: Callable[..., Crowd], holding: Server, settings: Any, most: int) -> None:
+    client = crowd(holding.url, **settings)
+    calls = [client.begin(method) for method in ("chat", "generate", "embed", "chat", "embed") * 3]
+    holding.until(lambda: holding.in_flight == most)
+    until(lambda: client.counts == (15 - most, most))
+    holding.let(15)
+    for call in calls:
+        call.result(PATIENCE_S)
+    assert holding.most == most
+    assert client.counts == (0, 0)
+    assert client.client.stats()["totals"]["calls"] == 15
+
+
+def test_first_come_first_served(crowd: Callable[..., Crowd], holding: Server) -> None:
+    client = crowd(holding.url, vllm_max_concurrent=1)
+    calls = []
+    for number in range(6):
+        calls.append(client.say(str(number)))
+        holding.until(lambda: holding.in_flight == 1)
+        until(lambda number=number: client.queued == number)  # type: ignore[misc]
+    holding.let(6)
+    for call in calls:
+        call.result(PATIENCE_S)
+    assert [asked.content["messages"][-1]["content"] for asked in holding.posts(CHAT)] == list("012345")
+
+
+def test_what_asks_no_model_to_work_needs_no_place(crowd: Callable[..., Crowd], holding: Server) -> None:
+    client = crowd(holding.url, vllm_limits="memory://", vllm_max_concurrent=1)
+    call = client.begin()
+    holding.until(lambda: holding.in_flight == 1)
+    assert [model.model for model in client._begin(client.client.list).result(PATIENCE_S).models] == ["smol:latest"]
+    assert client._begin(client.client.health).result(PATIENCE_S)["servers"][0]["in_flight"] == 1
+    holding.let(1)
+    call.result(PATIENCE_S)
+
+
+# How long a place is held
+
+
+def begun(asked: Asked) -> Pieces:
+    """A stream whose second part has to be let; an answer in one piece, at once."""
+    return streamed(said("Hel"), HOLD, said("lo"), END) if "first" in str(asked.content) else SERVED[CHAT]
+
+
+@pytest.fixture
+def one_place(crowd: Callable[..., Crowd]) -> Iterator[tuple[Server, Crowd]]:
+    """A client that may have one call in flight, and a server that begins what says "first" and ends it when let."""
+    with Server({**SERVED, CHAT: begun}) as server:
+        yield server, crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
+
+
+def first(client: Crowd) -> Any:
+    """A stream whose first part has come, and which holds the place."""
+    stream = client.call(messages=[{"role": "user", "content": "first"}], stream=True)
+    assert client.next(stream).message.content == "Hel"
+    return stream
+
+
+def test_a_call_that_gets_no_place_in_time_leaves_the_queue(crowd: Callable[..., Crowd]) -> None:
+    with Server({**SERVED, CHAT: begun}) as server:
+        client = crowd(server.url, vllm_max_concurrent=1, timeout=1.0)
+        stream = first(client)
+        with pytest.raises(ResponseError, match=r"chat waited .* \(1 at once, VLLM_MAX_CONCURRENT\)") as caught:
+            client.call()
+        assert caught.value.status_code == 429
+        assert (client.queued, client.counts) == (0, (0, 1))
+        assert len(server.posts(CHAT)) == 1
+        client.close(stream)
+        assert client.call().message.content == "Hello"
+
+
+def test_a_stream_holds_its_place_until_it_is_read_to_its_end(one_place: tuple[Server, Crowd]) -> None:
+    server, client = one_place
+    stream = first(client)
+    other = client.begin()
+    until(lambda: client.queued == 1)
+    assert client.counts == (1, 1)
+    server.let(1)
+    assert client.next(stream).message.content == "lo"
+    assert client.queued == 1
+    while client.next(stream) is not None:
+        pass
+    assert other.result(PATIENCE_S).message.content == "Hello"
+
+
+def test_a_closed_stream_gives_its_place_back(one_place: tuple[Server, Crowd]) -> None:
+    server, client = one_place
+    stream = first(client)
+    other = client.begin()
+    until(lambda: client.queued == 1)
+    client.close(stream)
+    assert other.result(PATIENCE_S).message.content == "Hello"
+    server.until(lambda: server.left == 1)
+    assert client.counts == (0, 0)
+
+
+def test_a_stream_that_nobody_began_to_read_holds_no_place(one_place: tuple[Server, Crowd]) -> None:
+    _, client = one_place
+    stream = client.call(stream=True)
+    assert client.call().message.content == "Hello"
+    client.close(stream)
+    assert client.counts == (0, 0)
+
+
+def test_a_call_that_times_out_gives_its_place_back(crowd: Callable[..., Crowd], holding: Server) -> None:
+    client = crowd(holding.url, vllm_max_concurrent=1, timeout=0.3)
+    with pytest.raises(httpx.ReadTimeout):
+        client.call()
+    holding.answers = SERVED
+    assert client.call().message.content == "Hello"
+
+
+def test_a_call_that_fails_gives_its_place_back(crowd: Callable[..., Crowd], server: Server) -> None:
+    server.answers[CHAT] = whole({"error": {"message": "wrong", "code": 400}}, "400 Bad Request")
+    client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
+    for _ in range(3):
+        with pytest.raises(ResponseError, match="wrong"):
+            client.call()
+    assert client.counts == (0, 0)
+
+
+# Cancelling
+
+
+only_tasks = pytest.mark.parametrize("crowd", ["tasks"], indirect=True)
+
+
+@only_tasks
+def test_a_cancelled_call_gives_its_place_back(crowd: Callable[..., Crowd], holding: Server) -> None:
+    client = crowd(holding.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
+    call, other = client.begin(), client.begin()
+    until(lambda: client.queued == 1)
+    holding.until(lambda: holding.in_flight == 1)
+    assert call.cancel()
+    holding.until(lambda: holding.left == 1)
+    holding.let(2)
+    assert other.result(PATIENCE_S).message.content == "Hello"
+    assert client.client.stats()["totals"]["cancelled"] == 1
+
+
+@only_tasks
+@pytest.mark.parametrize(
+    "settings", [{"vllm_max_concurrent": 1}, {"vllm_limits": "memory://", "vllm_chat_rate": "1/hour"}]
+)
+def test_a_cancelled_call_leaves_the_queue(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
+    server.answers[CHAT] = streamed(HOLD, said("Hello"), END)
+    client = crowd(server.url, **settings)
+    holds, waits = client.begin(), client.begin()
+    until(lambda: client.counts == (1, 1))
+    waits.cancel()
+    with pytest.raises(CancelledError):
+        waits.result(PATIENCE_S)
+    until(lambda: client.counts == (0, 1))
+    server.let(1)
+    assert holds.result(PATIENCE_S).message.content == "Hello"
+    assert len(server.posts(CHAT)) == 1
+    assert client.counts == (0, 0)
+
+
+@only_tasks
+def test_who_waits_at_the_head_of_a_rate_and_is_cancelled_lets_the_next_one_there(
+    crowd: Callable[..., Crowd], server: Server
+) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=PATIENCE_S)
+    client.call()
+    head, other = client.begin(), client.begin()
+    until(lambda: client.counts[0] == 2 or head.done())
+    head.cancel()
+    assert other.result(PATIENCE_S).message.content == "Hello"

@@ -1,0 +1,308 @@
+"""What is told to nobody, what a server may do to a client, and what of the client's goes where."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ollama_compat as ollama
+from ollama_compat import ResponseError
+
+from .caller import Caller
+from .network import CHAT, END, said
+from .sockets import Asked, Pieces, Server, serves, streamed, whole
+
+Connect = Callable[..., Caller]
+KEY, OLLAMAS_KEY, PROVIDERS_KEY = "sk-vllm-0123456789", "sk-ollama-0123456789", "sk-other-0123456789"
+PROMPT, ANSWER = "Kim Minsu has a fever", "He should see a doctor"
+HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}]}
+EMBED = "/v1/embeddings"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(said(ANSWER), END)}) as server:
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[Server]:
+    """A server that nothing was told of by whoever made the client."""
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(said("other"), END)}) as server:
+        yield server
+
+
+@pytest.fixture
+def over_sockets(connect: Connect, server: Server) -> Connect:
+    """`connect`, to the server."""
+    return lambda **settings: connect(**{"vllm_urls": server.url, "transport": None, "trust_env": False, **settings})
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All that the package logs, at any level."""
+    caplog.set_level(logging.DEBUG, "ollama_compat")
+    return caplog
+
+
+def failed(caller: Caller, method: str = "chat", arguments: dict[str, Any] | None = None) -> ResponseError:
+    with pytest.raises(ResponseError) as caught:
+        getattr(caller, method)(**(arguments or HI))
+    return caught.value
+
+
+def all_told(error: Exception, caller: Caller, logged: pytest.LogCaptureFixture) -> str:
+    """Whatever people may come to read."""
+    records = " ".join(str(vars(record)) for record in logged.records)
+    settings = f"{caller.client.settings!r} {caller.client.settings}"
+    stats = json.dumps(caller.client.stats())
+    return " ".join([*traceback.format_exception(error), repr(error), logged.text, records, settings, stats])
+
+
+# Keys
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "500 Internal Server Error", "503 Busy"])
+@pytest.mark.parametrize("path", ["/v1/models", CHAT])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_key_that_a_server_says_back_is_not_told(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, status: str, path: str, as_json: bool
+) -> None:
+    def echo(asked: Asked) -> Pieces:
+        text = f"not with {asked.headers['authorization']}"
+        return whole({"error": {"message": text}} if as_json else text.encode(), status)
+
+    server.answers[path] = echo
+    caller = over_sockets(vllm_api_key=KEY)
+    error = failed(caller)
+    assert "not with Bearer [key]" in str(error)
+    assert KEY not in all_told(error, caller, logged)
+
+
+def test_a_key_that_comes_back_in_a_stream_is_not_told(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
+) -> None:
+    event = {"error": {"message": f"not with {KEY}", "code": 500}}
+    server.answers[CHAT] = streamed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    caller = over_sockets(vllm_api_key=KEY)
+    error = failed(caller)
+    assert "not with" in str(error)
+    assert KEY not in all_told(error, caller, logged)
+
+
+def test_ollamas_key_is_not_sent_to_vllm(
+    over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", OLLAMAS_KEY)
+    over_sockets().chat(**HI)
+    over_sockets(vllm_api_key=KEY).chat(**HI)
+    assert [asked.headers.get("authorization") for asked in server.posts(CHAT)] == [None, f"Bearer {KEY}"]
+    assert OLLAMAS_KEY not in str(server.asked)
+
+
+# What goes to a provider
+
+
+@pytest.mark.parametrize("auth", [None, ("user", "password")])
+def test_a_provider_gets_its_own_key_and_nothing_else_that_goes_elsewhere(
+    over_sockets: Connect, server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, auth: Any
+) -> None:
+    server.answers[CHAT] = whole({"error": {"message": "broken", "code": 500}}, "500 Internal Server Error")
+    monkeypatch.setenv("OLLAMA_API_KEY", OLLAMAS_KEY)
+    monkeypatch.setenv("OTHER_KEY", PROVIDERS_KEY)
+    settings = ollama.Settings(
+        backend_mode="vllm",
+        vllm_urls=(server.url,),
+        vllm_api_key=KEY,
+        vllm_failover={"smol": ("other:model",)},
+        providers={"other": ollama.Provider(base_url=other.url, api_key_env="OTHER_KEY")},
+    )
+    with ollama.Client(
+        settings=settings, trust_env=False, headers={"X-Tenant": "mine"}, cookies={"session": "mine"}, auth=auth
+    ) as client:
+        assert client.chat(**HI).message.content == "other"
+    (asked,) = server.posts(CHAT)
+    assert (asked.headers["x-tenant"], asked.headers["cookie"]) == ("mine", "session=mine")
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    (asked,) = other.asked
+    assert asked.headers["authorization"] == f"Bearer {PROVIDERS_KEY}"
+    assert set(asked.headers) <= {"host", "content-type", "content-length", "authorization", "accept-encoding", ""}
+    assert PROVIDERS_KEY not in str(server.asked)
+
+
+def test_a_provider_that_says_its_key_back_tells_it_to_nobody(
+    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    server.answers[CHAT] = whole(b"", "500 Internal Server Error")
+    other.answers[CHAT] = lambda asked: whole(f"bad {asked.headers['authorization']}".encode(), "500 Broken")
+    monkeypatch.setenv("OTHER_KEY", PROVIDERS_KEY)
+    settings = ollama.Settings(
+        backend_mode="vllm",
+        vllm_urls=(server.url,),
+        vllm_failover={"smol": ("other:model",)},
+        providers={"other": ollama.Provider(base_url=other.url, api_key_env="OTHER_KEY")},
+    )
+    with ollama.Client(settings=settings, trust_env=False) as client:
+        caller = Caller(client, None)
+        error = failed(caller)
+        assert "bad Bearer [key]" in str(error.__notes__)
+        assert PROVIDERS_KEY not in all_told(error, caller, logged)
+
+
+# Prompts and answers
+
+CUT = b'data: {"choices": [{"delta": {"content": "' + ANSWER.encode() + b'"}}\n\n'
+OF_ANOTHER_TYPE = b'data: {"choices": [{"delta": {"content": ["' + ANSWER.encode() + b'"]}}]}\n\n'
+QUOTED = [{"type": "string_type", "loc": ["body", "messages"], "msg": "Input should be a string", "input": PROMPT}]
+BAD_GATEWAY = b"<html><body>502 Bad Gateway</body></html>"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        streamed(CUT),
+        streamed(OF_ANOTHER_TYPE),
+        streamed(said(ANSWER)),
+        whole(ANSWER.encode(), Content_Type="text/plain"),
+        whole({"choices": [{"message": {"content": ANSWER}}]}, Content_Type="application/json"),
+        whole({"detail": QUOTED}, "422 Unprocessable Entity"),
+        whole({"error": {"message": f"1 validation error: {QUOTED}", "code": 400}}, "400 Bad Request"),
+        whole(BAD_GATEWAY, "502 Bad Gateway", Content_Type="text/html"),
+        whole(BAD_GATEWAY, Content_Type="text/html"),
+    ],
+    ids=range(9),
+)
+def test_what_was_said_is_not_told(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, answer: Pieces
+) -> None:
+    server.answers[CHAT] = answer
+    caller = over_sockets()
+    error = failed(caller)
+    told = all_told(error, caller, logged)
+    assert server.url in str(error)
+    assert PROMPT not in told
+    assert ANSWER not in told
+
+
+@pytest.mark.parametrize("answer", [whole({"data": ANSWER}), whole(ANSWER.encode()), whole({"data": [ANSWER]})])
+def test_what_was_embedded_is_not_told(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, answer: Pieces
+) -> None:
+    server.answers[EMBED] = answer
+    caller = over_sockets()
+    error = failed(caller, "embed", {"model": "smol", "input": PROMPT})
+    told = all_told(error, caller, logged)
+    assert PROMPT not in told
+    assert ANSWER not in told
+
+
+def test_a_call_that_is_tried_again_logs_why_and_not_what(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
+) -> None:
+    server.answers[CHAT] = whole({"detail": QUOTED}, "503 Service Unavailable")
+    caller = over_sockets()
+    told = all_told(failed(caller), caller, logged)
+    assert "retry" in logged.text
+    assert "Input should be a string" in logged.text
+    assert PROMPT not in told
+
+
+# What a server may do
+
+
+@pytest.mark.parametrize("path", ["/v1/models", CHAT])
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "307 Temporary Redirect", "308 Permanent Redirect"])
+def test_redirects_are_not_followed(
+    over_sockets: Connect, server: Server, other: Server, path: str, status: str
+) -> None:
+    server.answers[path] = whole(b"", status, Location=other.url + path)
+    error = failed(over_sockets(vllm_api_key=KEY, follow_redirects=True))
+    assert f"{server.url}{path} redirects to {other.url}{path}" in str(error)
+    assert other.asked == []
+
+
+def test_a_line_that_never_ends_is_given_up(
+    over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_compat.wire.MAX_EVENT_BYTES", 100_000)
+    head, *_ = streamed()
+    chunk = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
+    server.answers[CHAT] = lambda _: chain([head, b"6\r\ndata: \r\n"], repeat(chunk))
+    assert "a line of more than 100000 bytes" in str(failed(over_sockets()))
+    server.until(lambda: server.left == 1)
+
+
+@pytest.mark.parametrize(("status", "most"), [("200 OK", "MAX_REPLY_BYTES"), ("500 Broken", "MAX_ERROR_BYTES")])
+def test_a_reply_that_never_ends_is_given_up(
+    over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, status: str, most: str
+) -> None:
+    monkeypatch.setattr(f"ollama_compat.upstream.{most}", 100_000)
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n".encode()
+    server.answers[EMBED] = lambda _: chain([head], repeat(b"x" * 10_000))
+    error = failed(over_sockets(), "embed", {"model": "smol", "input": PROMPT})
+    assert "it is longer than 100000 bytes" in str(error)
+    server.until(lambda: server.left == 1)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize(("path", "method"), [(CHAT, "chat"), (EMBED, "embed")])
+def test_compressed_replies_are_refused(
+    over_sockets: Connect, server: Server, encoding: str, path: str, method: str
+) -> None:
+    server.answers[path] = whole(b"\x00" * 100, Content_Encoding=encoding)
+    arguments = HI if method == "chat" else {"model": "smol", "input": PROMPT}
+    assert f"it is compressed ({encoding})" in str(failed(over_sockets(), method, arguments))
+    assert {asked.headers["accept-encoding"] for asked in server.asked} == {"identity"}
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_a_server_says_does_nothing_to_a_terminal(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, as_json: bool
+) -> None:
+    text = "wrong \x1b[2J\x1b]0;owned\x07 \x9b31m \x00\x08 \u202egnp"
+    server.answers[CHAT] = whole({"error": {"message": text}} if as_json else text.encode(), "503 Unavailable")
+    error = failed(over_sockets())
+    assert "wrong" in str(error)
+    assert "wrong" in logged.text
+    assert (str(error) + logged.text).replace("\n", "").isprintable()
+
+
+# TLS
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody signed, with its key."""
+    path = tmp_path / "server.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    try:
+        subprocess.run([*command.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        pytest.skip(f"no certificate can be made: {problem}")
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
+
+
+def test_a_certificate_that_nobody_signed_is_refused_unless_the_client_trusts_it(
+    connect: Connect, certificate: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(said(ANSWER), END)}, context) as server:
+        over_tls = {"vllm_urls": server.url, "transport": None, "trust_env": False}
+        with pytest.raises(ConnectionError, match="certificate verify failed"):
+            connect(**over_tls).chat(**HI)
+        assert server.asked == []
+        trusting = ssl.create_default_context(cafile=f"{certificate}.crt")
+        assert connect(**over_tls, verify=trusting).chat(**HI).message.content == ANSWER

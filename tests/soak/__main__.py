@@ -1,0 +1,205 @@
+"""Full load with random faults for a while, on a real vLLM: `make soak`, or `python -m tests.soak --seconds 60`.
+
+A chat and an embedding server, each behind a fault proxy; a sync client in threads and an async one in tasks ask chat,
+generate and embed, plain and streamed, without a pause. Every so often a random fault is on for the next few requests.
+The report tells calls, errors by kind, and the memory of this process as it goes; it fails where an error is not a
+clear one, where memory is not flat, or where a connection, thread or task is left. `--write` puts it into
+docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import ollama_compat as ollama
+from ollama_compat import ResponseError
+from testbed import environment, models, servers
+from testbed.paths import HOME
+from tests.faults.faults import FAULTS
+from tests.faults.leaks import Leaks
+from tests.faults.proxy import FaultProxy
+from vllm_launch import free_ports
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+THREADS = 4
+TASKS = 8
+TIMEOUT_S = 10.0
+FLAT = 1.10
+"""How much the memory of the last third may be above that of the second."""
+TOO_HEAVY = {"endless-body", "endless-line", "gzip-bomb", "refuse"}
+"""They fill the proxy's own process, which is this one; `refuse` lasts until it is cleared."""
+
+
+@dataclass
+class Tally:
+    """What happened."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    strange: list[str] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds since the start, resident MiB."""
+
+    def note(self, error: Exception | None) -> None:
+        """Count a call."""
+        if error is None:
+            self.ended["answered"] += 1
+        elif isinstance(error, (ResponseError, ConnectionError, httpx.TimeoutException)):
+            self.ended[type(error).__name__] += 1
+        else:
+            self.strange.append(repr(error))
+
+
+def main() -> int:
+    """Run it; exit status 1 where it fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--write", action="store_true", help=f"put the report into {PAGE.name}")
+    options = parser.parse_args()
+    chat_port, embed_port = free_ports(2)
+    python = environment.prepare()
+    models.prepare(python, (models.SMOLLM2, models.MINILM))
+    wanted = [servers.chat(chat_port), servers.embed(embed_port)]
+    with servers.serving(wanted, python, HOME / "logs" / "soak") as (chat, embed):
+        tally = Tally()
+        with FaultProxy(chat.url) as one, FaultProxy(embed.url) as other, Leaks(patience=30.0):
+            stats = _load([one, other], options.seconds, tally)
+    report, problems = _report(options.seconds, tally, stats)
+    print(report)
+    if options.write:
+        text = PAGE.read_text("utf-8")
+        marks = re.compile(r"(<!-- soak -->\n).*?(<!-- end -->)", re.DOTALL)
+        PAGE.write_text(marks.sub(lambda mark: f"{mark[1]}{report}\n{mark[2]}", text), "utf-8")
+    for problem in problems:
+        print(f"FAILED: {problem}", file=sys.stderr)
+    return bool(problems)
+
+
+def _load(proxies: list[FaultProxy], seconds: float, tally: Tally) -> Any:
+    stop = threading.Event()
+    settings: dict[str, Any] = {
+        "backend_mode": "vllm",
+        "vllm_urls": ",".join(proxy.url for proxy in proxies),
+        "timeout": TIMEOUT_S,
+    }
+    with ollama.Client(**settings) as client:
+        threads = [threading.Thread(target=_ask, args=(client, stop, tally, seed)) for seed in range(THREADS)]
+        threads.append(threading.Thread(target=lambda: asyncio.run(_ask_async(settings, stop, tally))))
+        for thread in threads:
+            thread.start()
+        _disturb(proxies, seconds, tally)
+        stop.set()
+        for proxy in proxies:
+            proxy.clear()
+        for thread in threads:
+            thread.join()
+        return client.stats()
+
+
+def _disturb(proxies: list[FaultProxy], seconds: float, tally: Tally) -> None:
+    chance = random.Random(7)
+    faults = [fault for name, (fault, _) in FAULTS.items() if name not in TOO_HEAVY]
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        chance.choice(proxies).inject(chance.choice(faults), times=chance.randint(1, 3))
+        tally.memory.append((passed, _resident_mib()))
+        time.sleep(0.5)
+
+
+def _calls(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    calm = {"num_predict": chance.randint(1, 30)}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("chat", {"model": "smol", "messages": [{"role": "user", "content": "Hi!"}], "options": calm}),
+        ("generate", {"model": "smol", "prompt": "Once", "options": calm}),
+        ("embed", {"model": "minilm", "input": ["one text", "another"]}),
+    ]
+    name, arguments = chance.choice(asked)
+    return name, arguments | ({"stream": True} if name != "embed" and chance.random() < 0.5 else {})
+
+
+def _ask(client: ollama.Client, stop: threading.Event, tally: Tally, seed: int) -> None:
+    chance = random.Random(seed)
+    while not stop.is_set():
+        name, arguments = _calls(chance)
+        with _noted(tally):
+            answer = getattr(client, name)(**arguments)
+            if arguments.get("stream"):
+                for _ in answer:
+                    pass
+
+
+async def _ask_async(settings: dict[str, Any], stop: threading.Event, tally: Tally) -> None:
+    async with ollama.AsyncClient(**settings) as client, asyncio.TaskGroup() as tasks:
+        for seed in range(TASKS):
+            tasks.create_task(_task(client, stop, tally, 100 + seed))
+
+
+async def _task(client: ollama.AsyncClient, stop: threading.Event, tally: Tally, seed: int) -> None:
+    chance = random.Random(seed)
+    while not stop.is_set():
+        name, arguments = _calls(chance)
+        with _noted(tally):
+            answer = await getattr(client, name)(**arguments)
+            if arguments.get("stream"):
+                async for _ in answer:
+                    pass
+
+
+@contextlib.contextmanager
+def _noted(tally: Tally) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        tally.note(error)
+        time.sleep(0.01)  # an open circuit fails at once: leave the servers some of the processor
+    else:
+        tally.note(None)
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _report(seconds: float, tally: Tally, stats: Any) -> tuple[str, list[str]]:
+    third = len(tally.memory) // 3
+    thirds = tally.memory[third : 2 * third], tally.memory[2 * third :]
+    second, last = (max(mib for _, mib in part) for part in thirds)
+    calls = sum(tally.ended.values())
+    lines = [
+        f"{seconds:.0f} s, {THREADS} threads and {TASKS} tasks, {len(tally.memory)} times a random fault on the next "
+        "1 to 3 requests:",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| calls | {calls} |",
+        *(f"| {kind} | {number} |" for kind, number in tally.ended.most_common()),
+        f"| any other exception | {len(tally.strange)} |",
+        f"| retries of the sync client | {stats['totals']['retries']} |",
+        f"| most memory of this process, second third and last third | {second:.0f} MiB, {last:.0f} MiB |",
+        "| connections, threads, tasks left | none |",
+    ]
+    problems = [f"no clear error: {error}" for error in tally.strange[:5]]
+    if last > second * FLAT:
+        problems.append(f"memory grows: {second:.0f} MiB, then {last:.0f} MiB")
+    if not tally.ended["answered"]:
+        problems.append("no call was answered")
+    return "\n".join(lines), problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

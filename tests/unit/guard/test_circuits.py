@@ -1,0 +1,115 @@
+"""A call and the circuit breakers: which servers it leaves alone, and what it tells them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_compat.errors import CircuitOpen
+from ollama_compat.exchange import Reply
+from tests.play import SECOND, refused, said
+from tests.unit.guard.client import (
+    ANSWER,
+    BOOM,
+    BUSY,
+    CHAT,
+    FROM_OLLAMA,
+    UNAUTHORIZED,
+    A,
+    B,
+    Client,
+    asked,
+    content,
+)
+
+
+def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
+    client = Client(b=())
+    for _ in range(5):
+        client.fails(BOOM)
+    played, error = client.fails()
+    assert played.requests == []
+    assert isinstance(error, CircuitOpen)
+    assert f"{A} has failed 5 times in a row and is left alone for 10 s more" in str(error)
+    assert client.last.error == "circuit_open"
+
+
+def test_another_server_takes_its_calls() -> None:
+    client = Client()
+    for _ in range(5):
+        client.ask(BOOM, said(ANSWER))
+    assert asked(client.ask(said(ANSWER))) == [B + CHAT]
+    assert client.last.failovers == 0, "it was not asked, so nobody stood in for it"
+
+
+def test_what_stands_in_takes_its_calls_without_a_wait() -> None:
+    client = Client(b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
+    for _ in range(5):
+        client.ask(BOOM, FROM_OLLAMA)
+    played = client.ask(FROM_OLLAMA)
+    assert (asked(played), played.sleeps) == (["/api/chat"], [])
+
+
+def test_after_ten_seconds_one_call_tries_it_and_its_success_closes_the_circuit() -> None:
+    client = Client(b=())
+    for _ in range(5):
+        client.fails(BOOM)
+    client.clock.now += 10 * SECOND
+    trial = client.exchange()
+    next(trial)
+    assert client.fails()[0].requests == [], "there is one trial at a time"
+    trial.send(None)
+    for data in said(ANSWER):
+        trial.send(data)
+    trial.send(None)
+    assert next(trial, None) is None
+    assert client.closed == [True, True]
+    assert content(client.ask(said(ANSWER))) == ANSWER
+
+
+def test_a_trial_whose_caller_goes_away_makes_room_for_another() -> None:
+    client = Client(b=())
+    for _ in range(5):
+        client.fails(BOOM)
+    client.clock.now += 10 * SECOND
+    trial = client.exchange()
+    next(trial)
+    trial.close()
+    assert content(client.ask(said(ANSWER))) == ANSWER
+
+
+def test_a_trial_whose_caller_goes_away_within_the_answer_has_succeeded() -> None:
+    client = Client(b=())
+    for _ in range(5):
+        client.fails(BOOM)
+    client.clock.now += 10 * SECOND
+    trial = client.exchange(stream=True)
+    for outcome in (None, None, *said(ANSWER)[:2]):
+        trial.send(outcome)
+    trial.close()
+    assert client.closed == [True, True]
+    assert client.last.error == "cancelled"
+
+
+@pytest.mark.parametrize("failure", [refused("bad", 400), UNAUTHORIZED, refused("bad", 422)])
+def test_a_question_that_is_wrong_is_no_failure_of_the_server(failure: Reply) -> None:
+    client = Client(b=())
+    for _ in range(10):
+        client.fails(failure)
+    assert client.closed == [True, True]
+    assert client.made.fleet.servers[0].breaker.failures == 0
+
+
+def test_a_server_that_is_busy_is_no_broken_one() -> None:
+    client = Client(b=())
+    for _ in range(3):
+        client.fails(BUSY, BUSY, BUSY)
+    assert client.closed == [True, True]
+
+
+def test_a_provider_has_a_circuit_of_its_own() -> None:
+    client = Client(b=("other",), vllm_failover={"smol": ("deepseek:deepseek-chat", "other")})
+    for _ in range(4):
+        client.fails(BOOM, BOOM, refused("bad", 400))
+    client.ask(BOOM, BOOM, said(ANSWER))
+    played = client.ask(said(ANSWER))
+    assert asked(played) == [B + CHAT], "A and the provider are both left alone"
