@@ -222,7 +222,7 @@ def redirected(url: str, location: str) -> Malformed:
 
 def limited(operation: str, why: str, waited_s: float) -> Limited:
     """Ollama's shape of a 429: the turn of a call did not come in time."""
-    return _error(Limited, f"too many requests: {operation} waited {waited_s:.3g} s for its turn ({why})", 429)
+    return _error(Limited, f"too many requests: {operation} waited {waited_s:.2f} s for its turn ({why})", 429)
 
 
 def no_vllm(url: str, status: int, said: str) -> ResponseError:

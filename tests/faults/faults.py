@@ -74,7 +74,7 @@ class Refuse(Stages):
 
 @dataclass(frozen=True, slots=True)
 class ResetOnAccept(Stages):
-    """A connection is taken and reset before anything is read from it."""
+    """A connection is taken and reset unread. By chance the client is still connecting then, or writing, or reading."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,6 @@ def test_what_ollama_refuses_is_refused_in_its_words(ask, field, status, text):
     assert (raised.value.status_code, raised.value.error) == (status, text)
 
 
-def test_a_template_is_never_ignored(ask):
-    with pytest.raises(ollama.ResponseError, match="template is not available on vLLM"):
-        ask.generate("smol", PROMPT, template="{{ .Prompt }}")
-
-
 def test_generate_with_an_embedding_model(connect, embed_server):
     with pytest.raises(ollama.ResponseError) as raised:
         connect(vllm_urls=embed_server.url).generate("minilm", PROMPT)

@@ -265,7 +265,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
 def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:
     running, exchange = limited().call("embed", timeout_s=3.0)
     next(exchange)
-    with pytest.raises(Limited, match=r"embed waited 0 s for its turn \(6000/minute, VLLM_EMBED_RATE\)"):
+    with pytest.raises(Limited, match=r"embed waited 0.00 s for its turn \(6000/minute, VLLM_EMBED_RATE\)"):
         exchange.send(False)
     assert running.waiting, "it never had its turn; the guard tells of its end"
 

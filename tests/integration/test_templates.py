@@ -1,0 +1,72 @@
+"""Go templates on a real vLLM: each recorded model, with its Modelfile's template, is asked what Ollama was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import ollama_compat as ollama
+from tests.asker import Asker
+from tests.conformance.compare import asked, differences
+from tests.conformance.recorded import DIFFERENT, Case, cases
+
+pytestmark = pytest.mark.vllm
+
+CONFIG = Path(__file__).with_name("templates.toml")
+MODELS = ("smol", "smoltools", "smolthink", "smolfim")
+PROMPT = "What is the capital of France?"
+CHATML = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+LEGACY = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>"
+SURE = {"temperature": 0, "seed": 7, "num_predict": 24}
+
+
+@pytest.fixture
+def ask(chat_server) -> Iterator[Asker]:
+    with ollama.Client(backend_mode="vllm", vllm_urls=chat_server.url, ollama_compat_config=str(CONFIG)) as client:
+        yield Asker(client, None)
+
+
+def _templated(case: Case) -> bool:
+    """Images are refused with a template, and a raw prompt has none."""
+    asked_of = case.method in ("chat", "generate") and case.arguments.get("model") in MODELS
+    return asked_of and not {"raw", "images"} & set(case.arguments)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases()[0] if _templated(case)])
+def test_what_ollama_answered(ask, case: Case):
+    found = differences(case, asked(ask, case))
+    allowed, _ = DIFFERENT.get(case.name, (frozenset(), ""))
+    assert {aspect: how for aspect, how in found.items() if aspect not in allowed} == {}
+
+
+@pytest.mark.parametrize("template", [CHATML, LEGACY])
+def test_a_template_of_the_call(ask, template):
+    plain = ask.generate("smol", PROMPT, options=SURE)
+    reply = ask.generate("smol", PROMPT, template=template, options=SURE)
+    assert (reply.response, reply.prompt_eval_count) == (plain.response, plain.prompt_eval_count)
+    assert reply.context == plain.context
+    further = ask.generate("smol", "And of Spain?", template=template, context=reply.context, options=SURE)
+    assert further.response == "The capital of Spain is Madrid."
+
+
+def test_a_model_that_is_made_with_a_template(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    ask.create("mine", from_="smol", template=LEGACY)
+    question = [{"role": "user", "content": PROMPT}]
+    reply = ask.chat("mine", question, options=SURE)
+    assert reply.prompt_eval_count == ask.chat("smol", question, options=SURE).prompt_eval_count
+    assert ask.show("mine").template == LEGACY
+
+
+def test_a_first_token_that_is_put_in_front_of_itself_can_be_seen(embed_server):
+    """The chat models of the test bed want none, the embedding model's `[CLS]` is one."""
+    asked_for = {"model": "minilm", "prompt": "[CLS]"}
+    doubled, alone = (
+        httpx.post(f"{embed_server.url}/tokenize", json=body).json()["tokens"]
+        for body in (asked_for, {**asked_for, "add_special_tokens": False})
+    )
+    assert doubled[0] == doubled[1] == alone[0]
+    assert len(alone) == 1
