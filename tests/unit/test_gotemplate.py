@@ -150,6 +150,15 @@ def test_a_template_that_would_not_end_is_ended(template: str, reason: str, monk
         rendered(template)
 
 
+def test_a_round_that_is_left_early_is_left_for_good() -> None:
+    assert rendered("{{ range 999 }}{{ if true }}{{ continue }}{{ end }}{{ end }}whole") == "whole"
+    assert rendered("{{ range 999 }}{{ range 9 }}{{ if true }}{{ break }}{{ end }}{{ end }}{{ end }}whole") == "whole"
+
+
+def test_only_gos_white_space_is_trimmed() -> None:
+    assert rendered("\u00a0 \t{{- 1 -}}\r\n \u2003") == "\u00a01\u2003"
+
+
 def test_what_a_call_made_deep_is_an_error_too() -> None:
     deep: list[Any] = []
     for _ in range(100_000):

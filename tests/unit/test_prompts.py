@@ -63,6 +63,14 @@ def test_a_message_may_lack_what_it_need_not_have() -> None:
     assert template.prompt(messages, [], None, TODAY) == "<><>"
 
 
+def test_numbers_of_json_are_gos_floats() -> None:
+    call = {"function": {"name": "f", "arguments": {"n": 5000000}}}
+    shown = "{{ .Function.Arguments.n }} {{ .Function.Arguments }}"
+    text = f"{{{{ range .Messages }}}}{{{{ range .ToolCalls }}}}{shown}{{{{ end }}}}{{{{ end }}}}"
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    assert read(text).prompt(messages, [], None, TODAY) == '5e+06 {"n":5000000}'
+
+
 def test_the_callers_messages_stay_as_they_are() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     read("{{ range .Messages }}{{ .Content }}{{ end }}").prompt(messages, [], None, TODAY)

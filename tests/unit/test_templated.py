@@ -151,7 +151,7 @@ def test_a_server_that_finds_it_too_long_has_it_shortened() -> None:
 
 
 def test_a_calls_own_template_has_its_prompt_cut() -> None:
-    body = {"template": "{{ .Prompt }}", "prompt": "x" * 99, "options": {"num_ctx": 8, "num_keep": 2}}
+    body = {"template": LEGACY, "system": "S", "prompt": "x" * 99, "options": {"num_ctx": 8, "num_keep": 2}}
     assert made(body, tokens(*range(99)), completed("Hi")).payload["prompt"] == [0, 1, 96, 97, 98]
 
 
@@ -231,6 +231,12 @@ def test_no_tools_are_an_empty_list() -> None:
     assert told(TOOLS, {"tools": []}, completed("Hi")).payload["prompt"] == "[]hi"
 
 
+def test_a_generations_own_template_has_no_tools_to_show() -> None:
+    template = "{{ .Messages | len }}{{ .Tools }}"
+    assert made({"template": template}, completed("Hi")).payload["prompt"] == "1null"
+    assert made({}, completed("Hi"), profile={"template": template}).payload["prompt"] == "1[]"
+
+
 @pytest.mark.parametrize(("template", "capabilities"), [(PLAIN, None), (TOOLS, ["completion"])])
 def test_a_template_without_tools_is_ollamas_refusal(template: str, capabilities: Any) -> None:
     error = "registry.ollama.ai/library/smol:latest does not support tools"
@@ -275,3 +281,9 @@ def test_show_tells_the_template_and_what_it_can(template: str, capabilities: li
     assert part["template"] == template
     assert f'TEMPLATE """{template}"""' in part["modelfile"]
     assert part["capabilities"] == capabilities
+
+
+def test_a_profiles_fim_is_a_capability_too() -> None:
+    profile = {"template": PLAIN, "fim": "{prefix}{suffix}"}
+    part = play(show(call("/api/show", profile=profile)), reply({"paths": {}})).parts[0]
+    assert part["capabilities"] == ["completion", "insert"]
