@@ -107,7 +107,9 @@ class Fleet:
         yield from self._learn(due, None if found is None else RELEARN_TIMEOUT_S)
         target = self._pick(name, able)
         if target is None:
-            yield from self._learn([server for server in able if server not in due])
+            # A call in another thread may have forgotten again what was just learnt.
+            lost = [server for server in due if server.cards is None and server.trouble is None]
+            yield from self._learn([*lost, *(server for server in able if server not in due)])
             target = self._pick(name, able)
         if target is None and not avoid:
             self._raise_open(name)
@@ -164,7 +166,8 @@ class Fleet:
 
     def _raise_open(self, name: str) -> None:
         for server in self.servers:
-            if not self._allowed(server) and (server.cards is None or server.card(name)):
+            # One that has the model was not picked because it was left alone, though it may no longer be.
+            if server.card(name) or (server.cards is None and not self._allowed(server)):
                 raise server.left_alone(self.clock.ticks())
 
     def _learn(self, servers: Sequence[Server], timeout: float | None = None) -> Exchange[None]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
-from ollama_compat.errors import broken_off, unreachable
+from ollama_compat.errors import CircuitOpen, broken_off, unreachable
 from ollama_compat.fleet import LEARN_TIMEOUT_S, RETRY_AFTER_S, Fleet, Server
 from ollama_compat.wire import Card
 from tests.play import SECOND, FakeClock, Play, play, reply
@@ -193,3 +193,35 @@ def test_the_catalogue_is_of_the_servers_in_reach() -> None:
 def test_no_server_in_reach_is_no_empty_catalogue() -> None:
     with pytest.raises(ServerUnreachable, match=f"{A}, {B}"):
         play(fleet().catalog(), REFUSED, REFUSED)
+
+
+# Several calls at once
+
+
+def test_a_server_whose_trial_ends_meanwhile_is_not_said_to_lack_the_model() -> None:
+    made = fleet(A)
+    server = made.servers[0]
+    server.cards = (Card("smol"),)
+    allowed = iter([False, False, True, True])
+    made._allowed = lambda _: next(allowed, True)  # type: ignore[method-assign]
+    with pytest.raises(CircuitOpen, match=A):
+        play(made.find("smol"))
+
+
+def test_what_another_call_forgets_meanwhile_is_learnt_again() -> None:
+    made = fleet(A)
+    exchange = made.find("smol")
+    next(exchange)
+    learn = made._pick
+
+    def forgotten(name: str, servers: Any) -> Any:
+        made.forget(made.servers[0])
+        made._pick = learn  # type: ignore[method-assign]
+        return None
+
+    made._pick = forgotten  # type: ignore[method-assign]
+    asked = exchange.send(serves("smol"))
+    assert asked.request.path == "/v1/models"
+    with pytest.raises(StopIteration) as found:
+        exchange.send(serves("smol"))
+    assert found.value.value.url == A
