@@ -132,10 +132,6 @@ class Fleet:
         server.cards = None
         server.asked_at = None
 
-    def others(self, name: str, avoid: Sequence[Server]) -> bool:
-        """Whether a server that is not in `avoid` is known to have the model, and takes calls."""
-        return self._pick(name, [server for server in self.servers if server not in avoid]) is not None
-
     @contextmanager
     def taking(self, server: Server) -> Iterator[None]:
         """Count a call as in flight on `server`."""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import httpx
@@ -28,6 +28,9 @@ from .keys import Keys
 from .settings import OLLAMA
 from .wire import EventDecoder, LineDecoder
 
+if TYPE_CHECKING:
+    from .guard.rates import AsyncRates, SyncRates
+
 CONNECT_TIMEOUT_S = 10.0
 """How long connecting to a server may take where the client's own timeout does not say (seconds)."""
 MAX_REPLY_BYTES = 256 * 1024 * 1024
@@ -36,26 +39,10 @@ MAX_ERROR_BYTES = 1024 * 1024
 """The longest error reply that is read (bytes)."""
 
 
-class Rates(Protocol):
-    """Where a `Client` takes its calls from a rate."""
-
-    def spend(self, operation: str) -> float:
-        """Take one call; else the seconds until it is worth asking again."""
-        ...
-
-
-class AsyncRates(Protocol):
-    """Where an `AsyncClient` does."""
-
-    async def spend(self, operation: str) -> float:
-        """Take one call; else the seconds until it is worth asking again."""
-        ...
-
-
 class Upstream:
     """Drives exchanges over an `httpx.Client`."""
 
-    def __init__(self, client: httpx.Client, keys: Keys, rates: Rates | None = None) -> None:
+    def __init__(self, client: httpx.Client, keys: Keys, rates: SyncRates | None = None) -> None:
         """`keys`: whose authorization goes where. `rates`: needed where an exchange spends."""
         self._client = client
         self._keys = keys
@@ -108,9 +95,7 @@ class Upstream:
             return self._reply(response, request)
 
     def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        outcomes: list[Reply | Exception] = [
-            TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests
-        ]
+        outcomes = _unanswered(step)
         answered: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
 
         def answer(place: int, request: Request) -> None:
@@ -209,9 +194,7 @@ class AsyncUpstream:
             return await self._reply(response, request)
 
     async def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        outcomes: list[Reply | Exception] = [
-            TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests
-        ]
+        outcomes = _unanswered(step)
 
         async def answer(place: int, request: Request) -> None:
             try:
@@ -248,6 +231,11 @@ class AsyncUpstream:
                 yield _shown(event, self._keys)
         for event in decoder.finish():
             yield _shown(event, self._keys)
+
+
+def _unanswered(step: AskAll) -> list[Reply | Exception]:
+    """The outcome while no reply has come."""
+    return [TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests]
 
 
 def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | None) -> Step | None:

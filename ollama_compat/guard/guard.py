@@ -24,6 +24,7 @@ from .turns import Turns
 
 LONG_S = 1.0
 """A longer wait than this is not worth it while something else stands in (seconds)."""
+_OPERATIONS = {"/api/embeddings": "embed"}  # limited and counted together with the newer call
 _TOLD = 300  # characters of a failure that a log line has
 
 
@@ -72,7 +73,7 @@ class Guard:
     def answered(self, question: Question) -> Exchange[None]:
         """The answer, by whoever can give it."""
         running = Running(
-            operation=question.path.rpartition("/")[2].removesuffix("dings"),
+            operation=_OPERATIONS.get(question.path) or question.path.rpartition("/")[2],
             model=str(question.body.get("model", "")),
             started=self._clock.ticks(),
             streamed=bool(question.body.get("stream")),
@@ -116,8 +117,7 @@ class Guard:
                 if first is not None:
                     first.add_note(f"{route.name} stood in and failed too: {error}")
                 first = first or error
-                failure = classify(error, began=progress.first is not None)
-                if instead is None or not _stands_in(failure, route):
+                if instead is None or not _stands_in(classify(error, began=False), route):
                     raise first from None
                 running.failovers += 1
                 decided("failover", told(error), model=running.model, of=route.name, to=instead.name)

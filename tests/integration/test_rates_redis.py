@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from ollama_compat.guard.rates import RETRY_S, AsyncRates, SyncRates
+from tests.spending import let_through, spend
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not on PATH")
 
@@ -126,33 +127,6 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def server(launch: Callable[..., Server]) -> Server:
     return launch()
-
-
-def spend(limiter: SyncRates | AsyncRates, operation: str) -> float:
-    """One call; an asynchronous limiter gets a new event loop for it."""
-    outcome = limiter.spend(operation)
-    return outcome if isinstance(outcome, float) else asyncio.run(_awaited(outcome))
-
-
-async def _awaited(outcome: Any) -> float:
-    return await outcome
-
-
-def let_through(limiter: SyncRates | AsyncRates, operation: str) -> tuple[int, float]:
-    """How many calls in a row are let through, and how long the next one is told to wait (seconds)."""
-    if isinstance(limiter, AsyncRates):
-        return asyncio.run(_let_through(limiter, operation))
-    count = 0
-    while not (wait := limiter.spend(operation)):
-        count += 1
-    return count, wait
-
-
-async def _let_through(limiter: AsyncRates, operation: str) -> tuple[int, float]:
-    count = 0
-    while not (wait := await limiter.spend(operation)):
-        count += 1
-    return count, wait
 
 
 # As many as the rate says

@@ -5,7 +5,6 @@ Redis is played here by a storage that can be made to fail; tests/integration/te
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -16,6 +15,7 @@ from limits.storage import MemoryStorage
 
 from ollama_compat.guard import rates
 from ollama_compat.guard.rates import RETRY_S, AsyncRates, SyncRates
+from tests.spending import let_through, spend
 
 GATEWAY = {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
 PASSWORD = "nobody-may-see-this"
@@ -72,33 +72,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(rates, "_storage", lambda *_: made)
     monkeypatch.setattr(rates, "_check_redis", lambda *_: None)
     return made
-
-
-def spend(limiter: SyncRates | AsyncRates, operation: str) -> float:
-    """One call; an asynchronous limiter gets a new event loop for it."""
-    outcome = limiter.spend(operation)
-    return outcome if isinstance(outcome, float) else asyncio.run(_awaited(outcome))
-
-
-async def _awaited(outcome: Any) -> float:
-    return await outcome
-
-
-def let_through(limiter: SyncRates | AsyncRates, operation: str) -> tuple[int, float]:
-    """How many calls in a row are let through, and how long the next one is told to wait (seconds)."""
-    if isinstance(limiter, AsyncRates):
-        return asyncio.run(_let_through(limiter, operation))
-    count = 0
-    while not (wait := limiter.spend(operation)):
-        count += 1
-    return count, wait
-
-
-async def _let_through(limiter: AsyncRates, operation: str) -> tuple[int, float]:
-    count = 0
-    while not (wait := await limiter.spend(operation)):
-        count += 1
-    return count, wait
 
 
 # As many as the rate says
