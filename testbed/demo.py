@@ -81,9 +81,7 @@ def _summary(processes: list[ServerProcess]) -> Table:
     for process in processes:
         for path, requests, seconds in metrics.answered(process.url):
             server = process.server
-            table.add_row(
-                f"{server.name}, :{server.port}", server.served_names[0], path, str(requests), f"{seconds:.1f}"
-            )
+            table.add_row(f"{server.name}, :{server.port}", server.served[0], path, str(requests), f"{seconds:.1f}")
     return table
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from vllm_launch import Progress
 
-API_KEY = "testbed-key"
+_KEY_FILE = HERE / "api-key.txt"
+API_KEY = _KEY_FILE.read_text().strip()
 """The key that the Korean server asks for."""
 
 _ENV = {
@@ -50,8 +51,8 @@ def chat(port: int) -> Server:
         name="chat",
         model=str(models.path(models.SMOLLM2)),
         port=port,
-        served_names=("smol", "smoltools", "smolthink"),
-        flags=(*_COMMON, *_WINDOW, *_TOOLS, *_template("lab.jinja"), "--dtype", "float32"),
+        served_model_name=("smol", "smoltools", "smolthink"),
+        extra_args=(*_COMMON, *_WINDOW, *_TOOLS, *_template("lab.jinja"), "--dtype", "float32"),
         env=_ENV,
     )
 
@@ -62,8 +63,8 @@ def embed(port: int) -> Server:
         name="embed",
         model=str(models.path(models.MINILM)),
         port=port,
-        served_names=("minilm",),
-        flags=(*_COMMON, "--runner", "pooling"),
+        served_model_name=("minilm",),
+        extra_args=(*_COMMON, "--runner", "pooling"),
         env=_ENV,
     )
 
@@ -74,20 +75,21 @@ def korean(port: int) -> Server:
         name="korean",
         model=str(models.path(models.GEMMA3)),
         port=port,
-        served_names=("gemma270",),
-        flags=(*_COMMON, *_WINDOW, *_template("plain.jinja"), "--dtype", "float32", "--api-key", API_KEY),
+        served_model_name=("gemma270",),
+        extra_args=(*_COMMON, *_WINDOW, *_template("plain.jinja"), "--dtype", "float32"),
         env=_ENV,
+        api_key_file=_KEY_FILE,
     )
 
 
 def reasoning(port: int, parser: str) -> Server:
     """SmolLM2 with thinking tokens, behind one of vLLM's reasoning parsers: qwen3, deepseek_r1, deepseek_v3, …."""
     return Server(
-        name=f"reasoning-{parser}",
+        name=f"reasoning-{parser.replace('_', '-')}",
         model=str(models.path(models.SMOLLM2_REASONING)),
         port=port,
-        served_names=("smolreason",),
-        flags=(
+        served_model_name=("smolreason",),
+        extra_args=(
             *_COMMON,
             *_WINDOW,
             *_TOOLS,

@@ -109,7 +109,7 @@ def _serving(
     config: pytest.Config, wanted: Sequence[Server], needed_models: tuple[str, ...]
 ) -> Iterator[list[RunningServer]]:
     with serving(config, wanted, needed_models) as processes:
-        yield [RunningServer(process.url, process.server.served_names) for process in processes]
+        yield [RunningServer(process.url, process.server.served) for process in processes]
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
-                env={**inherited, **self.server.env},
+                env={**inherited, **self.server.env, **self.server.key()},
                 start_new_session=True,
             )
         self._started_at = time.monotonic()

