@@ -59,6 +59,8 @@ class Dialect:
     """The most that a key may hold. More is held to it."""
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Keys that some models refuse: pattern of their names -> the provider's keys."""
+    signed: Mapping[str, Part] = field(default_factory=dict)
+    """What each tool call of the history has to carry for some models: pattern of their names -> fields of the call."""
     tool_names: bool = False
     """Whether a tool's result has the tool's name beside the id of its call."""
     short_ids: bool = False
@@ -96,6 +98,7 @@ _PROMPT = "model prompt stream temperature top_p stop max_tokens"
 _PENALTIES = "presence_penalty frequency_penalty"
 _SAMPLING = f"top_k min_p repetition_penalty seed {_PENALTIES}"
 _ALTERNATIVES = "logprobs top_logprobs"
+_PARSED: Part = {"reasoning_format": "parsed"}  # else qwen3's thoughts come inside the answer; gpt-oss refuses it
 _OPENAI = f"stream_options seed {_PENALTIES}"
 
 # A payload has at most four stop strings, which every row takes (DeepSeek 16, Gemini 5), one answer (no `n`), and no
@@ -150,15 +153,15 @@ DIALECTS = (
     ),
     Dialect(
         "groq",
-        "groq (Python SDK) 1.7.0; console.groq.com/docs, openai and structured-outputs, 2026",
+        "groq (Python SDK) 1.7.0; console.groq.com/docs, openai, structured-outputs and reasoning, 2026",
         _keys(f"{_MESSAGES} seed stream_options", max_tokens="max_completion_tokens"),
         embeddings=_keys("model input encoding_format"),
         hosts=("api.groq.com",),
         root="/openai/v1",
         thinking=(
             _effort(r"gpt-oss", None, "low"),
-            _effort(r"qwen3\.8", "medium", "none"),
-            _toggle(r"qwen3", {"reasoning_effort": "default"}, {"reasoning_effort": "none"}),
+            _effort(r"qwen3\.8", "medium", "none", also=_PARSED),
+            _toggle(r"qwen3", {**_PARSED, "reasoning_effort": "default"}, {"reasoning_effort": "none"}),
         ),
         shown="reasoning",
         history="reasoning",
@@ -222,7 +225,7 @@ DIALECTS = (
     ),
     Dialect(
         "gemini",
-        "ai.google.dev/gemini-api/docs/openai, 2026; refusals of its endpoint, 2025",
+        "ai.google.dev/gemini-api/docs, openai and thought-signatures, 2026; refusals of its endpoint, 2025",
         _keys(f"{_MESSAGES} max_tokens stream_options"),
         embeddings=_keys("model input"),
         hosts=("generativelanguage.googleapis.com",),
@@ -233,6 +236,9 @@ DIALECTS = (
         ),
         shown="",
         schema="enforced",
+        signed={
+            r"gemini-[3-9]": {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
+        },
         tool_names=True,
     ),
     Dialect("vllm", "vLLM 0.32", everything=True, shown="reasoning", schema="enforced"),

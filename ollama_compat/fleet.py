@@ -1,8 +1,8 @@
 """The vLLM servers: what each serves, and which one takes a call.
 
 What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
-that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of several
-servers with a model, the one with the fewest calls in flight takes the next call; of equally busy ones the first, so
+that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of calls that
+want to know it at once, one asks and the others wait for what it hears. Of several servers with a model, the one with the fewest calls in flight takes the next call; of equally busy ones the first, so
 that calls one after another find their prefix in one server's cache. A server whose circuit breaker is open takes none.
 """
 
@@ -19,6 +19,7 @@ from ollama import ResponseError
 from .errors import CircuitOpen, ServerUnreachable, circuit_open, no_vllm, nowhere, refusal, unreachable
 from .exchange import Clock, Exchange, Reply, ask
 from .guard.breaker import Breaker
+from .guard.flight import SingleFlight
 from .guard.log import decided
 from .models import same
 from .wire import Card, Cards, decode
@@ -38,9 +39,11 @@ class Server:
     url: str
     cards: tuple[Card, ...] | None = None
     asked_at: int | None = None
+    """When it was last asked what it serves, if anything came of that."""
     in_flight: int = 0
     trouble: Exception | None = None
     breaker: Breaker = field(default_factory=Breaker)
+    learning: SingleFlight = field(default_factory=SingleFlight, repr=False, compare=False)
 
     def card(self, name: str) -> Card | None:
         """The served model that answers to `name`: the exact name first, then as Ollama compares names."""
@@ -94,22 +97,23 @@ class Fleet:
         """One `Server` for each URL, in the order given."""
         self.servers = [Server(url) for url in self.urls]
 
-    def find(self, name: str, avoid: Sequence[Server] = ()) -> Exchange[Target | None]:
+    def find(self, name: str, avoid: Sequence[Server] = (), since: int | None = None) -> Exchange[Target | None]:
         """The server that takes the next call of served model `name`, or None when no server has it.
 
-        `avoid` holds servers that have just failed this call; the caller knows why. Otherwise raises
-        `ServerUnreachable` when no server in reach has the model while others are out of reach, `CircuitOpen` when
-        those that have it are left alone, and a server's own refusal (a missing key).
+        `avoid` holds servers that have just failed this call; the caller knows why. `since` is when the call began:
+        what a server has told from then on it is not asked again. Otherwise raises `ServerUnreachable` when no server
+        in reach has the model while others are out of reach, `CircuitOpen` when those that have it are left alone, and
+        a server's own refusal (a missing key).
         """
+        since = self.clock.ticks() if since is None else since
         able = [server for server in self.servers if server not in avoid and self._allowed(server)]
-        due = [server for server in able if self._due(server)]
         found = self._pick(name, able)
-        yield from self._learn(due, None if found is None else RELEARN_TIMEOUT_S)
+        # One that is being asked is not waited for where another has the model.
+        due = [server for server in able if self._due(server) and not (found and server.learning.busy)]
+        yield from self._learn(due, None, LEARN_TIMEOUT_S if found is None else RELEARN_TIMEOUT_S)
         target = self._pick(name, able)
         if target is None:
-            # A call in another thread may have forgotten again what was just learnt.
-            lost = [server for server in due if server.cards is None and server.trouble is None]
-            yield from self._learn([*lost, *(server for server in able if server not in due)])
+            yield from self._learn(self._unsure(name, able, due, since), since)
             target = self._pick(name, able)
         if target is None and not avoid:
             self._raise_open(name)
@@ -118,7 +122,7 @@ class Fleet:
 
     def catalog(self) -> Exchange[list[Target]]:
         """Every served model, asked afresh; a model on several servers comes once."""
-        yield from self._learn(self.servers)
+        yield from self._learn(self.servers, self.clock.ticks())
         if all(server.trouble for server in self.servers):
             self.raise_trouble("")
         found: dict[str, Target] = {}
@@ -166,17 +170,37 @@ class Fleet:
             if server.card(name) or (server.cards is None and not self._allowed(server)):
                 raise server.left_alone(self.clock.ticks())
 
-    def _learn(self, servers: Sequence[Server], timeout: float | None = None) -> Exchange[None]:
+    def _unsure(self, name: str, able: Sequence[Server], due: Sequence[Server], since: int) -> list[Server]:
+        """Those of `able` that may have the model by now, though nothing is known of it."""
+        known = any(server.card(name) for server in self.servers)
+        unsure = []
+        for server in able:
+            if server.cards is None:
+                # Asked just now, it is asked again only where a call in another thread has forgotten what it said.
+                again = server not in due or server.trouble is None
+            else:
+                again = not known and (server.asked_at is None or server.asked_at < since)
+            if again:
+                unsure.append(server)
+        return unsure
+
+    def _learn(self, servers: Sequence[Server], since: int | None, timeout: float = LEARN_TIMEOUT_S) -> Exchange[None]:
+        """Ask what they serve, or wait for what another call hears that has asked after `since`."""
         for server in servers:
-            server.asked_at = self.clock.ticks()
-            try:
-                reply = yield from ask("GET", server.url, "/v1/models", timeout=timeout or LEARN_TIMEOUT_S)
-                server.cards, server.trouble = _cards(server.url, reply), None
-            except ServerUnreachable as problem:
-                server.cards, server.trouble = None, problem
-                server.failed(self.clock.ticks(), problem.reason)
-            except (httpx.TimeoutException, ResponseError) as problem:
-                server.trouble = problem  # too busy to say what it serves, it may well serve what it did
+            after = None if server.cards is None else since
+            yield from server.learning.shared(self._asked(server, timeout), self.clock, after, timeout)
+
+    def _asked(self, server: Server, timeout: float) -> Exchange[None]:
+        now = self.clock.ticks()
+        try:
+            reply = yield from ask("GET", server.url, "/v1/models", timeout=timeout)
+            server.cards, server.trouble = _cards(server.url, reply), None
+        except ServerUnreachable as problem:
+            server.cards, server.trouble = None, problem
+            server.failed(self.clock.ticks(), problem.reason)
+        except (httpx.TimeoutException, ResponseError) as problem:
+            server.trouble = problem  # too busy to say what it serves, it may well serve what it did
+        server.asked_at = now
 
     def raise_trouble(self, name: str) -> None:
         """Say why a model was not found, unless every server could be asked: then it is nowhere."""

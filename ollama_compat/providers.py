@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from .dialects import CHAT, DIALECTS, Dialect
 from .errors import refusal, response_error
-from .exchange import Ask, Exchange, Open, Part, Reply, Request
+from .exchange import Ask, Exchange, Next, Open, Part, Reply, Request
+from .replies import Reading, refused
 from .settings import Provider
 
 CONTEXT = "token ids (the context of its replies is empty)"
@@ -77,7 +78,7 @@ def adapted(payload: Part, path: str, dialect: Dialect, model: str) -> tuple[Par
     kept, lost = _taken(payload, dialect.endpoints[path], dialect, model)
     if path == CHAT:
         thinking, unsaid = _thinking(payload, dialect, model)
-        messages, untold = _messages(payload, dialect)
+        messages, untold = _messages(payload, dialect, model)
         kept, loose = _formatted({**kept, **thinking, "messages": messages}, dialect)
         lost += (*unsaid, *untold, *loose)
     return {**kept, "model": model}, tuple(dict.fromkeys(lost))
@@ -132,9 +133,10 @@ def _forgotten(messages: Sequence[Part], dialect: Dialect) -> bool:
     return any(not (message.get("reasoning") or message.get(dialect.history)) for message in calls)
 
 
-def _messages(payload: Part, dialect: Dialect) -> tuple[list[Part], tuple[str, ...]]:
+def _messages(payload: Part, dialect: Dialect, model: str) -> tuple[list[Part], tuple[str, ...]]:
     """The history, in the fields that the provider knows."""
-    messages = [_message(message, dialect) for message in payload["messages"]]
+    signed = next((part for pattern, part in dialect.signed.items() if _fits(pattern, model)), {})
+    messages = [_message(message, dialect, signed) for message in payload["messages"]]
     lost = []
     if not dialect.history and any(message.get("reasoning") for message in payload["messages"]):
         lost.append(THOUGHTS)
@@ -145,7 +147,7 @@ def _messages(payload: Part, dialect: Dialect) -> tuple[list[Part], tuple[str, .
     return messages, tuple(lost)
 
 
-def _message(message: Part, dialect: Dialect) -> Part:
+def _message(message: Part, dialect: Dialect, signed: Part) -> Part:
     fields = {"role", "content", "tool_calls", "tool_call_id"}
     fields |= {dialect.history} if dialect.history else set()
     fields |= {"name"} if dialect.tool_names else set()
@@ -153,6 +155,8 @@ def _message(message: Part, dialect: Dialect) -> Part:
     told = {key: value for key, value in message.items() if key in fields}
     if dialect.history and message.get("reasoning"):
         told[dialect.history] = message["reasoning"]
+    if signed and "tool_calls" in told:
+        told["tool_calls"] = [{**call, **signed} for call in told["tool_calls"]]
     if dialect.short_ids and "tool_calls" in told:
         told["tool_calls"] = [{**call, "id": _short(call["id"])} for call in told["tool_calls"]]
     if dialect.short_ids and "tool_call_id" in told:
@@ -209,6 +213,7 @@ def _fits(pattern: str, model: str) -> bool:
 def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Callable[..., None]) -> Exchange[None]:
     """`exchange`, asked of the provider `name` instead of a vLLM server. `notice` is called as `Memory.notice` is."""
     dialect = dialect_of(provider)
+    reading = Reading()
     outcome: Any = None
     problem: Exception | None = None
     try:
@@ -220,16 +225,29 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
                     outcome = Reply(404, b'{"detail":"Not Found"}')
                     continue
                 step = replace(step, request=_rewritten(step.request, provider, name, dialect, notice))
+                reading = Reading()
             try:
                 outcome = yield step
             except Exception as error:
                 problem = error
-            if isinstance(outcome, Reply) and outcome.status in (401, 402, 403):
-                problem = _denied(provider, name, outcome)
+            if isinstance(outcome, Reply):
+                outcome = refused(outcome)
+                problem = _denied(provider, name, outcome.status, outcome.body)
+            elif isinstance(step, Next) and outcome is not None:
+                outcome = reading.event(outcome)
+                problem = _denied(provider, name, reading.status, outcome)
+                _tell(reading, name, notice)
     except StopIteration:
         return
     finally:
         exchange.close()
+
+
+def _tell(reading: Reading, name: str, notice: Callable[..., None]) -> None:
+    """Warn of what was odd about an event."""
+    for what in reading.told:
+        notice(f"provider {name} {what}", "provider %s sent %s", name, what)
+    reading.told.clear()
 
 
 def _rewritten(
@@ -254,8 +272,17 @@ def _place(base: str, path: str, dialect: Dialect) -> tuple[str, str]:
     return base, path if dialect.everything else path.removeprefix("/v1")
 
 
-def _denied(provider: Provider, name: str, reply: Reply) -> Exception:
-    """A refusal for the key or the account: whose it is, and where to look."""
-    said = refusal(provider.base_url, reply.status, reply.body).message or "unauthorized"
-    key = f"the key in {provider.api_key_env}" if provider.api_key_env else "the key: no api_key_env is set"
-    return response_error(f"{said} (provider {name}, {provider.base_url}: check {key})", reply.status)
+def _denied(provider: Provider, name: str, status: int, body: bytes) -> Exception | None:
+    """A refusal for the key, the account or the model's name: whose it is, and where to look."""
+    told = refusal(provider.base_url, status, body)
+    if status == 404 and not told.endpoint_missing:
+        look = f"check the model's name, and models in [providers.{name}]"
+    elif status in (401, 402, 403):
+        look = f"check the key in {provider.api_key_env}" if provider.api_key_env else _NO_KEY
+    else:
+        return None
+    return response_error(f"{told.message or _UNSAID[status]} (provider {name}, {provider.base_url}: {look})", status)
+
+
+_NO_KEY = "check the key: no api_key_env is set"
+_UNSAID = {401: "unauthorized", 402: "payment required", 403: "forbidden", 404: "not found"}

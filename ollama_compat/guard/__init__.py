@@ -3,6 +3,7 @@
 guard.py      one call through all of it
 turns.py      rates and places: when a call may begin
 routes.py     who may answer: vLLM, then what stands in for it (another model, a provider, Ollama)
+flight.py     what one call does for all that want it
 failures.py   what each failure allows: the same server again, another one, neither
 breaker.py    a server that fails again and again is left alone for a while
 retry.py      how long to wait before the same server is asked again
