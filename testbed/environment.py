@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from testbed.command import CommandError, run
-from testbed.console import step
 from testbed.lock import alone
 from testbed.paths import HERE, HOME, TestbedError, megabytes
+from vllm_launch.progress import step
 
 _FOLDER = HOME / "vllm"
 _STAMP = _FOLDER / "complete.txt"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from testbed import environment
 from testbed.command import CommandError, run
-from testbed.console import step
 from testbed.lock import alone
 from testbed.paths import HERE, HOME, TestbedError, megabytes
+from vllm_launch.progress import step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

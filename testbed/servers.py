@@ -6,9 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from testbed import models
-from testbed.console import board
 from testbed.paths import HERE, HOME
 from vllm_launch import Server, ServerProcess, running
+from vllm_launch.progress import board
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -41,7 +41,7 @@ _SERVERS = (
         shm_size="1g",
         volumes={**MODEL_CACHE, **_COMPILED},
     ),
-    # The same family and template, 1.2 B parameters. It answers to the large one's name: services need no other settings.
+    # The same family and template, 1.2 B parameters. It answers to the large one's name: services need nothing else.
     Server(
         name="vllm-llm-cpu",
         model=EXAONE_SMALL,
