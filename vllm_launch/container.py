@@ -1,0 +1,76 @@
+"""What is the same for a vLLM server in a container, whoever starts it: the Docker SDK or Compose.
+
+Inside, a server listens on one port for everybody; outside, the port is bound to an address of the machine. Its API key
+is a file in the container that a shell reads before it becomes vLLM, so the key stands neither on a command line nor in
+what `docker inspect` shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .servers import Server
+
+PORT = 8000
+"""Where a server listens in its container: vLLM's own default."""
+LISTEN = "0.0.0.0"
+"""The container's own network; what of it is seen outside, its published port says."""
+
+KEY_FILE = "/run/secrets/vllm-api-key"
+"""Where the API key lies in the container, read only. No file there, or a device (`/dev/null`): no key."""
+
+# A blank key would leave the server open though its owner meant to close it, and so would one that can't be read.
+_START = f"""\
+set -eu
+if [ -f {KEY_FILE} ]; then
+  VLLM_API_KEY="$(tr -d '[:space:]' <{KEY_FILE})"
+  if [ -z "$VLLM_API_KEY" ]; then echo 'The file of the API key is empty.' >&2; exit 78; fi
+  export VLLM_API_KEY
+fi
+exec "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How a container is asked whether its server works. Times in seconds, as Docker means them."""
+
+    command: tuple[str, ...]
+    """Ends with status 0 when the server can answer."""
+    interval: int
+    timeout: int
+    retries: int
+    start_period: int
+    """While it lasts, failed checks do not count: a large model is downloaded, loaded and compiled. A check that
+    succeeds ends it, and a server that dies ends the container, so a long one delays nothing."""
+
+
+STOP_GRACE = 30
+"""Seconds that a server is given to end what it is answering before it is killed."""
+LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
+"""Docker's `json-file` log driver: how much of a server's log is kept."""
+
+
+def entrypoint(server: Server) -> list[str]:
+    """The container's entry point; `command` follows it."""
+    return ["/bin/sh", "-c", _START, "vllm", *server.entrypoint]
+
+
+def command(server: Server) -> list[str]:
+    """vLLM's arguments in a container."""
+    return server.arguments(host=LISTEN, port=PORT)
+
+
+def health_check(server: Server) -> HealthCheck:
+    """Waits for the model, not for the port: vLLM answers `/health` once the engine runs, and 503 when that has died.
+
+    It asks with the Python that runs vLLM, since an image of one's own need not have curl, and past any proxy of the
+    environment. `/health` needs no key.
+    """
+    ask = (
+        f"import http.client as http; server = http.HTTPConnection('127.0.0.1', {PORT}, timeout=7);"
+        " server.request('GET', '/health'); exit(server.getresponse().status != 200)"
+    )
+    return HealthCheck(
+        command=(server.entrypoint[0], "-I", "-c", ask), interval=10, timeout=8, retries=3, start_period=1800
+    )
