@@ -18,6 +18,7 @@ from ollama_compat.operations import fim
 from ollama_compat.operations.options import OPTIONS
 from ollama_compat.operations.thinking import FAMILIES
 from ollama_compat.providers import SAID
+from ollama_compat.replies import FINISHES, SHAPES, STATUSES
 from ollama_compat.settings import CONFIG, VARIABLES
 from ollama_compat.translation import REFUSED
 from tests.faults.faults import FAULTS
@@ -127,6 +128,7 @@ def dialects() -> str:
         (
             f"`{row.name}`",
             "any other" if row is DIALECTS[-1] else " ".join(f"`{host}`" for host in row.hosts) or "where named",
+            "" if row.everything else f"`{row.endpoints[CHAT]['max_tokens']}`",
             _lacking(row),
             f"`{row.shown}`" if row.shown else "not shown",
             schemas[row.schema],
@@ -135,8 +137,8 @@ def dialects() -> str:
         )
         for row in DIALECTS
     ]
-    head = ("dialect", "hosts", "not taken", "thoughts come in", "a schema as `format` is", "raw prompts", "embeddings")
-    return table(head, rows)
+    head = ("dialect", "hosts", "`num_predict` is", "not taken", "thoughts come in", "a schema as `format` is")
+    return table((*head, "raw prompts", "embeddings"), rows)
 
 
 def _lacking(row: Dialect) -> str:
@@ -180,6 +182,25 @@ def _efforts(switch: Switch) -> str:
     return ", ".join(f"`{part['reasoning_effort']}`" for part in switch.levels.values())
 
 
+def replies() -> str:
+    """The shapes of replies that vLLM does not have."""
+    rows = [(row.what, row.who, row.becomes, row.source) for row in SHAPES]
+    return table(("what comes", "from", "becomes", "source"), rows)
+
+
+def finishes() -> str:
+    """The reasons to finish that vLLM does not have."""
+    rows = [(f"`{row.said}`", f"`{row.means}`", row.told, row.source) for row in FINISHES]
+    return table(("`finish_reason` begins with", "taken for", "the log tells of", "source"), rows)
+
+
+def statuses() -> str:
+    """The status of an error without a number."""
+    return table(
+        ("`code`, `type` or `status` has", "status"), [(f"`{word}`", str(status)) for word, status in STATUSES]
+    )
+
+
 def sources() -> str:
     """Where the rows are from."""
     return table(("dialect", "source"), [(f"`{row.name}`", row.source) for row in DIALECTS])
@@ -195,6 +216,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "matrix": matrix,
     "dialects": dialects,
     "switches": switches,
+    "replies": replies,
+    "finishes": finishes,
+    "statuses": statuses,
     "sources": sources,
 }
 

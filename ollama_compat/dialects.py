@@ -98,6 +98,7 @@ _PROMPT = "model prompt stream temperature top_p stop max_tokens"
 _PENALTIES = "presence_penalty frequency_penalty"
 _SAMPLING = f"top_k min_p repetition_penalty seed {_PENALTIES}"
 _ALTERNATIVES = "logprobs top_logprobs"
+_UNSIGNED: Part = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
 _PARSED: Part = {"reasoning_format": "parsed"}  # else qwen3's thoughts come inside the answer; gpt-oss refuses it
 _OPENAI = f"stream_options seed {_PENALTIES}"
 

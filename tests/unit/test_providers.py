@@ -48,8 +48,9 @@ ENABLED, DISABLED = {"thinking": {"type": "enabled"}}, {"thinking": {"type": "di
         ("openai", "o3", False, {"reasoning_effort": "low"}),
         ("openrouter", "any/model", "high", {"reasoning_effort": "high"}),
         ("openrouter", "any/model", False, {"reasoning_effort": "none"}),
-        ("groq", "qwen/qwen3-32b", True, {"reasoning_effort": "default"}),
-        ("groq", "qwen/qwen3-32b", "high", {"reasoning_effort": "default"}),
+        ("groq", "qwen/qwen3-32b", True, {"reasoning_effort": "default", "reasoning_format": "parsed"}),
+        ("groq", "qwen/qwen3-32b", "high", {"reasoning_effort": "default", "reasoning_format": "parsed"}),
+        ("groq", "qwen/qwen3.8", "low", {"reasoning_effort": "low", "reasoning_format": "parsed"}),
         ("groq", "openai/gpt-oss-20b", True, {}),
         ("groq", "openai/gpt-oss-20b", "max", {"reasoning_effort": "high"}),
         ("together", "Qwen/Qwen3.5-9B", False, {"reasoning": {"enabled": False}}),
@@ -65,7 +66,8 @@ def test_thinking_is_switched_as_the_provider_and_the_model_do(
 ) -> None:
     level = {"reasoning_effort": think} if isinstance(think, str) else {}
     payload, told = asked(dialect, model, chat_template_kwargs={"enable_thinking": bool(think)}, **level)
-    assert {key: payload[key] for key in ("thinking", "reasoning", "reasoning_effort") if key in payload} == said_
+    keys = ("thinking", "reasoning", "reasoning_effort", "reasoning_format")
+    assert {key: payload[key] for key in keys if key in payload} == said_
     assert told == ()
 
 
@@ -146,6 +148,18 @@ def test_mistral_gets_ids_of_nine_characters_the_same_for_a_call_and_its_result(
     assert messages[3]["tool_call_id"] == call_id
     kept = [{"role": "tool", "content": "", "tool_call_id": "aB3456789"}]
     assert asked("mistral", messages=kept)[0]["messages"] == kept
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model", "signed"),
+    [("gemini", "gemini-3-flash", True), ("gemini", "gemini-2.5-flash", False), ("openai", "gemini-3-flash", False)],
+)
+def test_gemini_3_gets_calls_that_need_no_signature_of_its_own(dialect: str, model: str, signed: bool) -> None:
+    messages = asked(dialect, model, messages=HISTORY)[0]["messages"]
+    extras = [call.get("extra_content") for message in messages for call in message.get("tool_calls", ())]
+    assert extras
+    skipped = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert all(extra == (skipped if signed else None) for extra in extras)
 
 
 def test_mistral_goes_on_from_a_message() -> None:
