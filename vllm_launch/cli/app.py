@@ -1,0 +1,133 @@
+"""The application: what all commands share, and how an error becomes a message and an exit status.
+
+Exit status: 0 all went well, 1 it did not (the reason is on standard error), 2 a wrong command line, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+
+from .. import presets
+from ..config import Config, load
+from ..process import ServerError
+from ..runtimes import LaunchError, Runtime, RuntimeName, answering, opened
+from ..servers import Server
+
+app = typer.Typer(
+    name="vllm-launch",
+    help="Brings vLLM servers up, tells how they are, and takes them down.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Names: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME]...", help="Servers of the file or presets. None: all of the file, or a preset pair."
+    ),
+]
+RuntimeOption: TypeAlias = Annotated[
+    str | None, typer.Option("--runtime", "-r", metavar="docker|process", help="How servers run. Default: docker.")
+]
+PythonOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="The Python that has vLLM, for `--runtime process`. Default: the one that is found.")
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What the command line means, together with the file."""
+
+    config: Config
+
+    def servers(self, names: Sequence[str] | None) -> list[Server]:
+        """The servers of these names; without names those of the file, or the presets that suit this machine."""
+        if names:
+            return self.config.named(names)
+        if self.config.servers:
+            return list(self.config.servers.values())
+        return self.config.named(presets.GPU if has_gpu() else presets.CPU)
+
+    def runtime(self, name: str | None, python: str | None = None) -> Runtime:
+        """The runtime that is asked for, or the file's, or Docker."""
+        return opened(_runtime_name(name) or self.config.runtime or "docker", python or self.config.python)
+
+    def runtimes(self, name: str | None) -> list[Runtime]:
+        """The runtime that is asked for, or all that answer."""
+        return [self.runtime(name)] if name else answering()
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, as far as its driver's tool tells."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def meant(context: typer.Context) -> Meant:
+    """What the options before the command have settled."""
+    assert isinstance(context.obj, Meant)
+    return context.obj
+
+
+def output() -> Console:
+    """Standard output; lines are never broken where it is no terminal."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _runtime_name(name: str | None) -> RuntimeName | None:
+    match name:
+        case None | "docker" | "process":
+            return name
+        case _:
+            raise typer.BadParameter(f"{name!r}: it may be 'docker' or 'process'", param_hint="--runtime")
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Servers of one's own. Default: $VLLM_LAUNCH_CONFIG, ./vllm-launch.toml."),
+    ] = None,
+) -> None:
+    context.obj = Meant(load(file))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    from . import described, lifecycle, watching  # noqa: F401  # they add their commands
+
+    # An ordinary exit, so that what is still starting is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except (LaunchError, ServerError) as error:
+        print(f"vllm-launch: {error}", file=sys.stderr)
+        return 1
+    except typer.Abort:
+        print("vllm-launch: stopped; what was still starting has been stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        return int(getattr(error, "exit_code", 2))
+    return int(status or 0)

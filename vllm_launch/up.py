@@ -1,0 +1,250 @@
+"""Bringing servers up and taking them down, over any runtime.
+
+`up` is idempotent: what runs as it is described stays, what differs is replaced only when that is asked for, what is
+not there or has exited is started. Servers that share a GPU load one after another, the smallest first: vLLM measures
+what memory is free while it starts, and another one that loads beside it spoils the measure. What has become ready
+stays, whatever happens to the others; what `up` has started and is not ready when it ends badly (an error, Ctrl-C, the
+time limit) is stopped. What has exited by itself is left lying, so that its log can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import httpx
+
+from . import causes, logs, ready
+from .runtimes.base import Instance, LaunchError, Runtime
+from .servers import Server
+
+GRACE_S = 15.0
+"""How long a server may take to end when it is asked to (seconds)."""
+READY_TIMEOUT_S = 1800.0
+"""How long a server may take until it is ready (seconds): a large model is downloaded first."""
+_LOADING_GRACE_S = 2.0  # one that is still loading has nothing to finish
+_POLL_S = 0.5
+_TAIL_LINES = 12
+
+Action: TypeAlias = Literal["stay", "start", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What `up` does with one server."""
+
+    server: Server
+    action: Action
+    found: Instance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a server does while it starts."""
+
+    server: Server
+    kind: Literal["stays", "waits", "prepares", "starts", "ready", "failed"]
+    text: str = ""
+    """The last telling thing about it, one line; for `failed`, the whole reason."""
+    seconds: float = 0.0
+    """Since its start."""
+
+
+Watch: TypeAlias = Callable[[Event], None]
+
+
+def steps(wanted: Sequence[Server], found: Sequence[Instance], *, replacing: bool) -> list[Step]:
+    """What has to be done. Raises `LaunchError` where something differs and `replacing` is not asked for."""
+    _require_distinct(wanted, found)
+    by_name = {instance.name: instance for instance in found}
+    made = [_step(server, by_name.get(server.name)) for server in wanted]
+    differing = [step for step in made if step.action == "replace"]
+    if differing and not replacing:
+        lines = [f"  {step.server.name}: {_differences(step)}" for step in differing]
+        raise LaunchError(
+            "These run otherwise than they are described:\n" + "\n".join(lines) + "\n"
+            "To stop them and start them as described: vllm-launch up --replace"
+        )
+    return made
+
+
+def up(
+    runtime: Runtime,
+    wanted: Sequence[Server],
+    watch: Watch,
+    *,
+    replacing: bool = False,
+    timeout_s: float = READY_TIMEOUT_S,
+    waiting: bool = True,
+) -> list[Instance]:
+    """Bring the servers up and return them, all ready (unless `waiting` is False: then as soon as they run).
+
+    Raises `LaunchError` when one of them fails; the others are waited for all the same.
+    """
+    todo = steps(wanted, runtime.instances(), replacing=replacing)
+    for step in todo:
+        if step.action == "stay":
+            watch(Event(step.server, "stays"))
+    starts = sorted((step for step in todo if step.action != "stay"), key=lambda step: _share(step.server))
+    for step in starts:
+        runtime.prepare(step.server, lambda line, server=step.server: watch(Event(server, "prepares", line)))  # type: ignore[misc]
+    launch = _Launch(runtime, watch, timeout_s)
+    try:
+        if waiting:
+            launch.run(starts, [step.found for step in todo if step.action == "stay" and step.found])
+        else:
+            for step in starts:
+                runtime.keep(launch.start(step))
+            launch.starting.clear()
+    finally:
+        launch.stop_unready()
+    if launch.failures:
+        raise LaunchError("\n\n".join(launch.failures))
+    names = {server.name for server in wanted}
+    return [instance for instance in runtime.instances() if instance.name in names]
+
+
+def down(runtime: Runtime, names: Sequence[str], report: Callable[[str], None], grace_s: float = GRACE_S) -> list[str]:
+    """Stop the servers of these names (all of this launcher's without names); returns the names of those there were."""
+    found = [instance for instance in runtime.instances() if not names or instance.name in names]
+    for instance in found:
+        report(f"Stopping {instance.name}")
+        runtime.stop(instance, grace_s)
+    return [instance.name for instance in found]
+
+
+class _Launch:
+    """The servers that one `up` starts."""
+
+    def __init__(self, runtime: Runtime, watch: Watch, timeout_s: float) -> None:
+        self.starting: dict[str, Instance] = {}
+        self.failures: list[str] = []
+        self._runtime = runtime
+        self._watch = watch
+        self._timeout_s = timeout_s
+        self._own: set[str] = set()
+        self._since: dict[str, float] = {}
+
+    def run(self, starts: Sequence[Step], there: Sequence[Instance]) -> None:
+        """Start them, those that share a GPU one after another, and wait until each is ready or has failed."""
+        pending = list(starts)
+        for instance in there:  # it runs, but may still be loading: another `up` may have left it so
+            self.starting[instance.name] = instance
+            self._since[instance.name] = time.monotonic()
+        with ready.client() as http:
+            while pending or self.starting:
+                for step in pending[:]:
+                    if any(_share_gpu(step.server, other.server) for other in self.starting.values()):
+                        self._watch(Event(step.server, "waits", "its GPU is busy with another start"))
+                        continue
+                    pending.remove(step)
+                    with self._failing(step.server):
+                        self.start(step)
+                self._look(http)
+                if pending or self.starting:
+                    time.sleep(_POLL_S)
+
+    def start(self, step: Step) -> Instance:
+        """Start one, in place of what is there."""
+        if step.found is not None:
+            self._runtime.stop(step.found, GRACE_S)
+        self._watch(Event(step.server, "starts"))
+        instance = self._runtime.start(step.server)
+        self.starting[step.server.name] = instance
+        self._own.add(step.server.name)
+        self._since[step.server.name] = time.monotonic()
+        return instance
+
+    def stop_unready(self) -> None:
+        """Stop what did not become ready."""
+        for name in self._own.intersection(self.starting):
+            with contextlib.suppress(LaunchError):  # the first error is the one to tell
+                self._runtime.stop(self.starting[name], _LOADING_GRACE_S)
+
+    def _look(self, http: httpx.Client) -> None:
+        states = {instance.name: instance for instance in self._runtime.instances()}
+        for name, instance in list(self.starting.items()):
+            now = states.get(name, replace(instance, state="exited", ended="and was removed by somebody else"))
+            with self._failing(instance.server):
+                self._judge(now, http)
+
+    def _judge(self, now: Instance, http: httpx.Client) -> None:
+        name, seconds = now.name, time.monotonic() - self._since[now.name]
+        if now.state != "running":
+            del self.starting[name]
+            raise LaunchError(self._explained(now, f"ended while it was starting, {now.ended}"))
+        answer = ready.ask(now.server, http)
+        if answer.ready:
+            del self.starting[name]
+            self._runtime.keep(now)
+            self._watch(Event(now.server, "ready", now.server.base_url, seconds))
+        elif answer.readiness == "stranger":
+            raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")
+        elif seconds > self._timeout_s:
+            raise LaunchError(self._explained(now, f"was not ready after {self._timeout_s:.0f} seconds"))
+        else:
+            self._watch(Event(now.server, "starts", logs.activity(self._runtime.log(now, 200)), seconds))
+
+    def _explained(self, instance: Instance, what: str) -> str:
+        return explained(instance, what, self._runtime.log(instance, 2000))
+
+    @contextlib.contextmanager
+    def _failing(self, server: Server) -> Iterator[None]:
+        """An error of one server is told at once, and does not stop the others."""
+        try:
+            yield
+        except LaunchError as error:
+            self.failures.append(str(error))
+            self._watch(Event(server, "failed", str(error)))
+            if server.name in self.starting:
+                instance = self.starting.pop(server.name)
+                if server.name in self._own:
+                    self._runtime.stop(instance, _LOADING_GRACE_S)
+
+
+def explained(instance: Instance, what: str, log: str) -> str:
+    """`what` happened to a server, the likely cause in words, and the last lines of its log."""
+    message = f"The vLLM server {instance.name!r} {what}."
+    cause = causes.explain(log, instance.ended)
+    if cause is not None:
+        message += f"\n{cause}"
+    last = "\n".join(f"  {line}" for line in logs.lines(log)[-_TAIL_LINES:])
+    return f"{message}\nThe last lines of its log:\n{last or '  (it is empty)'}"
+
+
+def _step(server: Server, found: Instance | None) -> Step:
+    if found is None or found.state == "exited":
+        return Step(server, "start", found)
+    return Step(server, "stay" if found.server.digest == server.digest else "replace", found)
+
+
+def _differences(step: Step) -> str:
+    assert step.found is not None
+    old, new = step.found.server.model_dump(), step.server.model_dump()
+    return ", ".join(f"{key} is {old[key]!r}, described as {new[key]!r}" for key in new if new[key] != old.get(key))
+
+
+def _require_distinct(wanted: Sequence[Server], found: Sequence[Instance]) -> None:
+    names = {server.name for server in wanted}
+    others = [instance.server for instance in found if instance.name not in names and instance.state != "exited"]
+    taken: dict[int, Server] = {}
+    for server in (*others, *wanted):
+        other = taken.setdefault(server.port, server)
+        if other.name != server.name:
+            raise LaunchError(
+                f"{other.name} and {server.name} have the same port, {server.port}. Give one of them another port"
+                + (f", or stop the one that runs: vllm-launch down {other.name}." if other in others else ".")
+            )
+
+
+def _share(server: Server) -> float:
+    return server.gpu_memory_utilization or 1.0
+
+
+def _share_gpu(one: Server, other: Server) -> bool:
+    if not (one.gpus and other.gpus):
+        return False
+    return "all" in (one.gpus, other.gpus) or bool(set(one.gpus) & set(other.gpus))
