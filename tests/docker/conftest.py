@@ -1,0 +1,91 @@
+"""A Docker engine of this machine for the tests that need one, and images for it, made without a registry.
+
+`vllm_image` runs the test bed's vLLM and its models, `plain_image` any Python script. Containers of these tests are
+named `name_of(…)`; one that is still there at the end is a failure.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from docker import DockerClient
+from docker.errors import APIError, DockerException
+from docker.types import Mount
+
+from testbed import environment, image, models
+from testbed.image import Image
+from testbed.paths import TestbedError
+
+_PREFIX = f"test-{os.getpid()}-"
+
+
+def name_of(what: str) -> str:
+    """A container's name that only this run of the tests has."""
+    return _PREFIX + what
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[DockerClient]:
+    """The engine that the `docker` command would speak to. Its containers of these tests are gone in the end."""
+    client = _connected()
+    if isinstance(client, str):
+        pytest.skip(f"no Docker engine answers: {client}")
+    if not client.api.base_url.startswith("http+docker:"):
+        pytest.skip(f"the Docker engine at {client.api.base_url} can't mount folders of this machine")
+    yield client
+    left = [container for container in client.containers.list(all=True) if str(container.name).startswith(_PREFIX)]
+    for container in left:
+        container.remove(force=True, v=True)
+    client.close()
+    assert [container.name for container in left] == [], "containers were left behind"
+
+
+@pytest.fixture(scope="session")
+def plain_image(engine: DockerClient) -> Image:
+    """An image whose `python3` is the one of these tests."""
+    return _tried(engine, image.build(engine, Path(sys.executable)))
+
+
+@pytest.fixture(scope="session")
+def vllm_image(engine: DockerClient) -> Image:
+    """An image whose `python3` has vLLM; the models and templates of the test bed lie at their own paths."""
+    if os.environ.get("VLLM_TESTS") == "off":
+        pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
+    try:
+        python = environment.prepare()
+        models.prepare(python, (models.SMOLLM2, models.MINILM))
+        return _tried(engine, image.build(engine, python))
+    except TestbedError as error:
+        pytest.fail(f"No real vLLM server to test with. {error}", pytrace=False)
+
+
+def _connected() -> DockerClient | str:
+    """A client, or why there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK forgets the socket that it could not connect
+        try:
+            client = docker.from_env(timeout=60)
+            client.ping()
+            return client
+        except DockerException as error:
+            why = str(error)
+        gc.collect()
+        return why
+
+
+def _tried(engine: DockerClient, made: Image) -> Image:
+    mounts = [Mount(target=path, source=path, type="bind", read_only=True) for path in made.volumes]
+    try:
+        engine.containers.run(made.tag, ["python3", "-c", ""], name=name_of("try"), mounts=mounts, remove=True)
+    except APIError as error:
+        if "bind source path does not exist" in str(error):
+            pytest.skip(f"the Docker engine does not see this machine's folders: {error.explanation}")
+        raise
+    return made
