@@ -36,7 +36,8 @@ def connect(request: pytest.FixtureRequest, network: Network) -> Iterator[Callab
         kind = ollama.Client if runner is None else ollama.AsyncClient
 
         def make(**settings: Any) -> Caller:
-            given = {"backend_mode": "vllm", "vllm_urls": URL, "transport": network.transport(), **settings}
+            own = {} if "settings" in settings else {"backend_mode": "vllm", "vllm_urls": URL}
+            given = {**own, "transport": network.transport(), **settings}
             caller = Caller(kind(**given), runner)
             stack.callback(caller.close)
             return caller

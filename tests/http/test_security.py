@@ -22,7 +22,8 @@ from .network import CHAT, END, said
 from .sockets import Asked, Pieces, Server, serves, streamed, whole
 
 Connect = Callable[..., Caller]
-KEY, OLLAMAS_KEY, PROVIDERS_KEY = "sk-vllm-0123456789", "sk-ollama-0123456789", "sk-other-0123456789"
+KEY, OLLAMAS_KEY = "sk-vllm-0123456789", "sk-ollama-0123456789"
+PROVIDERS_KEY, THIRDS_KEY = "sk-other-0123456789", "sk-third-0123456789"
 PROMPT, ANSWER = "Kim Minsu has a fever", "He should see a doctor"
 HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}]}
 EMBED = "/v1/embeddings"
@@ -38,6 +39,20 @@ def server() -> Iterator[Server]:
 def other() -> Iterator[Server]:
     """A server that nothing was told of by whoever made the client."""
     with Server({"/v1/models": serves("smol"), CHAT: streamed(said("other"), END)}) as server:
+        yield server
+
+
+@pytest.fixture
+def third() -> Iterator[Server]:
+    """Another one."""
+    with Server({CHAT: streamed(said("third"), END)}) as server:
+        yield server
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    """One that nobody is to ask."""
+    with Server({CHAT: streamed(said("elsewhere"), END)}) as server:
         yield server
 
 
@@ -112,24 +127,34 @@ def test_ollamas_key_is_not_sent_to_vllm(
 # What goes to a provider
 
 
-@pytest.mark.parametrize("auth", [None, ("user", "password")])
-def test_a_provider_gets_its_own_key_and_nothing_else_that_goes_elsewhere(
-    over_sockets: Connect, server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, auth: Any
-) -> None:
-    server.answers[CHAT] = whole({"error": {"message": "broken", "code": 500}}, "500 Internal Server Error")
+@pytest.fixture
+def stood_in(
+    connect: Connect, server: Server, other: Server, third: Server, monkeypatch: pytest.MonkeyPatch
+) -> Connect:
+    """`connect`, to the server, for which two providers stand in: `other`, then `third`."""
     monkeypatch.setenv("OLLAMA_API_KEY", OLLAMAS_KEY)
     monkeypatch.setenv("OTHER_KEY", PROVIDERS_KEY)
+    monkeypatch.setenv("THIRD_KEY", THIRDS_KEY)
+    server.answers[CHAT] = whole({"error": {"message": "broken", "code": 500}}, "500 Internal Server Error")
     settings = ollama.Settings(
         backend_mode="vllm",
         vllm_urls=(server.url,),
         vllm_api_key=KEY,
-        vllm_failover={"smol": ("other:model",)},
-        providers={"other": ollama.Provider(base_url=other.url, api_key_env="OTHER_KEY")},
+        vllm_failover={"smol": ("other:model", "third:model")},
+        providers={
+            "other": ollama.Provider(base_url=other.url, api_key_env="OTHER_KEY"),
+            "third": ollama.Provider(base_url=third.url, api_key_env="THIRD_KEY"),
+        },
     )
-    with ollama.Client(
-        settings=settings, trust_env=False, headers={"X-Tenant": "mine"}, cookies={"session": "mine"}, auth=auth
-    ) as client:
-        assert client.chat(**HI).message.content == "other"
+    return lambda **given: connect(settings=settings, transport=None, trust_env=False, **given)
+
+
+@pytest.mark.parametrize("auth", [None, ("user", "password")])
+def test_a_provider_gets_its_own_key_and_nothing_else_that_goes_elsewhere(
+    stood_in: Connect, server: Server, other: Server, auth: Any
+) -> None:
+    caller = stood_in(headers={"X-Tenant": "mine"}, cookies={"session": "mine"}, auth=auth)
+    assert caller.chat(**HI).message.content == "other"
     (asked,) = server.posts(CHAT)
     assert (asked.headers["x-tenant"], asked.headers["cookie"]) == ("mine", "session=mine")
     assert asked.headers["authorization"] == f"Bearer {KEY}"
@@ -139,23 +164,41 @@ def test_a_provider_gets_its_own_key_and_nothing_else_that_goes_elsewhere(
     assert PROVIDERS_KEY not in str(server.asked)
 
 
-def test_a_provider_that_says_its_key_back_tells_it_to_nobody(
-    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+@pytest.mark.parametrize("streamed_", [True, False])
+def test_each_key_goes_to_its_own_host_alone(
+    stood_in: Connect, server: Server, other: Server, third: Server, streamed_: bool
 ) -> None:
-    server.answers[CHAT] = whole(b"", "500 Internal Server Error")
+    other.answers[CHAT] = whole({"error": {"message": "no", "code": 401}}, "401 Unauthorized")
+    answer = stood_in().chat(**HI, stream=streamed_)
+    assert (answer[0] if streamed_ else answer).message.content == "third"
+    keys = (KEY, PROVIDERS_KEY, THIRDS_KEY)
+    seen = [{key for key in (*keys, OLLAMAS_KEY) if key in str(host.asked)} for host in (server, other, third)]
+    assert seen == [{key} for key in keys]
+
+
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
+def test_a_provider_that_redirects_is_not_followed_and_its_key_stays(
+    stood_in: Connect, other: Server, third: Server, elsewhere: Server, status: str
+) -> None:
+    for host in (other, third):
+        host.answers[CHAT] = whole(b"", status, Location=elsewhere.url + CHAT)
+    error = failed(stood_in(follow_redirects=True))
+    assert f"{other.url}{CHAT} redirects to {elsewhere.url}{CHAT}" in str(error.__notes__)
+    assert elsewhere.asked == []
+
+
+def test_a_provider_that_says_its_key_back_tells_it_to_nobody(
+    stood_in: Connect, other: Server, third: Server, logged: pytest.LogCaptureFixture
+) -> None:
     other.answers[CHAT] = lambda asked: whole(f"bad {asked.headers['authorization']}".encode(), "500 Broken")
-    monkeypatch.setenv("OTHER_KEY", PROVIDERS_KEY)
-    settings = ollama.Settings(
-        backend_mode="vllm",
-        vllm_urls=(server.url,),
-        vllm_failover={"smol": ("other:model",)},
-        providers={"other": ollama.Provider(base_url=other.url, api_key_env="OTHER_KEY")},
-    )
-    with ollama.Client(settings=settings, trust_env=False) as client:
-        caller = Caller(client, None)
-        error = failed(caller)
-        assert "bad Bearer [key]" in str(error.__notes__)
-        assert PROVIDERS_KEY not in all_told(error, caller, logged)
+    event = {"error": {"message": f"not with {THIRDS_KEY}", "code": 401}}
+    third.answers[CHAT] = streamed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    caller = stood_in()
+    error = failed(caller)
+    assert "bad Bearer [key]" in str(error.__notes__)
+    assert "not with [key] (provider third" in str(error.__notes__)
+    told = all_told(error, caller, logged)
+    assert [key for key in (PROVIDERS_KEY, THIRDS_KEY) if key in told] == []
 
 
 # Prompts and answers
