@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 VLLM_VERSION = "0.32.0"
 """The vLLM whose images are named here, and on which everything is tested."""
 IMAGE = f"vllm/vllm-openai:v{VLLM_VERSION}"
-CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VLLM_VERSION}-x86_64"
+CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VLLM_VERSION}"
 
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 """What runs in a container. Not the `vllm` script: builds of vLLM under another package name have one that stops."""
