@@ -39,6 +39,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 THREADS = 4
 TASKS = 8
 TIMEOUT_S = 10.0
+FAULT_EVERY_S = 3.0
+PAUSE_S = 0.5
+"""What a caller waits after an error before it asks again: an open circuit fails at once."""
 FLAT = 1.10
 """How much the memory of the last third may be above that of the second."""
 TOO_HEAVY = {"endless-body", "endless-line", "gzip-bomb", "refuse"}
@@ -119,7 +122,7 @@ def _disturb(proxies: list[FaultProxy], seconds: float, tally: Tally) -> None:
         for proxy in proxies:
             proxy.requests.clear()  # its record would grow in this process
         tally.memory.append((passed, _resident_mib()))
-        time.sleep(0.5)
+        time.sleep(FAULT_EVERY_S)
 
 
 def _calls(chance: random.Random) -> tuple[str, dict[str, Any]]:
@@ -137,11 +140,13 @@ def _ask(client: ollama.Client, stop: threading.Event, tally: Tally, seed: int) 
     chance = random.Random(seed)
     while not stop.is_set():
         name, arguments = _calls(chance)
-        with _noted(tally):
+        with _noted(tally) as failed:
             answer = getattr(client, name)(**arguments)
             if arguments.get("stream"):
                 for _ in answer:
                     pass
+        if failed:
+            stop.wait(PAUSE_S)
 
 
 async def _ask_async(settings: dict[str, Any], stop: threading.Event, tally: Tally) -> None:
@@ -154,22 +159,24 @@ async def _task(client: ollama.AsyncClient, stop: threading.Event, tally: Tally,
     chance = random.Random(seed)
     while not stop.is_set():
         name, arguments = _calls(chance)
-        with _noted(tally):
+        with _noted(tally) as failed:
             answer = await getattr(client, name)(**arguments)
             if arguments.get("stream"):
                 async for _ in answer:
                     pass
+        if failed:
+            await asyncio.sleep(PAUSE_S)
 
 
 @contextlib.contextmanager
-def _noted(tally: Tally) -> Iterator[None]:
+def _noted(tally: Tally) -> Iterator[list[Exception]]:
+    """Count a call; what is yielded holds its error afterwards, if there was one."""
+    failed: list[Exception] = []
     try:
-        yield
+        yield failed
     except Exception as error:
-        tally.note(error)
-        time.sleep(0.01)  # an open circuit fails at once: leave the servers some of the processor
-    else:
-        tally.note(None)
+        failed.append(error)
+    tally.note(failed[0] if failed else None)
 
 
 def _resident_mib() -> float:
