@@ -1,8 +1,7 @@
 """vLLM servers as child processes: start several at once, wait until all of them answer, stop them whole.
 
-A vLLM server is a family of processes (API server, engine core, workers). Each family is started in a session of its
-own, and signals go to the whole group, so that no engine core is left behind. Whatever was started is stopped when its
-context ends, on Ctrl-C, at the exit of the interpreter and, by `guard`, when this process is killed.
+For programs that need servers while they run, as tests do. Whatever was started is stopped when its context ends, on
+Ctrl-C, at the exit of the interpreter and, by `guard`, when this process is killed.
 
     with running([chat, embed], python="…/bin/python", log_dir=Path("logs")) as (chat_process, embed_process):
         httpx.get(chat_process.url + "/v1/models")
@@ -15,9 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,28 +23,24 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from vllm_launch import guard, log
-from vllm_launch.servers import HOST
+from .. import log
+from . import groups, ports
+from .base import LaunchError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vllm_launch.servers import Server
+    from ..servers import Server
 
 READY_TIMEOUT = 600.0
 STOP_GRACE = 15.0
-_KILLED_WITHIN = 5.0
 # A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
 _LOADING_GRACE = 2.0
 _POLL_EVERY = 0.25
 _TAIL_LINES = 12
 
-# These say whom a client asks. A server that inherited them would take the client's key as its own (VLLM_API_KEY), and
-# would warn about the others.
-_CLIENT_VARIABLES = ("VLLM_API_KEY", "VLLM_URLS", "VLLM_MODEL_MAP", "VLLM_FAILOVER", "VLLM_LIMITS")
 
-
-class ServerError(RuntimeError):
+class ServerError(LaunchError):
     """A server did not start. The message says why, as far as its log tells, and where the log is."""
 
 
@@ -97,16 +90,11 @@ class ServerProcess:
     def exit_reason(self) -> str:
         """How the server ended, in words; empty while it runs."""
         status = self._popen.poll() if self._popen else None
-        if status is None:
-            return ""
-        if status >= 0:
-            return f"with status {status}"
-        killed = signal.Signals(-status)
-        return f"by {killed.name}" + (", as when memory runs out" if killed is signal.SIGKILL else "")
+        return "" if status is None else groups.how_it_ended(status)
 
     def group_runs(self) -> bool:
         """Whether any process of the server's group runs, the engine core among them."""
-        return self._popen is not None and _group_runs(self._popen.pid)
+        return self._popen is not None and groups.runs(self._popen.pid)
 
     def start(self) -> None:
         """Starts the server and returns at once; `wait_ready` waits for it."""
@@ -118,17 +106,8 @@ class ServerProcess:
                 f"There is no Python {self._python!r} to start the vLLM server {self.server.name!r} with."
             )
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        inherited = {name: value for name, value in os.environ.items() if name not in _CLIENT_VARIABLES}
-        command = [sys.executable, "-I", "-S", guard.__file__, *self.server.command(self._python)]
-        with self.log_path.open("wb") as log_file:
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
-                stdout=log_file,
-                stderr=subprocess.STDOUT,
-                env={**inherited, **self.server.env, **self.server.key()},
-                start_new_session=True,
-            )
+        command = self.server.command(self._python)
+        self._popen = groups.spawn(command, groups.environment(self.server), self.log_path)
         self._started_at = time.monotonic()
         self._started_by = os.getpid()
         _started.append(self)
@@ -141,7 +120,7 @@ class ServerProcess:
         """Asks the whole process group to end, without waiting for it."""
         if self._popen:
             self._asked_to_end_at = time.monotonic()
-            _signal_group(self._popen.pid, signal.SIGTERM)
+            groups.send(self._popen.pid, signal.SIGTERM)
 
     def stop(self, grace: float = STOP_GRACE) -> None:
         """Ends the whole process group: asks, waits up to `grace` seconds, then kills. Calling it twice is harmless."""
@@ -150,15 +129,8 @@ class ServerProcess:
         if not self._asked_to_end_at:
             self.terminate()
         deadline = self._asked_to_end_at + (grace if self._ready else min(grace, _LOADING_GRACE))
-        while self._popen.poll() is None or self.group_runs():
-            if time.monotonic() > deadline:
-                _signal_group(self._popen.pid, signal.SIGKILL)
-                break
-            time.sleep(0.05)
+        groups.await_end(self._popen.pid, deadline, self._popen.poll)
         self._popen.communicate()
-        gone_by = time.monotonic() + _KILLED_WITHIN
-        while self.group_runs() and time.monotonic() < gone_by:  # killed processes take a moment to go
-            time.sleep(0.02)
         if self in _started:
             _started.remove(self)
 
@@ -223,15 +195,6 @@ def stop_all(processes: Sequence[ServerProcess]) -> None:
         process.stop()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on at this moment, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress: OnProgress | None) -> None:
     report = on_progress or (lambda _: None)
     waiting = list(processes)
@@ -250,16 +213,11 @@ def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress:
 
 
 def _require_free_port(server: Server) -> None:
-    with socket.socket() as probe:
-        # As the server itself will do: a port that is only waiting out its last connections counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, server.port))
-        except OSError as error:
-            raise ServerError(
-                f"Port {server.port}, wanted for the vLLM server {server.name!r}, can't be used: {error.strerror}. "
-                "Stop what listens there, or choose another port."
-            ) from error
+    if error := ports.refusal(server.host, server.port):
+        raise ServerError(
+            f"Port {server.port}, wanted for the vLLM server {server.name!r}, can't be used: {error.strerror}. "
+            "Stop what listens there, or choose another port."
+        )
 
 
 def _require_distinct(servers: Sequence[Server]) -> None:
@@ -267,30 +225,6 @@ def _require_distinct(servers: Sequence[Server]) -> None:
         twice = {value for value in values if values.count(value) > 1}
         if twice:
             raise ServerError(f"Two servers have the same {what}: {', '.join(sorted(twice))}.")
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
-def _group_runs(group: int) -> bool:
-    """Whether any process of the group still runs. One that has ended but that nobody has collected does not count."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    if sys.platform != "linux":
-        return True
-    return any(_is_running_member(stat, group) for stat in Path("/proc").glob("[0-9]*/stat"))
-
-
-def _is_running_member(stat: Path, group: int) -> bool:
-    try:
-        state, _parent, process_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):  # it ended between the listing and the look
-        return False
-    return process_group == str(group) and state not in "ZX"
 
 
 _started: list[ServerProcess] = []
