@@ -2,14 +2,15 @@
 
 What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
 that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of calls that
-want to know it at once, one asks and the others wait for what it hears. Of several servers with a model, the one with the fewest calls in flight takes the next call; of equally busy ones the first, so
-that calls one after another find their prefix in one server's cache. A server whose circuit breaker is open takes none.
+want to know it at once, one asks and the others wait for what it hears. Of several servers with a model, the one with
+the fewest calls in flight takes the next call; of equally busy ones the first, so that calls one after another find
+their prefix in one server's cache. A server whose circuit breaker is open takes none.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -113,7 +114,7 @@ class Fleet:
         yield from self._learn(due, None, LEARN_TIMEOUT_S if found is None else RELEARN_TIMEOUT_S)
         target = self._pick(name, able)
         if target is None:
-            yield from self._learn(self._unsure(name, able, due, since), since)
+            yield from self._learn(self._unsure(name, able, due), since)
             target = self._pick(name, able)
         if target is None and not avoid:
             self._raise_open(name)
@@ -170,28 +171,25 @@ class Fleet:
             if server.card(name) or (server.cards is None and not self._allowed(server)):
                 raise server.left_alone(self.clock.ticks())
 
-    def _unsure(self, name: str, able: Sequence[Server], due: Sequence[Server], since: int) -> list[Server]:
+    def _unsure(self, name: str, able: Sequence[Server], due: Sequence[Server]) -> list[Server]:
         """Those of `able` that may have the model by now, though nothing is known of it."""
         known = any(server.card(name) for server in self.servers)
-        unsure = []
-        for server in able:
-            if server.cards is None:
-                # Asked just now, it is asked again only where a call in another thread has forgotten what it said.
-                again = server not in due or server.trouble is None
-            else:
-                again = not known and (server.asked_at is None or server.asked_at < since)
-            if again:
-                unsure.append(server)
-        return unsure
+        # One that was due was asked just now, unless a call in another thread has forgotten again what it said.
+        unknown = [server for server in able if server.cards is None and (server not in due or server.trouble is None)]
+        return unknown if known else [server for server in able if server.cards is not None or server in unknown]
 
     def _learn(self, servers: Sequence[Server], since: int | None, timeout: float = LEARN_TIMEOUT_S) -> Exchange[None]:
-        """Ask what they serve, or wait for what another call hears that has asked after `since`."""
-        for server in servers:
-            after = None if server.cards is None else since
-            yield from server.learning.shared(self._asked(server, timeout), self.clock, after, timeout)
+        """Ask what they serve, or wait for what another call hears.
+
+        What was asked `since` then will do; None, and where nothing is known of a server: what was not heard before.
+        """
+        news = [(server, _news(server, since)) for server in servers]
+        for server, needed in news:
+            yield from server.learning.shared(needed, self._asked(server, timeout), timeout)
 
     def _asked(self, server: Server, timeout: float) -> Exchange[None]:
         now = self.clock.ticks()
+        on_trial = not server.breaker.closed and server.breaker.admit(now)
         try:
             reply = yield from ask("GET", server.url, "/v1/models", timeout=timeout)
             server.cards, server.trouble = _cards(server.url, reply), None
@@ -200,6 +198,9 @@ class Fleet:
             server.failed(self.clock.ticks(), problem.reason)
         except (httpx.TimeoutException, ResponseError) as problem:
             server.trouble = problem  # too busy to say what it serves, it may well serve what it did
+        finally:
+            if on_trial:  # it is the call itself that closes the circuit
+                server.breaker.left()
         server.asked_at = now
 
     def raise_trouble(self, name: str) -> None:
@@ -214,6 +215,14 @@ class Fleet:
             raise refused[0]
         reached = tuple(server.url for server in self.servers if server.trouble is None)
         raise nowhere(tuple(server.url for server in self.servers if server.trouble is not None), reached, name)
+
+
+def _news(server: Server, since: int | None) -> Callable[[], bool]:
+    """Whether a server has not been asked since then; see `Fleet._learn`."""
+    after = since or 0
+    if since is None or server.cards is None:
+        after = max(after, 0 if server.asked_at is None else server.asked_at + 1)
+    return lambda: server.asked_at is None or server.asked_at < after
 
 
 def _cards(url: str, reply: Reply) -> tuple[Card, ...]:

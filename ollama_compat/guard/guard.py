@@ -46,6 +46,8 @@ class Attempt:
     route: Route
     patience: Patience
     progress: Progress
+    since: int
+    """When the call's turn came (ticks)."""
     last: bool
     """Whether nothing else stands in after it."""
     failed: list[Server] = field(default_factory=list)
@@ -107,8 +109,9 @@ class Guard:
         """The routes, one after another."""
         routes = self._routes.of(question.path, running.model)
         first: Exception | None = None
+        since = self._clock.ticks()
         for route, instead in zip(routes, [*routes[1:], None], strict=True):
-            attempt = Attempt(route, Patience(question.timeout_s), progress, last=instead is None)
+            attempt = Attempt(route, Patience(question.timeout_s), progress, since, last=instead is None)
             try:
                 yield from self._by(question, attempt, running)
             except Exception as error:
@@ -129,14 +132,13 @@ class Guard:
         while True:
             target = None
             try:
-                target = yield from attempt.route.find(attempt.failed)
+                target = yield from attempt.route.find(attempt.failed, attempt.since)
                 if target is not None:
                     yield from self._on(target, question, attempt, running)
                     return
             except Exception as error:
                 failure = self._note(error, attempt)
-                if target is None:
-                    attempt.mends = failure.again
+                attempt.mends = target is None and failure.again
             if target is not None:
                 continue  # that one failed: the next
             seconds = self._wait(attempt, running)
@@ -212,7 +214,7 @@ class Guard:
         if not (attempt.again or attempt.mends):
             return None
         seconds = attempt.patience.wait(attempt.progress.retry_after, (self._clock.ticks() - running.started) / 1e9)
-        if seconds is None or (seconds > LONG_S and not attempt.last):
+        if seconds is None or (seconds > LONG_S and not attempt.last) or not self._answers_in(seconds, attempt):
             return None
         running.retries += 1
         decided(
@@ -220,6 +222,11 @@ class Guard:
         )
         attempt.progress.retry_after = None
         return seconds
+
+    def _answers_in(self, seconds: float, attempt: Attempt) -> bool:
+        """Whether a server may be asked again after so long: the call itself may have opened the last circuit."""
+        then = self._clock.ticks() + int(seconds * 1e9)
+        return attempt.mends or any(server.breaker.allows(then) for server in attempt.again)
 
     def _hopeless(self, question: Question, attempt: Attempt) -> Exception:
         if attempt.trouble is None or isinstance(attempt.trouble, ModelGone):

@@ -25,7 +25,7 @@ from ..wire import Card
 VLLM = "vllm"
 
 Operation = Callable[[Call], Exchange[None]]
-Finder = Callable[[Sequence[Server]], Exchange[Target | None]]
+Finder = Callable[[Sequence[Server], int], Exchange[Target | None]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Route:
     name: str
     """The model, as the settings or the caller wrote it."""
     find: Finder
-    """The server that takes the call, but for those that have just failed it; None when there is none left."""
+    """The server that takes the call, but for those that have just failed it; None when there is none left.
+
+    The number is when the call began, in ticks: what a server has said since then it is not asked again.
+    """
     operation: Callable[[Operation], Operation]
     """How an operation is done there."""
     profile: Profile
@@ -78,12 +81,14 @@ class Routes:
         return Route(other, self._on_vllm(path, other), _as_it_is, profile)
 
     def _on_vllm(self, path: str, name: str) -> Finder:
-        def find(avoid: Sequence[Server]) -> Exchange[Target | None]:
-            return (yield from self.find(path, name, avoid))
+        def find(avoid: Sequence[Server], since: int) -> Exchange[Target | None]:
+            return (yield from self.find(path, name, avoid, since))
 
         return find
 
-    def find(self, path: str, name: str, avoid: Sequence[Server] = ()) -> Exchange[Target | None]:
+    def find(
+        self, path: str, name: str, avoid: Sequence[Server] = (), since: int | None = None
+    ) -> Exchange[Target | None]:
         """The vLLM server for a model by its Ollama name, but for those that failed; None when no other has it.
 
         Raises what the fleet raises, and Ollama's errors for names.
@@ -91,7 +96,7 @@ class Routes:
         served = self.names.served(name)
         if not name.strip():
             raise model_required(path)
-        target = yield from self.fleet.find(served, avoid)
+        target = yield from self.fleet.find(served, avoid, since)
         if target is not None or avoid:
             return target
         if canonical(name) is None:
@@ -112,7 +117,7 @@ class Routes:
             url = OLLAMA if provider == OLLAMA else self.settings.providers[provider].base_url
             server = self._elsewhere.setdefault(provider, Server(url))
 
-        def find(avoid: Sequence[Server]) -> Exchange[Target | None]:
+        def find(avoid: Sequence[Server], _: int) -> Exchange[Target | None]:
             yield from ()
             if server in avoid:
                 return None

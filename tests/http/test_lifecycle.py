@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,13 +60,68 @@ def test_one_client_in_many_threads_counts_each_call_and_mixes_no_answers(server
 async def test_one_client_in_a_thousand_tasks_counts_each_call_and_mixes_no_answers(server: Server) -> None:
     async with made(ollama.AsyncClient, server, vllm_max_concurrent=20) as client:
         texts = [str(number) for number in range(1000)]
-        await client.list()  # what is served is known from here on
         answers = await asyncio.gather(*(client.chat(**chat(text)) for text in texts))
         assert [answer.message.content for answer in answers] == texts
         counted = totals(client)
     assert (counted["calls"], counted["errors"], counted["in_flight"], counted["waiting"]) == (1000, {}, 0, 0)
     assert counted["tokens"] == {"in": 7000, "out": 3000}
     assert server.most <= 20
+
+
+@pytest.fixture
+def second() -> Iterator[Server]:
+    with Server({"/v1/models": serves("smol"), CHAT: echo}) as server:
+        yield server
+
+
+def listed(*servers: Server) -> list[int]:
+    """How often each was asked what it serves."""
+    return [[asked.path for asked in server.asked].count("/v1/models") for server in servers]
+
+
+def test_when_many_threads_begin_at_once_each_server_is_asked_once_what_it_serves(
+    server: Server, second: Server
+) -> None:
+    urls = [server.url, second.url]
+    together = threading.Barrier(64)
+
+    def ask(text: str) -> str | None:
+        together.wait(PATIENCE_S)
+        return str(client.chat(**chat(text)).message.content)
+
+    with (
+        ollama.Client(backend_mode="vllm", vllm_urls=urls, trust_env=False) as client,
+        ThreadPoolExecutor(64) as pool,
+    ):
+        texts = [str(number) for number in range(64)]
+        assert list(pool.map(ask, texts)) == texts
+    assert listed(server, second) == [1, 1]
+
+
+async def test_when_a_thousand_tasks_begin_at_once_each_server_is_asked_once_what_it_serves(
+    server: Server, second: Server
+) -> None:
+    urls = [server.url, second.url]
+    async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=urls, trust_env=False) as client:
+        texts = [str(number) for number in range(1000)]
+        answers = await asyncio.gather(*(client.chat(**chat(text)) for text in texts))
+    assert [answer.message.content for answer in answers] == texts
+    assert listed(server, second) == [1, 1]
+    assert min(len(server.posts(CHAT)), len(second.posts(CHAT))) > 400, "both work"
+
+
+async def test_when_the_task_that_asks_what_is_served_is_cancelled_the_next_one_asks(server: Server) -> None:
+    server.answers["/v1/models"] = (HOLD, *serves("smol"))
+    async with made(ollama.AsyncClient, server) as client:
+        calls = [asyncio.create_task(client.chat(**chat(str(number)))) for number in range(20)]
+        await asyncio.to_thread(server.until, lambda: listed(server) == [1])
+        assert calls[0].cancel()
+        await asyncio.to_thread(server.until, lambda: listed(server) == [2])
+        server.let(2)  # the one that went away holds too
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert [answer.message.content for answer in answers[1:]] == [str(number) for number in range(1, 20)]
+    assert listed(server) == [2]
 
 
 # What a loop leaves open when it ends is collected, which asyncio warns of.
@@ -162,6 +218,41 @@ if child:
 def test_an_async_client_that_was_made_before_a_fork_works_on_both_sides(server: Server) -> None:
     run(FORKED_ASYNC, server.url)
     assert len({asked.connection for asked in server.posts(CHAT)}) == 2
+
+
+FORKED_WHILE_ASKING = """
+import os, sys, threading
+import ollama_compat as ollama
+
+def chat(text):
+    return client.chat("smol", [{"role": "user", "content": text}]).message.content
+
+client = ollama.Client(backend_mode="vllm", vllm_urls=sys.argv[1], trust_env=False)
+asking = threading.Thread(target=chat, args=("parent",))
+asking.start()
+sys.stdin.readline()  # what is served is being asked for
+child = os.fork()
+assert chat("child" if not child else "parent too") in ("child", "parent too")
+if not child:
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+asking.join()
+"""
+
+
+def test_the_child_of_a_fork_does_not_wait_for_what_its_parent_asks(server: Server) -> None:
+    server.answers["/v1/models"] = (HOLD, *serves("smol"))
+    script = [sys.executable, "-c", FORKED_WHILE_ASKING, server.url]
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        server.until(lambda: listed(server) == [1])
+        assert process.stdin is not None
+        process.stdin.write("fork\n")
+        process.stdin.flush()
+        server.until(lambda: listed(server) == [2])
+        server.let(2)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert listed(server) == [2], "once in each process"
 
 
 # Left

@@ -9,7 +9,9 @@ import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
 from ollama_compat.errors import CircuitOpen, broken_off, unreachable
+from ollama_compat.exchange import Ask, Enter
 from ollama_compat.fleet import LEARN_TIMEOUT_S, RETRY_AFTER_S, Fleet, Server
+from ollama_compat.guard.breaker import FAILURES, OPEN_S
 from ollama_compat.wire import Card
 from tests.play import SECOND, FakeClock, Play, play, reply
 
@@ -115,6 +117,132 @@ def test_a_server_out_of_reach_is_asked_again_after_a_while() -> None:
 )
 def test_a_server_in_trouble_is_stood_in_for(trouble: Any) -> None:
     assert url(play(fleet().find("smol"), trouble, serves("smol"))) == B
+
+
+def test_a_server_that_just_said_that_it_lacks_the_model_is_not_asked_again() -> None:
+    played = play(fleet().find("nope"), serves("smol"), serves("other"))
+    assert [request.base for request in played.requests] == [A, B]
+
+
+def test_where_the_model_is_known_to_be_nobody_else_is_asked_for_it() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("other"))
+    assert play(both.find("smol", both.servers[:1])).requests == []
+
+
+def test_where_it_is_not_known_any_more_the_others_are_asked_for_it() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("other"))
+    both.forget(both.servers[0])
+    played = play(both.find("smol", both.servers[:1]), serves("smol"))
+    assert ([request.base for request in played.requests], url(played)) == ([B], B)
+
+
+def test_what_a_server_has_said_since_the_call_began_it_is_not_asked_again() -> None:
+    both = fleet()
+    since = both.clock.ticks()
+    play(both.find("smol", (), since), serves("smol"), serves("other"))
+    assert play(both.find("nope", (), since)).requests == []
+    assert len(play(both.find("nope"), serves("smol"), serves("other")).requests) == 2
+
+
+# Learning at once
+
+
+def stepped(exchange: Any, outcome: Any = None) -> Any:
+    """The next step of an exchange, or at its end its result."""
+    try:
+        return exchange.send(outcome)
+    except StopIteration as stop:
+        return stop.value
+
+
+def test_of_calls_that_come_at_once_one_asks_and_the_others_wait_for_what_it_hears() -> None:
+    made = fleet(A)
+    first, *others = [made.find("smol") for _ in range(3)]
+    assert isinstance(stepped(first), Ask)
+    waits = [stepped(other) for other in others]
+    assert [wait.timeout for wait in waits] == [LEARN_TIMEOUT_S] * 2
+    assert stepped(first, serves("smol")).url == A
+    assert [wait.queue.green_acquire(blocking=False) for wait in waits] == [True, True]
+    assert [stepped(other, True).url for other in others] == [A, A]
+
+
+def test_who_waited_does_not_ask_a_server_again_that_was_just_out_of_reach() -> None:
+    both = fleet()
+    first, second = both.find("smol"), both.find("smol")
+    stepped(first)
+    wait = stepped(second)
+    assert first.throw(REFUSED).request.base == B
+    assert wait.queue.green_acquire(blocking=False)
+    assert isinstance(stepped(second, True), Enter), "A is no matter any more; B is being asked"
+    assert stepped(first, serves("smol")).url == B
+    assert stepped(second, True).url == B
+
+
+def test_when_the_call_that_asks_goes_away_the_next_one_asks() -> None:
+    made = fleet(A)
+    first, second = made.find("smol"), made.find("smol")
+    stepped(first)
+    wait = stepped(second)
+    first.close()
+    assert wait.queue.green_acquire(blocking=False)
+    assert stepped(second, True).request.path == "/v1/models"
+    assert stepped(second, serves("smol")).url == A
+
+
+def test_a_call_that_goes_away_has_not_asked() -> None:
+    both = fleet()
+    gone = both.find("smol")
+    stepped(gone)
+    gone.close()
+    assert [request.base for request in play(both.find("smol"), serves("smol"), serves("smol")).requests] == [A, B]
+
+
+def test_a_server_that_is_being_asked_is_not_waited_for_where_another_has_the_model() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("smol"))
+    both.forget(both.servers[0])
+    asks = both.find("smol")
+    stepped(asks)
+    assert stepped(both.find("smol")).url == B
+
+
+def test_a_list_is_not_what_was_heard_before_it_was_asked_for() -> None:
+    made = fleet(A)
+    first, second = made.catalog(), made.catalog()
+    stepped(first)
+    wait = stepped(second)
+    stepped(first, serves("old"))
+    assert wait.queue.green_acquire(blocking=False)
+    assert isinstance(stepped(second, True), Ask)
+    assert [target.card.id for target in stepped(second, serves("new"))] == ["new"]
+
+
+# A circuit that is half open
+
+
+def test_a_server_that_is_asked_on_trial_and_is_not_there_is_left_alone_for_as_long_again() -> None:
+    made = fleet(A)
+    server = made.servers[0]
+    for _ in range(FAILURES):
+        server.failed(made.clock.ticks(), "refused")
+    made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
+    with pytest.raises(CircuitOpen):
+        play(made.find("smol"), REFUSED)
+    with pytest.raises(CircuitOpen):
+        play(made.find("smol"))
+
+
+def test_what_a_server_says_on_trial_leaves_the_trial_to_the_call() -> None:
+    made = fleet(A)
+    server = made.servers[0]
+    for _ in range(FAILURES):
+        server.failed(made.clock.ticks(), "refused")
+    made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
+    assert url(play(made.find("smol"), serves("smol"))) == A
+    now = made.clock.ticks()
+    assert (server.breaker.state(now), server.breaker.allows(now)) == ("half-open", True)
 
 
 # Sharing

@@ -69,7 +69,7 @@ class Client:
         self.made = Translation(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
         self.made.guard.observers.append(self.watch)
         for server, names in zip(self.made.fleet.servers, (a, b), strict=True):
-            server.cards, server.asked_at = tuple(Card(name) for name in names), 0
+            server.cards, server.asked_at = tuple(Card(name) for name in names), -1
 
     def exchange(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Exchange[None]:
         asked = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, **body}

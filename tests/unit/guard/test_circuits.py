@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from ollama_compat.errors import CircuitOpen
-from ollama_compat.exchange import Reply
+from ollama_compat.errors import CircuitOpen, ServerUnreachable
+from ollama_compat.exchange import Ask, Reply, Sleep
+from ollama_compat.guard.breaker import OPEN_S
 from tests.play import SECOND, refused, said
 from tests.unit.guard.client import (
     ANSWER,
@@ -13,13 +16,41 @@ from tests.unit.guard.client import (
     BUSY,
     CHAT,
     FROM_OLLAMA,
+    LOADING,
+    REFUSES,
     UNAUTHORIZED,
     A,
     B,
     Client,
+    Servers,
     asked,
     content,
 )
+
+
+class Nobody(Servers):
+    """A playing in which server A is not there when it is asked what it serves."""
+
+    def __init__(self) -> None:
+        super().__init__({A: (), B: ()})
+
+    def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
+        if isinstance(step, Ask) and step.request.base == A:
+            return REFUSES, events
+        return super()._answer(step, lines, events)
+
+
+class Sleeper(Servers):
+    """A playing in which time passes while it is slept."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client.serves)
+        self._clock = client.clock
+
+    def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
+        if isinstance(step, Sleep):
+            self._clock.now += int(step.seconds * SECOND)
+        return super()._answer(step, lines, events)
 
 
 def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
@@ -47,6 +78,45 @@ def test_what_stands_in_takes_its_calls_without_a_wait() -> None:
         client.ask(BOOM, FROM_OLLAMA)
     played = client.ask(FROM_OLLAMA)
     assert (asked(played), played.sleeps) == (["/api/chat"], [])
+
+
+def test_a_call_that_opens_the_circuit_itself_fails_at_once() -> None:
+    client = Client(b=())
+    for _ in range(4):
+        client.fails(BOOM)
+    played, error = client.fails(LOADING)
+    assert client.closed == [False, True]
+    assert (asked(played), played.sleeps) == ([A + CHAT], [])
+    assert "loading" in str(error), "it is told what failed, not that the circuit is open"
+
+
+def test_a_call_that_opens_the_circuit_itself_goes_to_what_stands_in_at_once() -> None:
+    client = Client(b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
+    for _ in range(4):
+        client.ask(BOOM, FROM_OLLAMA)
+    played = client.ask(LOADING, FROM_OLLAMA)
+    assert (asked(played), played.sleeps) == ([A + CHAT, "/api/chat"], [])
+
+
+def test_a_call_that_finds_nobody_and_so_opens_the_circuit_fails_at_once() -> None:
+    client = Client(b=())
+    client.made.fleet.forget(client.made.fleet.servers[0])
+    for _ in range(4):
+        client.made.fleet.servers[0].failed(client.clock.now, "refused")
+    play = Nobody()
+    with pytest.raises(ServerUnreachable):
+        client.ask(play=play)
+    assert client.closed == [False, True]
+    assert play.sleeps == []
+
+
+def test_a_wait_that_is_longer_than_the_circuit_is_open_is_waited() -> None:
+    client = Client(b=())
+    for _ in range(4):
+        client.fails(BOOM)
+    slow = Reply(503, b"loading", retry_after=OPEN_S + 1)
+    played = client.ask(slow, said(ANSWER), play=Sleeper(client))
+    assert (content(played), played.sleeps) == (ANSWER, [OPEN_S + 1])
 
 
 def test_after_ten_seconds_one_call_tries_it_and_its_success_closes_the_circuit() -> None:
