@@ -274,15 +274,18 @@ def _place(base: str, path: str, dialect: Dialect) -> tuple[str, str]:
 
 def _denied(provider: Provider, name: str, status: int, body: bytes) -> Exception | None:
     """A refusal for the key, the account or the model's name: whose it is, and where to look."""
-    told = refusal(provider.base_url, status, body)
-    if status == 404 and not told.endpoint_missing:
-        look = f"check the model's name, and models in [providers.{name}]"
-    elif status in (401, 402, 403):
-        look = f"check the key in {provider.api_key_env}" if provider.api_key_env else _NO_KEY
-    else:
+    if status not in _UNSAID:
         return None
+    told = refusal(provider.base_url, status, body)
+    if told.endpoint_missing:
+        return None
+    if status == 404:
+        look = f"check the model's name, and models and base_url in [providers.{name}]"
+    else:
+        look = f"check the key in {provider.api_key_env}" if provider.api_key_env else _NO_KEY
     return response_error(f"{told.message or _UNSAID[status]} (provider {name}, {provider.base_url}: {look})", status)
 
 
 _NO_KEY = "check the key: no api_key_env is set"
 _UNSAID = {401: "unauthorized", 402: "payment required", 403: "forbidden", 404: "not found"}
+"""The statuses that are told with where to look, and what they mean where the provider says nothing."""

@@ -303,7 +303,7 @@ def test_a_model_that_the_provider_does_not_have_is_told_with_what_to_look_at() 
     assert caught.value.status_code == 404
     assert caught.value.error == (
         "The model `smol` does not exist (provider cloud, https://llm.example/v1: check the model's name, and models "
-        "in [providers.cloud])"
+        "and base_url in [providers.cloud])"
     )
 
 
