@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 import httpx
 
@@ -51,6 +51,17 @@ class Event:
     """The last telling thing about it, one line; for `failed`, the whole reason."""
     seconds: float = 0.0
     """Since its start."""
+
+
+class Options(TypedDict, total=False):
+    """How `up` goes about it."""
+
+    replacing: bool
+    """Whether what runs otherwise than described is started anew."""
+    timeout_s: float
+    """How long a server may take until it is ready (seconds)."""
+    waiting: bool
+    """Whether `up` returns only when all are ready."""
 
 
 Watch: TypeAlias = Callable[[Event], None]
@@ -179,7 +190,8 @@ class _Launch:
         answer = ready.ask(now.server, http)
         if answer.ready:
             del self.starting[name]
-            self._runtime.keep(now)
+            if name in self._own:
+                self._runtime.keep(now)
             self._watch(Event(now.server, "ready", now.server.base_url, seconds))
         elif answer.readiness == "stranger":
             raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")

@@ -31,12 +31,16 @@ def up_command(
     """Start servers and wait until they answer. What runs as described stays."""
     servers = meant(context).servers(names)
     chosen = meant(context).runtime(runtime, python)
-    if as_json:
-        instances = up.up(chosen, servers, lambda _: None, replacing=replace, timeout_s=timeout, waiting=wait)
-        print_json([_told(instance) for instance in instances])
-        return
-    with board() as rows:
-        up.up(chosen, servers, _Shown(rows), replacing=replace, timeout_s=timeout, waiting=wait)
+    options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
+    try:
+        if as_json:
+            print_json([_told(instance) for instance in up.up(chosen, servers, lambda _: None, **options)])
+            return
+        with board() as rows:
+            up.up(chosen, servers, _Shown(rows), **options)
+    except KeyboardInterrupt:
+        print("\nvllm-launch: stopped; what was still starting has been stopped too.", file=sys.stderr)
+        raise typer.Exit(130) from None
     console = output()
     if wait:
         console.print('What a service needs to know: [bold]eval "$(vllm-launch env)"[/]')
