@@ -72,6 +72,7 @@ STATUSES = (
 """The status of an error in a stream that has no number: what its `code`, `type` or `status` has in it."""
 
 _ERROR_STATUS = 500
+_SHOWN = 60  # characters of a strange word that the log quotes
 
 
 @dataclass
@@ -184,7 +185,8 @@ def _finish(event: Part, reading: Reading) -> None:
             continue
         row = next((row for row in FINISHES if str(theirs).lower().startswith(row.said)), None)
         choice["finish_reason"] = "stop" if row is None else row.means
-        told = f"a finish_reason {theirs!r} that nobody knows (it is taken for 'stop')" if row is None else row.told
+        unknown = f"a finish_reason {str(theirs)[:_SHOWN]!r} that nobody knows (it is taken for 'stop')"
+        told = unknown if row is None else row.told
         reading.told += [told] if told else []
 
 

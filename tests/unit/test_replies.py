@@ -138,6 +138,14 @@ def test_a_reason_that_nobody_knows_is_told_and_taken_for_the_end() -> None:
     assert "provider cloud sent a finish_reason 'tired' that nobody knows (it is taken for 'stop')" in told
 
 
+def test_a_long_or_strange_reason_is_quoted_in_short_and_does_nothing_to_a_terminal() -> None:
+    reading = Reading()
+    reading.event(delta("\x1b[2J" + "x" * 1000))
+    (told,) = reading.told
+    assert len(told) < 200
+    assert told.isprintable()
+
+
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
 def test_vllms_own_reasons_are_not_spoken_of(reason: str) -> None:
     told: list[str] = []
