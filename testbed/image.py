@@ -29,8 +29,9 @@ REPOSITORY = "ollama-compat-testbed"
 """The image's name. Its tag says what is in it, so an outdated one is not taken for this one."""
 
 _SYSTEM = Path("/usr")
-_AT_THE_ROOT = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_EMPTY = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var")
+_AT_THE_ROOT = ("bin", "lib", "lib32", "lib64", "libx32")
+# `sbin` is no link into the mounted /usr: the engine puts its own init program there.
+_EMPTY = ("dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var")
 _FILES = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
     "etc/group": b"root:x:0:\n",

@@ -1,0 +1,42 @@
+"""Outlives a launcher, and removes the containers that it left behind unready, however it went.
+
+    python container_guard.py <label=value of its containers>
+
+Its standard input is a pipe that the launcher holds open and never writes to: the pipe's end is the launcher's end,
+since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+_TRIES = 4
+_EVERY_S = 1.0
+
+
+def main(label: str) -> None:
+    """Wait for the launcher's end, then remove what it did not keep."""
+    sys.stdin.read()
+    # More than once: the engine may still be making a container, or be starting again itself.
+    for attempt in range(_TRIES):
+        with contextlib.suppress(Exception):
+            sweep(label)
+        if attempt < _TRIES - 1:
+            time.sleep(_EVERY_S)
+
+
+def sweep(label: str) -> None:
+    """Remove the containers with this label that the engine does not restart."""
+    import docker
+
+    client = docker.from_env()
+    for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+        if container.attrs["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
+            container.remove(force=True, v=True)
+    client.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,278 @@
+"""Servers as containers of a Docker engine, through Docker's own SDK.
+
+The engine is the only record: a container carries the description that it was made from as a label, so any launcher
+finds it again, and its name is the server's, so of two launchers only one can make it. Until `keep`, it is not
+restarted, and `container_guard` removes it when this program ends, even by SIGKILL; then the engine restarts it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..servers import Server
+from . import container_spec, engine, groups, ports
+from .base import Instance, LaunchError, Report, RuntimeName, State
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+_GUARD = Path(__file__).with_name("container_guard.py")
+_PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
+_STATES: dict[str, State] = {"running": "running", "paused": "running", "restarting": "restarting"}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+class Containers:
+    """The runtime of containers. Raises `LaunchError`."""
+
+    name: RuntimeName = "docker"
+
+    def __init__(self, client: DockerClient | None = None) -> None:
+        """`client`: speaks to the engine; without it, to the one that the `docker` command would speak to."""
+        self._client = client or engine.connect()
+        self._launcher = uuid.uuid4().hex
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def prepare(self, server: Server, report: Report) -> None:
+        """Refuse what can't be started, then fetch the image if it is missing."""
+        if server.needs_gpu:
+            engine.require_gpu(self._client, _failure(server))
+        self._require_files(server)
+        there = self._find(server.name)
+        if there is not None and not _is_ours(there):
+            raise LaunchError(_taken(server, there))
+        if (
+            there is None or there.status != "running"
+        ):  # that one has the port itself, and gives it up when it is replaced
+            self._require_port(server)
+        engine.fetch(self._client, server.image, report)
+
+    def start(self, server: Server) -> Instance:
+        """Make the container and start it."""
+        from docker.errors import APIError
+
+        self._watch_over()
+        token = os.environ.get(container_spec.TOKEN_VARIABLE, "").strip()
+        options = container_spec.options(server, self._launcher, has_token=bool(token))
+        with engine.speaking(_failure(server)):
+            try:
+                made = self._client.api.create_container(**options)
+            except APIError as error:
+                there = self._find(server.name)
+                if error.status_code == 409 and there is not None:
+                    raise LaunchError(_taken(server, there)) from error
+                raise
+            container = self._client.containers.get(made["Id"])
+            try:
+                if token:
+                    container.put_archive("/", container_spec.token_archive(token))
+                container.start()
+                container.reload()
+            except BaseException as error:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    container.remove(force=True, v=True)
+                if isinstance(error, APIError) and _PORT_TAKEN.search(str(error.explanation)):
+                    raise LaunchError(self._port_taken(server)) from error
+                raise
+            return _instance(container)
+
+    def keep(self, instance: Instance) -> None:
+        """From now on it outlives this program, and the engine restarts it."""
+        with engine.speaking(f"The container {instance.name} can't be kept"):
+            self._client.api.update_container(instance.id, restart_policy=container_spec.RESTARTED)
+
+    def stop(self, instance: Instance, grace: float) -> None:
+        """Stop and remove the container; its named volumes stay."""
+        from docker.errors import APIError, NotFound
+
+        with engine.speaking(f"The container {instance.name} can't be stopped"), contextlib.suppress(NotFound):
+            container = self._client.containers.get(instance.id)
+            container.stop(timeout=math.ceil(grace))
+            try:
+                container.remove(v=True, force=True)
+            except APIError as error:
+                if error.status_code != 409:  # somebody else is removing it at this moment
+                    raise
+
+    def instances(self) -> list[Instance]:
+        """The containers that this launcher, whoever called it, has made."""
+        with engine.speaking("The containers can't be listed"):
+            found = self._client.containers.list(
+                all=True, filters={"label": container_spec.SERVER_LABEL}, ignore_removed=True
+            )
+        return sorted(map(_instance, found), key=lambda instance: instance.name)
+
+    def log(self, instance: Instance, lines: int | None = None) -> str:
+        """What it has written; nothing where it is gone."""
+        from docker.errors import NotFound
+
+        with engine.speaking(f"The log of {instance.name} can't be read"):
+            try:
+                container = self._client.containers.get(instance.id)
+                written = container.logs(tail="all" if lines is None else lines)
+            except NotFound:
+                return ""
+        return written.decode("utf-8", "replace")
+
+    def follow(self, instance: Instance, lines: int | None = None) -> Iterator[str]:
+        """What it writes, until the container ends. A bar that is drawn over itself comes as a line each time."""
+        with engine.speaking(f"The log of {instance.name} can't be followed"):
+            container = self._client.containers.get(instance.id)
+            stream = container.logs(stream=True, follow=True, tail="all" if lines is None else lines)
+        try:
+            yield from _lines(stream)
+        finally:
+            stream.close()
+
+    def unhealthy(self, instance: Instance) -> str:
+        """Why the engine says that it is unhealthy, in words; empty where it does not."""
+        with engine.speaking(f"The health of {instance.name} can't be asked"):
+            state = self._client.containers.get(instance.id).attrs["State"]
+        health = state.get("Health") or {}
+        if state.get("Status") != "running" or health.get("Status") != "unhealthy":
+            return ""
+        said = str(health["Log"][-1]["Output"]).strip().splitlines() if health.get("Log") else []
+        failed = f"{health.get('FailingStreak', 0)} health checks in a row have failed"
+        return f"{failed}: {said[-1]}" if said else failed
+
+    def _find(self, name: str) -> Container | None:
+        from docker.errors import NotFound
+
+        with engine.speaking(f"The container {name} can't be looked up"):
+            try:
+                return self._client.containers.get(name)
+            except NotFound:
+                return None
+
+    def _require_files(self, server: Server) -> None:
+        key = server.api_key_file
+        try:
+            if "" in server.key().values():
+                raise LaunchError(f"{_failure(server)}: the file of its API key, {key}, is empty.")
+        except OSError as error:
+            raise LaunchError(f"{_failure(server)}: the file of its API key, {key}: {error.strerror}.") from error
+        folders = container_spec.folders(server)
+        missing = [str(folder) for folder in folders if not folder.exists()] if engine.is_local(self._client) else []
+        if missing:
+            raise LaunchError(
+                f"{_failure(server)}: it mounts {', '.join(missing)}, which does not exist."
+                " Make it, or correct the path."
+            )
+
+    def _require_port(self, server: Server) -> None:
+        if self._holder(server.port) is not None or (engine.is_local(self._client) and _is_listened_on(server)):
+            raise LaunchError(self._port_taken(server))
+
+    def _port_taken(self, server: Server) -> str:
+        holder = self._holder(server.port)
+        if holder is None:
+            by = ports.listener(server.port) if engine.is_local(self._client) else ""
+            by, free = by or "a program that is no container", "stop that one"
+        elif _is_ours(holder):
+            by, free = f"the server {holder.name}", f"stop that one: vllm-launch down {holder.name}"
+        else:
+            by, free = f"the container {holder.name}", f"stop that one: docker stop {holder.name}"
+        return f"{_failure(server)}: its port {server.port} is taken by {by}. Give it another port, or {free}."
+
+    def _holder(self, port: int) -> Container | None:
+        """The running container that has published this port of the machine."""
+        with engine.speaking("The containers can't be listed"):
+            for container in self._client.containers.list(ignore_removed=True):
+                published = container.attrs["NetworkSettings"]["Ports"] or {}
+                if any(
+                    str(port) == binding["HostPort"] for bindings in published.values() for binding in bindings or ()
+                ):
+                    return container
+        return None
+
+    def _watch_over(self) -> None:
+        """Have somebody there who removes what is not ready when this program is gone."""
+        if self._guard is None or self._guard.poll() is not None:
+            label = f"{container_spec.LAUNCHER_LABEL}={self._launcher}"
+            self._guard = subprocess.Popen(
+                [sys.executable, "-P", str(_GUARD), label],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is not meant for it
+            )
+
+
+def _failure(server: Server) -> str:
+    return f"The vLLM server {server.name!r} can't be started"
+
+
+def _is_ours(container: Container) -> bool:
+    return container_spec.SERVER_LABEL in container.labels
+
+
+def _taken(server: Server, there: Container) -> str:
+    if _is_ours(there):
+        return (
+            f"{_failure(server)}: it is there already, by another launcher (`vllm-launch status`)."
+            f" Wait for that one, or take it down: vllm-launch down {server.name}"
+        )
+    project = there.labels.get("com.docker.compose.project")
+    remove = f"docker compose --project-name {project} down" if project else f"docker rm -f {server.name}"
+    return (
+        f"{_failure(server)}: a container of this name is there that this launcher did not start."
+        f" Remove it ({remove}), or give the server another name."
+    )
+
+
+def _instance(container: Container) -> Instance:
+    state: dict[str, Any] = container.attrs["State"]
+    name = str(container.name)
+    runs = _STATES.get(state["Status"], "exited")
+    return Instance(
+        server=container_spec.described(name, container.labels),
+        runtime="docker",
+        state=runs,
+        id=str(container.id)[:12],
+        started_at=_seconds(state["StartedAt"] if state["Status"] != "created" else container.attrs["Created"]),
+        ended="" if runs == "running" else ended(state),
+    )
+
+
+def ended(state: dict[str, Any]) -> str:
+    """How a container ended, in words, from what the engine says of its state."""
+    if state["Status"] == "created":
+        return f"before it ran ({state['Error']})" if state.get("Error") else "before it ran"
+    if state.get("OOMKilled"):
+        return "by SIGKILL: it was out of memory"
+    status = int(state["ExitCode"])
+    by_signal = 128 < status <= 128 + signal.SIGRTMAX
+    return groups.how_it_ended(128 - status if by_signal else status)
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
+
+
+def _is_listened_on(server: Server) -> bool:
+    refusal = ports.refusal("127.0.0.1" if server.host == "localhost" else server.host, server.port)
+    return refusal is not None and refusal.errno == errno.EADDRINUSE  # anything else the engine tells itself
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = _LINE_END.split(rest + decode(chunk))
+        yield from whole
+    if rest:
+        yield rest
