@@ -1,4 +1,4 @@
-"""Rates: how many calls of an operation may begin in a time, counted by `limits` in memory or, shared, in Redis.
+"""Rates: how many calls of an operation may begin in a time, counted in memory or, shared, in Redis by `limits`.
 
 The moving window counts: it keeps the moment of every call that was let through, so no stretch of a minute ever holds
 more than "N a minute" allows. (A fixed window lets 2N through around its edge; a sliding window counter weighs the
@@ -20,6 +20,7 @@ import logging
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
     from limits.storage import StorageTypes
     from limits.strategies import MovingWindowRateLimiter
+    from limits.util import WindowStats
 
 logger = logging.getLogger("ollama_compat.guard")
 
@@ -139,6 +141,41 @@ def _storage(url: str, namespace: str) -> StorageTypes:
     return storage_from_string(url, key_prefix=namespace, **options)
 
 
+class Window:
+    """A moving window in memory. `limits` has one as well, which starts a thread each time that a call is counted."""
+
+    def __init__(self) -> None:
+        """Nothing is counted yet."""
+        self._lock = threading.Lock()
+        self._moments: dict[str, deque[float]] = {}
+
+    def hit(self, item: RateLimitItem) -> bool:
+        """Take one call of a rate; False: it is spent."""
+        now = time.time()
+        with self._lock:
+            moments = self._counted(item, now)
+            if len(moments) >= item.amount:
+                return False
+            moments.append(now)
+            return True
+
+    def get_window_stats(self, item: RateLimitItem) -> WindowStats:
+        """When the oldest call that counts no longer does (`time.time`), and how many calls are left of a rate."""
+        from limits.util import WindowStats
+
+        now = time.time()
+        with self._lock:
+            moments = self._counted(item, now)
+            return WindowStats((moments[0] if moments else now) + item.get_expiry(), item.amount - len(moments))
+
+    def _counted(self, item: RateLimitItem, now: float) -> deque[float]:
+        """The moments of the calls that still count."""
+        moments = self._moments.setdefault(item.key_for(), deque())
+        while moments and moments[0] < now - item.get_expiry():
+            moments.popleft()
+        return moments
+
+
 def _limiter(storage: StorageTypes) -> MovingWindowRateLimiter:
     from limits.strategies import MovingWindowRateLimiter
 
@@ -160,7 +197,7 @@ def _reason(problem: Exception, url: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _spend(limiter: MovingWindowRateLimiter, items: Sequence[RateLimitItem]) -> float:
+def _spend(limiter: Window | MovingWindowRateLimiter, items: Sequence[RateLimitItem]) -> float:
     """Take one call from each of `items`, or from none; else the seconds until it is worth asking again.
 
     With several, all are looked at before any is taken from. In between another process may take the last place of
@@ -197,7 +234,7 @@ class SyncRates:
         self._clock = clock or SystemClock()
         self._items = {operation: _items(operation, rate) for operation, rate in rates.items()}
         self._lock = threading.Lock()
-        self._here: MovingWindowRateLimiter | None = None
+        self._here = Window()
         self._shared: MovingWindowRateLimiter | None = None
         self._retry_at: int | None = None  # in ticks; None: Redis answers
 
@@ -212,22 +249,14 @@ class SyncRates:
         if not items:
             return 0.0
         if self.in_memory or not self._redis_is_due():
-            return _spend(self._counted_here(), items)
+            return _spend(self._here, items)
         try:
             wait = _spend(self._counted_in_redis(), items)
         except Exception as problem:  # whatever is wrong with the place of the counts, the service goes on
             self._lost(problem)
-            return _spend(self._counted_here(), items)
+            return _spend(self._here, items)
         self._found()
         return wait
-
-    def _counted_here(self) -> MovingWindowRateLimiter:
-        from limits.storage import MemoryStorage
-
-        with self._lock:
-            if self._here is None:
-                self._here = _limiter(MemoryStorage())
-            return self._here
 
     def _counted_in_redis(self) -> MovingWindowRateLimiter:
         # Not under the lock, a cluster is connected to here; two threads at once only open a connection too many.

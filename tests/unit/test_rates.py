@@ -204,6 +204,22 @@ def test_threads_share_the_places_exactly() -> None:
     assert sum(counts) == 500
 
 
+def test_to_count_in_memory_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    limiter = SyncRates("memory://", {"chat": "2/minute;3/hour"})
+    assert let_through(limiter, "chat")[0] == 2
+    assert started == []
+
+
+def test_in_memory_no_more_is_kept_than_counts(wall: Wall) -> None:
+    limiter = SyncRates("memory://", {"chat": "5/minute"})
+    for _ in range(100):
+        limiter.spend("chat")
+        wall.now += 7.0
+    assert [len(moments) for moments in limiter._here._moments.values()] == [5]
+
+
 # Redis away
 
 
@@ -328,6 +344,17 @@ def test_no_log_shows_the_password(url: str, said: str, store: Store, caplog: py
     assert PASSWORD not in record.getMessage() + str(vars(record))
     assert "***" in vars(record)["reason"]
     assert PASSWORD not in repr(limiter) + repr(AsyncRates(url, GATEWAY))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster"])
+def test_no_log_of_any_library_shows_the_password(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    place = {"redis+unix": "/nobody/is/here.sock", "redis+sentinel": "127.0.0.1:1/service"}.get(scheme, "127.0.0.1:1")
+    limiter = SyncRates(f"{scheme}://app:{PASSWORD}@{place}", GATEWAY)
+    assert limiter.spend("chat") == 0.0
+    assert "rates_lost" in [vars(record).get("event") for record in caplog.records], "it was tried"
+    shown = caplog.text + "".join(str(vars(record)) for record in caplog.records)
+    assert PASSWORD not in shown
 
 
 def test_a_long_reason_is_cut_after_the_password_is_hidden(store: Store, caplog: pytest.LogCaptureFixture) -> None:
