@@ -67,10 +67,15 @@ def health_check(server: Server) -> HealthCheck:
     It asks with the Python that runs vLLM, since an image of one's own need not have curl, and past any proxy of the
     environment. `/health` needs no key.
     """
+    return HealthCheck(
+        command=probe(server.entrypoint[0], "/health"), interval=10, timeout=8, retries=3, start_period=1800
+    )
+
+
+def probe(python: str, path: str) -> tuple[str, ...]:
+    """A command that asks a server in the same container, on `PORT`, and ends with 0 when the answer is 200."""
     ask = (
         f"import http.client as http; server = http.HTTPConnection('127.0.0.1', {PORT}, timeout=7);"
-        " server.request('GET', '/health'); exit(server.getresponse().status != 200)"
+        f" server.request('GET', '{path}'); exit(server.getresponse().status != 200)"
     )
-    return HealthCheck(
-        command=(server.entrypoint[0], "-I", "-c", ask), interval=10, timeout=8, retries=3, start_period=1800
-    )
+    return (python, "-I", "-c", ask)

@@ -1,0 +1,158 @@
+"""The services of docker-compose.yml that are no vLLM servers: Ollama, Redis, Prometheus, Grafana, and vLLM's router.
+
+Each is a dict as Compose wants it. Their health checks use what their images have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from .. import container
+from . import variables as v
+
+Spec: TypeAlias = dict[str, object]
+"""A service, by Compose's names."""
+
+ROUTER = "vllm-router"
+ROUTER_METRICS_PORT = 29000
+BESIDE = (ROUTER, "ollama", "redis", "prometheus", "grafana")
+"""The names that no server can have."""
+
+_ROUTER_DOCKERFILE = f"""\
+FROM python:3.12-slim
+RUN pip install --no-cache-dir vllm-router=={v.ROUTER_VERSION}
+USER nobody
+ENTRYPOINT ["vllm-router"]
+"""
+
+
+def always() -> Spec:
+    """What all services have: they are started again, and their logs do not fill the disk."""
+    return {
+        "restart": "unless-stopped",
+        "logging": {"driver": "json-file", "options": dict(container.LOG_OPTIONS)},
+    }
+
+
+def health(
+    test: Sequence[str], start_period: str = "60s", interval: int = 10, timeout: int = 8, retries: int = 3
+) -> Spec:
+    """A health check. Times in seconds."""
+    return {
+        "test": list(test),
+        "interval": f"{interval}s",
+        "timeout": f"{timeout}s",
+        "retries": retries,
+        "start_period": start_period,
+    }
+
+
+def gpus(ids: Sequence[v.Variable]) -> Spec:
+    """The reservation of these GPUs, or of all."""
+    which: Spec = {"device_ids": [str(gpu) for gpu in ids]} if ids else {"count": "all"}
+    return {"resources": {"reservations": {"devices": [{"driver": "nvidia", **which, "capabilities": ["gpu"]}]}}}
+
+
+def waits_for(*names: str) -> Spec:
+    """Started once the others work."""
+    return {name: {"condition": "service_healthy"} for name in names}
+
+
+def router(replicas: Sequence[str], port: v.Variable) -> Spec:
+    """vLLM's router in front of replicas. It hands on the caller's key, and needs none itself.
+
+    A dead replica costs no call when its breaker opens before a call has used up its retries: `cache_aware` sends a
+    call back to the same replica until then. The defaults, 10 failures and 5 retries, let calls fail (0.1.17, tried).
+    """
+    workers = [f"http://{name}:{container.PORT}" for name in replicas]
+    return {
+        "image": str(v.ROUTER_IMAGE),
+        "build": {"dockerfile_inline": _ROUTER_DOCKERFILE},
+        "profiles": ["scale"],
+        "command": [
+            *("--host", container.LISTEN, "--port", str(container.PORT), "--worker-urls", *workers),
+            *("--policy", str(v.ROUTER_POLICY), "--retry-max-retries", "5", "--cb-failure-threshold", "2"),
+            *("--cb-success-threshold", "1", "--cb-timeout-duration-secs", "10", "--health-check-interval-secs", "5"),
+            *("--health-failure-threshold", "2", "--health-success-threshold", "1"),
+            *("--prometheus-host", container.LISTEN, "--prometheus-port", str(ROUTER_METRICS_PORT)),
+        ],
+        "ports": [f"{v.BIND_ADDRESS}:{port}:{container.PORT}"],
+        "init": True,
+        # Ready: at least one of the replicas answers.
+        "healthcheck": health(["CMD", *container.probe("python", "/readiness")]),
+        "depends_on": waits_for(*replicas),
+    }
+
+
+def ollama() -> Spec:
+    """The way back."""
+    return {
+        "image": str(v.OLLAMA_IMAGE),
+        "profiles": ["gpu-legacy"],
+        "ports": [f"{v.BIND_ADDRESS}:{v.OLLAMA_PORT}:11434"],
+        "volumes": [f"{v.OLLAMA_HOME}:/root/.ollama"],
+        "deploy": gpus(()),
+        "healthcheck": health(["CMD", "ollama", "list"]),
+    }
+
+
+def redis() -> Spec:
+    """Counts calls for several processes. What it holds is worth seconds: nothing is written to a disk.
+
+    Its protected mode would refuse every client outside its container; the published port's address protects it.
+    """
+    return {
+        "image": str(v.REDIS_IMAGE),
+        "profiles": ["limits"],
+        "command": [
+            *("redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no"),
+            *("--maxmemory", "256mb", "--maxmemory-policy", "volatile-ttl"),
+        ],
+        "ports": [f"{v.TOOLS_BIND_ADDRESS}:{v.REDIS_PORT}:6379"],
+        "healthcheck": health(["CMD-SHELL", "redis-cli ping | grep -q PONG"], "10s"),
+    }
+
+
+def prometheus() -> Spec:
+    """Reads every server's /metrics."""
+    return {
+        "image": str(v.PROMETHEUS_IMAGE),
+        "profiles": ["monitoring"],
+        "command": [
+            "--config.file=/etc/prometheus/prometheus.yml",
+            "--storage.tsdb.path=/prometheus",
+            f"--storage.tsdb.retention.time={v.PROMETHEUS_RETENTION}",
+        ],
+        "ports": [f"{v.TOOLS_BIND_ADDRESS}:{v.PROMETHEUS_PORT}:9090"],
+        # So that it can read the metrics of a service that runs on the machine itself.
+        "extra_hosts": ["host.docker.internal:host-gateway"],
+        "volumes": [
+            "./monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro",
+            "./monitoring/alerts.yml:/etc/prometheus/alerts.yml:ro",
+            "prometheus:/prometheus",
+        ],
+        "healthcheck": health(["CMD", "promtool", "check", "ready", "--url=http://127.0.0.1:9090"]),
+    }
+
+
+def grafana() -> Spec:
+    """Shows what Prometheus has read."""
+    return {
+        "image": str(v.GRAFANA_IMAGE),
+        "profiles": ["monitoring"],
+        "environment": {
+            "GF_SECURITY_ADMIN_PASSWORD": str(v.GRAFANA_PASSWORD),
+            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": "/etc/grafana/dashboards/vllm.json",
+            "GF_ANALYTICS_REPORTING_ENABLED": "false",
+            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+        },
+        "ports": [f"{v.TOOLS_BIND_ADDRESS}:{v.GRAFANA_PORT}:3000"],
+        "volumes": [
+            "./monitoring/grafana/provisioning:/etc/grafana/provisioning:ro",
+            "./monitoring/grafana/dashboards:/etc/grafana/dashboards:ro",
+            "grafana:/var/lib/grafana",
+        ],
+        "healthcheck": health(["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:3000/api/health"]),
+        "depends_on": waits_for("prometheus"),
+    }

@@ -1,0 +1,292 @@
+"""docker-compose.yml and what lies beside it, from the same descriptions as everything else. Pure: texts come out.
+
+A server becomes a service, a dict as Compose wants it, and services become YAML. What users change without touching the
+file is a row of `variables`, whose default is the description's own value.
+
+    for path, text in compose.files().items():
+        (folder / path).write_text(text)
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from .. import container
+from ..presets import PRESETS
+from ..runtimes.base import LaunchError
+from ..servers import Server
+from . import beside, monitoring, variables
+from .beside import Spec
+
+COMMAND = "vllm-launch compose"
+"""What writes the files, as their heads tell."""
+REPLICAS = 2
+_HEAD = f"# Written by `{COMMAND}`: what is changed here is lost. Settings belong in .env, see .env.example"
+_KEY = "vllm-api-key"
+_HUGGINGFACE = variables.HF_CACHE.default
+# vLLM's own, where a server names no share (vLLM 0.32, vllm/config/cache.py).
+_SHARE = 0.92
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A service of the file, and the line above it that says what it is."""
+
+    comment: str
+    name: str
+    spec: Spec
+    is_vllm: bool = False
+
+
+def files(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS) -> Mapping[str, str]:
+    """Every file of the stack: path below the folder of docker-compose.yml -> text. Raises `LaunchError`."""
+    described = tuple(servers)
+    names = [server.name for server in (*described, *_replicas(described, replicas))]
+    return {
+        "docker-compose.yml": generate(described, replicas),
+        ".env.example": env_example(described),
+        **monitoring.files(names, head=_HEAD),
+    }
+
+
+def generate(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS) -> str:
+    """docker-compose.yml. `replicas`: how many of the first GPU server that generates stand behind the router.
+
+    Raises `LaunchError` for names that can't be services, or of which two would share a variable.
+    """
+    described = tuple(servers)
+    _require_names([server.name for server in (*described, *_replicas(described, replicas))])
+    variables.of_servers(described)
+    parts = [*_vllm_parts(described, replicas), *_parts_beside()]
+    common = _common([part.spec for part in parts if part.is_vllm])
+    anchors = ["x-service: &service", _indented(_yaml(beside.always()))]
+    if common:
+        anchors += ["x-vllm: &vllm", "  <<: *service", _indented(_yaml(common))]
+    blocks = [_block(part, common) for part in parts]
+    return "\n".join([_HEAD, "name: vllm", "", *anchors, "services:", *blocks, _yaml(_top_level(described))])
+
+
+def env_example(servers: Iterable[Server] = PRESETS.values()) -> str:
+    """.env.example: every variable with its default, commented out."""
+    described = tuple(servers)
+    lines = [
+        f"# Written by `{COMMAND}`. Copy it to .env, and take the # away from the variables that you change.",
+        "",
+        "# What `docker compose up` starts: gpu or cpu, or scale in the place of gpu; limits, monitoring, gpu-legacy.",
+        "COMPOSE_PROFILES=gpu",
+    ]
+    for title, rows in variable_rows(described):
+        lines += ["", f"# --- {title}"]
+        for row in rows:
+            lines += [f"# {row.meaning}", f"#{row.name}={row.default}"]
+    return "\n".join(lines) + "\n"
+
+
+def variable_rows(servers: Iterable[Server] = PRESETS.values()) -> list[tuple[str, tuple[variables.Variable, ...]]]:
+    """All variables, in groups with a title."""
+    described = tuple(servers)
+    replicas = _replicas(described, REPLICAS)
+    return [
+        ("All services", variables.GENERAL),
+        ("Images of vLLM", variables.images(described)),
+        *variables.of_servers(described).items(),
+        *((replica.name, variables.gpus(replica)) for replica in replicas),
+        ("What stands beside the servers", variables.BESIDE),
+    ]
+
+
+def _vllm_parts(servers: Sequence[Server], count: int) -> list[_Part]:
+    replicas = _replicas(servers, count)
+    replicated = _replicated(servers) if replicas else None
+    parts = []
+    for server in servers:
+        profiles = [_profile(server)] + (["scale"] if replicas and server.needs_gpu and server != replicated else [])
+        spec = _vllm(server, server, profiles, _earlier(server, servers))
+        spec["ports"] = [f"{_address(server)}:{variables.port(server)}:{container.PORT}"]
+        parts.append(_Part(server.model, server.name, spec, is_vllm=True))
+    if replicated:
+        others = [server for server in servers if server != replicated]
+        for replica in replicas:
+            spec = _vllm(replica, replicated, ["scale"], _earlier(replica, others))
+            parts.append(_Part(f"A replica of {replicated.name}", replica.name, spec, is_vllm=True))
+        spec = beside.router([replica.name for replica in replicas], variables.port(replicated))
+        parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", beside.ROUTER, spec))
+    return parts
+
+
+def _parts_beside() -> list[_Part]:
+    return [
+        _Part("The way back", "ollama", beside.ollama()),
+        _Part("Limits that several processes share: VLLM_LIMITS=redis://127.0.0.1:6379", "redis", beside.redis()),
+        _Part("Figures of all servers, and alerts", "prometheus", beside.prometheus()),
+        _Part("The figures as a dashboard", "grafana", beside.grafana()),
+    ]
+
+
+def _vllm(server: Server, described: Server, profiles: list[str], earlier: Sequence[str]) -> Spec:
+    """A server as a service. `described`: whose variables it heeds, itself or what it is a replica of."""
+    check = container.health_check(server)
+    spec: Spec = {
+        "image": str(variables.image(described)),
+        "profiles": profiles,
+        "entrypoint": [_literal(part) for part in container.entrypoint(server)],
+        "command": _command(server, described),
+        "environment": _environment(described),
+        "volumes": [_volume(source, target) for source, target in server.volumes.items()],
+        "secrets": [{"source": _secret(described), "target": _KEY}],
+        "shm_size": server.shm_size,
+        "init": True,
+        "stop_grace_period": f"{container.STOP_GRACE}s",
+        "healthcheck": beside.health(
+            ["CMD", *map(_literal, check.command)],
+            str(variables.START_PERIOD),
+            check.interval,
+            check.timeout,
+            check.retries,
+        ),
+    }
+    if server.needs_gpu:
+        spec["deploy"] = beside.gpus(variables.gpus(server))
+    if earlier:
+        spec["depends_on"] = beside.waits_for(*earlier)
+    return spec
+
+
+def _command(server: Server, described: Server) -> list[str]:
+    values = variables.flags(described)
+    command: list[str] = []
+    for argument in container.command(server):
+        row = values.get(command[-1]) if command else None
+        command.append(str(row) if row else _literal(argument))
+    return command
+
+
+def _environment(server: Server) -> Spec:
+    """Its variables. `HF_TOKEN` without a value: handed on where it is set, and not there where it is not."""
+    ours = variables.environment(server)
+    values = {name: str(ours.get(name, _literal(value))) for name, value in server.env.items()}
+    return {"HF_TOKEN": None, **values}
+
+
+def _volume(source: str, target: str) -> str:
+    return f"{variables.HF_CACHE if source == _HUGGINGFACE else _literal(source)}:{_literal(target)}"
+
+
+def _address(server: Server) -> str:
+    return f"${{{variables.BIND_ADDRESS.name}:-{server.host}}}"
+
+
+def _secret(server: Server) -> str:
+    return _KEY if server.api_key_file is None else f"{server.name}-api-key"
+
+
+def _profile(server: Server) -> str:
+    return "gpu" if server.needs_gpu else "cpu"
+
+
+def _earlier(server: Server, others: Sequence[Server]) -> list[str]:
+    """The servers of the same GPU that start before it: those with a smaller share of it.
+
+    While vLLM measures the memory of a GPU it takes what others use for constant (v1/worker/gpu_worker.py).
+    """
+    mine = _share(server), server.name
+    return [other.name for other in others if _share_a_gpu(server, other) and (_share(other), other.name) < mine]
+
+
+def _share(server: Server) -> float:
+    return server.gpu_memory_utilization or _SHARE
+
+
+def _share_a_gpu(one: Server, other: Server) -> bool:
+    if one.gpus == "all" or other.gpus == "all":
+        return one.needs_gpu and other.needs_gpu
+    return bool(set(one.gpus) & set(other.gpus))
+
+
+def _replicated(servers: Sequence[Server]) -> Server | None:
+    """The first GPU server that generates, if it can stand several times on one machine."""
+    for server in servers:
+        if server.needs_gpu and server.gpus != "all" and server.runner != "pooling":
+            return server
+    return None
+
+
+def _replicas(servers: Sequence[Server], count: int) -> list[Server]:
+    """Replicas of it, each on GPUs of its own: the next ones after those of the one before."""
+    server = _replicated(servers)
+    if server is None or server.gpus == "all" or count < 2:
+        return []
+    span = max(server.gpus) - min(server.gpus) + 1
+    return [
+        server.model_copy(
+            update={"name": f"{server.name}-{place + 1}", "gpus": tuple(gpu + place * span for gpu in server.gpus)}
+        )
+        for place in range(count)
+    ]
+
+
+def _require_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name in beside.BESIDE:
+            raise LaunchError(f"The server {name!r} needs another name: docker-compose.yml has a service of that name.")
+        if names.count(name) > 1:
+            raise LaunchError(f"Two services of docker-compose.yml would be called {name!r}: give one another name.")
+
+
+def _top_level(servers: Sequence[Server]) -> Spec:
+    keys: Spec = {_KEY: {"file": str(variables.KEY_FILE)}}
+    keys |= {_secret(server): {"file": _literal(str(server.api_key_file))} for server in servers if server.api_key_file}
+    sources = [source for server in servers for source in server.volumes]
+    named = dict.fromkeys([_HUGGINGFACE, *(source for source in sources if source[0] not in "/.~")])
+    # By their own names, not the project's: `vllm-launch up` finds the same models there.
+    volumes: Spec = {name: {"name": name} for name in named}
+    volumes |= dict.fromkeys((variables.OLLAMA_HOME.default, "prometheus", "grafana"))
+    return {"secrets": keys, "volumes": volumes}
+
+
+def _literal(text: str) -> str:
+    """Text in which Compose finds no variables."""
+    return text.replace("$", "$$")
+
+
+def _common(specs: Sequence[Spec]) -> Spec:
+    """What is the same in all beside."""
+    first, *rest = specs or [{}]
+    return {key: value for key, value in first.items() if rest and all(spec.get(key) == value for spec in rest)}
+
+
+def _block(part: _Part, common: Spec) -> str:
+    shared, anchor = (common, "vllm") if part.is_vllm and common else ({}, "service")
+    spec = {key: value for key, value in part.spec.items() if key not in shared}
+    lines = [f"# {part.comment}", f"{part.name}:", f"  <<: *{anchor}", _indented(_yaml(spec))]
+    return textwrap.indent("\n".join(lines), "  ")
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, lists of words on one line."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+def _list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.SequenceNode:
+    short = all(isinstance(item, str | int) and "\n" not in str(item) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(list, _list)
+
+
+def _yaml(value: Spec) -> str:
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=112)
+    return text
