@@ -208,7 +208,7 @@ SHAPES = (
     Shape(
         'an error as text, a list, `{"message"}`, `{"detail"}` or `x_groq.error`, its status a number or a word',
         "Gemini, Groq, Mistral, OpenRouter",
-        "an error with vLLM's words and that status",
+        "an error with the provider's words and that status",
         "groq 1.7.0, XGroq; openrouter.ai/docs, errors and streaming, 2026; ai.google.dev/gemini-api/docs/openai",
         _errors,
     ),
