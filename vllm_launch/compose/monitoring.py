@@ -209,10 +209,10 @@ ALERTS = (
 )
 
 _SERVICE_JOB = """\
-  # The metrics of a service that calls ollama_compat.prometheus.register and serves them, on this machine at port 9100:
-  # - job_name: ollama-compat
-  #   static_configs:
-  #     - targets: [host.docker.internal:9100]
+# The metrics of a service that calls ollama_compat.prometheus.register and serves them, on this machine at port 9100:
+# - job_name: ollama-compat
+#   static_configs:
+#     - targets: [host.docker.internal:9100]
 """
 
 

@@ -7,7 +7,7 @@ What a server's description says becomes a variable that bears the server's name
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..runtimes.base import LaunchError
@@ -104,13 +104,13 @@ def environment(server: Server) -> Mapping[str, Variable]:
     }
 
 
-def of_servers(servers: Iterable[Server]) -> Mapping[str, tuple[Variable, ...]]:
+def of_servers(servers: Sequence[Server]) -> Mapping[str, tuple[Variable, ...]]:
     """What each description makes a variable, by server. Raises `LaunchError` where one would have two defaults."""
     rows = {
         server.name: (port(server), *gpus(server), *flags(server).values(), *environment(server).values())
         for server in servers
     }
-    _require_one_default([*GENERAL, *BESIDE, *itertools.chain(*rows.values())])
+    _require_one_default([*GENERAL, *BESIDE, *map(image, servers), *itertools.chain(*rows.values())])
     return rows
 
 
