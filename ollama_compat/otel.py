@@ -3,20 +3,25 @@
     client.observe(OpenTelemetry())
 
 That version is the last with these conventions in it; where they go on (open-telemetry/semantic-conventions-genai)
-nothing is released yet. A span is a child of what is current where its call begins. Prompts and answers are in none.
+nothing is released yet. A span is a child of what is current where its call begins, and is itself current while the
+call is at work: spans of its HTTP requests are its children, and its log lines name it. It is not current in between,
+where the caller handles a part of a stream. Prompts and answers are in no span.
 Only opentelemetry-api is needed: where a service has set up no SDK, nothing is recorded.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
 try:
+    from opentelemetry.context import attach, detach
     from opentelemetry.metrics import MeterProvider, get_meter
-    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer, set_span_in_context
 except ImportError as missing:
     raise ImportError("ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'") from missing
 
@@ -72,6 +77,19 @@ class OpenTelemetry:
         if running.streamed:
             asked["gen_ai.request.stream"] = True
         self._spans[running] = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=asked)
+
+    @contextmanager
+    def at_work(self, running: Running) -> Iterator[None]:
+        """Its span is the current one."""
+        span = self._spans.get(running)
+        if span is None:
+            yield
+            return
+        token = attach(set_span_in_context(span))
+        try:
+            yield
+        finally:
+            detach(token)
 
     def ended(self, running: Running) -> None:
         """End the span and record the metrics."""

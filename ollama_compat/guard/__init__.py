@@ -9,6 +9,7 @@ breaker.py    a server that fails again and again is left alone for a while
 retry.py      how long to wait before the same server is asked again
 rates.py      calls counted in memory or in Redis
 stats.py      what happened, counted
+company.py    observers that are to be there while a call is at work
 health.py     how the servers are
 log.py        the log of decisions
 """

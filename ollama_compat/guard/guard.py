@@ -6,6 +6,7 @@ the table of failures.py; nothing is ever asked again once its answer has begun.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ..exchange import Clock, Exchange, Sleep
 from ..fleet import Fleet, Server, Target
 from ..operations.call import Call, Memory, Progress
 from ..settings import OLLAMA, Settings
+from .company import Companion, accompanied
 from .failures import GONE, UNAUTHORIZED, UNREACHABLE, Failure, classify
 from .log import decided
 from .retry import Patience
@@ -83,8 +85,11 @@ class Guard:
         progress = Progress()
         self._tell("started", running)
         try:
-            answer = self._by_any(question, running, progress)
-            yield from self._turns.taken(running, question.timeout_s, answer)
+            answer = self._turns.taken(running, question.timeout_s, self._by_any(question, running, progress))
+            for observer in self.observers:
+                if isinstance(observer, Companion):
+                    answer = accompanied(answer, functools.partial(observer.at_work, running))
+            yield from answer
         except GeneratorExit:  # closed or cancelled
             running.error = None if progress.done else CANCELLED
             raise
