@@ -1,0 +1,78 @@
+"""What a server's GPU holds besides weights and KV cache. These are estimates, at the upper end of what logs show.
+
+vLLM finds the same figures by running the model once (`v1/worker/gpu_worker.py`, `determine_available_memory`); which
+tensors are large then, its code tells, how large they grew, the logs below. "measured" means: on others' GPUs, with
+the line `Actual usage is … GiB for consumed memory (weights + non-torch), … for peak activation, …`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .architecture import Architecture
+from .gpus import GIB, MIB
+
+SAMPLING_BYTES = 39
+"""Bytes at the sampler's peak for each number of the logits.
+
+Measured with vLLM's defaults of 1,024 and 256 sequences: 4.76 GiB (Llama 3.1 8B, H100), 5.64 GiB (Qwen3 32B, H100),
+1.2 GiB (Llama 3.1 8B, A100, vLLM 0.31). llm-d-benchmark, `config_explorer/empirical-vllm-memory-results.md`.
+"""
+GRAPHS_PER_LAYER = 20 * MIB
+"""CUDA graphs. vLLM subtracts its own estimate: 0.25 GiB for 32 layers, 1.55 GiB for 64, twice what they then take."""
+NON_TORCH = int(0.3 * GIB)
+"""Memory that is not PyTorch's, on one GPU alone: 0.13 to 0.26 GiB measured."""
+NON_TORCH_PARALLEL = GIB
+"""The same with several GPUs, whose buffers for NCCL and all-reduce come on top: 0.55 to 0.95 GiB measured."""
+CONTEXT = int(0.65 * GIB)
+"""A server's CUDA context, which lies outside its share: 0.38 to 0.61 GiB are gone when vLLM starts to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes on each GPU."""
+
+    activation: int
+    cuda_graphs: int
+    non_torch: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.activation + self.cuda_graphs + self.non_torch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The largest step that a server takes, and on how many GPUs."""
+
+    tokens: int
+    sequences: int
+    dtype_bytes: int
+    eager: bool
+    pooling: bool
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+
+
+def room(shape: Architecture, batch: Batch) -> Room:
+    """What is needed to run the largest step."""
+    layers = math.ceil(shape.layers / batch.pipeline_parallel)
+    parallel = batch.tensor_parallel * batch.pipeline_parallel > 1
+    sampling = 0 if batch.pooling else SAMPLING_BYTES * min(batch.sequences, batch.tokens) * shape.vocabulary
+    return Room(
+        activation=max(_forward(shape, batch), sampling),
+        cuda_graphs=0 if batch.eager else layers * GRAPHS_PER_LAYER,
+        non_torch=NON_TORCH_PARALLEL if parallel else NON_TORCH,
+    )
+
+
+def _forward(shape: Architecture, batch: Batch) -> int:
+    """A layer's tensors that live at once: four of the hidden size; queries, keys and values; gate, up, product."""
+    width = shape.width
+    if shape.experts:
+        width = max(width, shape.experts.width * 2 + shape.experts.shared_width)
+    heads = shape.heads * (shape.mla.nope + shape.mla.rope + shape.mla.value if shape.mla else shape.head_size)
+    inner = 3 * width + heads + 2 * shape.kv_heads * shape.head_size
+    return int(batch.tokens * batch.dtype_bytes * (4 * shape.hidden + inner / batch.tensor_parallel))

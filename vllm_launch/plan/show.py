@@ -1,0 +1,94 @@
+"""A plan in words and tables, for rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .budget import gib
+from .figures import GpuPlan, Plan, ServerPlan
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+_WEIGHTS = {"files": "from its files", "index": "from its files' index", "config": "computed"}
+
+
+def render(plan: Plan) -> Group:
+    """The plan as people read it: a table for each server, one for the GPUs, then what is wrong and what helps."""
+    from rich.console import Group
+
+    return Group(*_parts(plan))
+
+
+def _parts(plan: Plan) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    for server in plan.servers:
+        yield _server(server)
+    for gpu in plan.gpus:
+        if gpu.shares:
+            yield Text(_gpu(gpu))
+    yield Text("")
+    if plan.fits:
+        yield Text("It fits.", style="bold green")
+    for problem in plan.problems:
+        yield Text("Does not fit. " + problem, style="bold red")
+    if plan.suggestions:
+        yield Text("Any one of these would make it fit:" if len(plan.suggestions) > 1 else "This would make it fit:")
+    for suggestion in plan.suggestions:
+        yield Text(f"  - {suggestion.text}")
+    for note in plan.notes:
+        yield Text(f"Note: {note}", style="dim")
+
+
+def _server(server: ServerPlan) -> Table:
+    from rich.table import Table
+
+    table = Table(title=_title(server), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for row in rows(server):
+        table.add_row(*row)
+    return table
+
+
+def _title(server: ServerPlan) -> str:
+    where = ", ".join(map(str, server.gpus))
+    return f"{server.name}: {server.model} on GPU {where}" + (", each:" if len(server.gpus) > 1 else "")
+
+
+def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
+    """What a server spends its share on: what, how much, why."""
+    options = server.options
+    yield "share", gib(server.budget), f"gpu_memory_utilization {options.gpu_memory_utilization:g}"
+    yield "weights", gib(server.weights), _WEIGHTS[server.weights_source]
+    step = f"{options.max_num_batched_tokens:,} tokens or {options.max_num_seqs:,} requests in a step"
+    yield "activation", gib(server.activation), f"estimate: {step}"
+    yield "CUDA graphs", gib(server.cuda_graphs), "none: enforce_eager" if options.enforce_eager else "estimate"
+    yield "other", gib(server.non_torch), "estimate: memory that is not PyTorch's"
+    cache = server.kv_cache
+    if server.needs == server.fixed:
+        yield "KV cache", "none", f"a model without one; it leaves {gib(server.kv_available)} of its share alone"
+        return
+    yield "KV cache", gib(server.kv_available), f"what is left, as {options.kv_cache_dtype}"
+    if cache is None:
+        return
+    later = "" if cache.late_token_bytes == cache.token_bytes else f", {cache.late_token_bytes:,} beyond the window"
+    yield "a token", f"{cache.token_bytes:,} bytes", f"in all layers{later}"
+    yield "a request", gib(cache.request_bytes), f"of max_model_len {options.max_model_len:,} tokens, at most"
+    yield "KV cache size", f"{cache.tokens:,} tokens", f"as vLLM logs it; concurrency {cache.concurrency:.2f}x"
+    for tokens, count in cache.sequences:
+        yield "", f"{count:,} requests", f"of {tokens:,} tokens at once" + _limit(count, options.max_num_seqs)
+
+
+def _limit(count: int, most: int) -> str:
+    return f"; max_num_seqs lets {most:,} run" if count > most else ""
+
+
+def _gpu(gpu: GpuPlan) -> str:
+    shares = ", ".join(f"{name} {gib(share)}" for name, share in gpu.shares)
+    left = f"{gib(gpu.free)} free" if gpu.free >= 0 else f"{gib(-gpu.free)} too much"
+    return f"GPU {gpu.index} ({gpu.name}), {gib(gpu.total)}: {shares}, CUDA contexts {gib(gpu.contexts)}; {left}"
