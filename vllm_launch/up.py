@@ -19,6 +19,7 @@ import httpx
 
 from . import causes, logs, ready
 from .runtimes.base import Instance, LaunchError, Runtime
+from .runtimes.state import alone
 from .servers import Server
 
 GRACE_S = 15.0
@@ -109,7 +110,7 @@ def up(
         else:
             for step in starts:
                 runtime.keep(launch.start(step))
-            launch.starting.clear()
+                launch.starting.pop(step.server.name)
     finally:
         launch.stop_unready()
     if launch.failures:
@@ -121,9 +122,10 @@ def up(
 def down(runtime: Runtime, names: Sequence[str], report: Callable[[str], None], grace_s: float = GRACE_S) -> list[str]:
     """Stop the servers of these names (all of this launcher's without names); returns the names of those there were."""
     found = [instance for instance in runtime.instances() if not names or instance.name in names]
-    for instance in found:
-        report(f"Stopping {instance.name}")
-        runtime.stop(instance, grace_s)
+    with alone(report) if found else contextlib.nullcontext():
+        for instance in found:
+            report(f"Stopping {instance.name}")
+            runtime.stop(instance, grace_s)
     return [instance.name for instance in found]
 
 
@@ -159,14 +161,20 @@ class _Launch:
                     time.sleep(_POLL_S)
 
     def start(self, step: Step) -> Instance:
-        """Start one, in place of what is there."""
-        if step.found is not None:
-            self._runtime.stop(step.found, GRACE_S)
-        self._watch(Event(step.server, "starts"))
-        instance = self._runtime.start(step.server)
-        self.starting[step.server.name] = instance
-        self._own.add(step.server.name)
-        self._since[step.server.name] = time.monotonic()
+        """Start one, in place of what is there. What another launcher has started meanwhile is only waited for."""
+        server = step.server
+        with alone(lambda line: self._watch(Event(server, "prepares", line))):
+            there = next((each for each in self._runtime.instances() if each.name == server.name), None)
+            if there is not None and _step(server, there).action == "stay":
+                instance = there
+            else:
+                if there is not None:
+                    self._runtime.stop(there, GRACE_S)
+                self._watch(Event(server, "starts"))
+                instance = self._runtime.start(server)
+                self._own.add(server.name)
+            self.starting[server.name] = instance
+        self._since[server.name] = time.monotonic()
         return instance
 
     def stop_unready(self) -> None:

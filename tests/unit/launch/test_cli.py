@@ -29,6 +29,7 @@ port = 8002
 @pytest.fixture
 def runtime(monkeypatch, tmp_path):
     fake = FakeRuntime()
+    monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vllm-launch.toml").write_text(FILE)
     monkeypatch.setattr(ready, "ask", fake.ask)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+
 import pytest
 
 from tests.unit.launch.fake_runtime import FakeRuntime
 from vllm_launch import ready, up
 from vllm_launch.runtimes import LaunchError
+from vllm_launch.runtimes.state import state_folder
 from vllm_launch.servers import Server
 
 
@@ -18,8 +22,9 @@ CHAT, EMBED = described("chat"), described("embed", 8002)
 
 
 @pytest.fixture
-def runtime(monkeypatch):
+def runtime(monkeypatch, tmp_path):
     fake = FakeRuntime()
+    monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "state"))
     monkeypatch.setattr(ready, "ask", fake.ask)
     monkeypatch.setattr(up, "_POLL_S", 0)
     return fake
@@ -177,6 +182,36 @@ def test_ctrl_c_leaves_what_somebody_else_was_starting(runtime, bring_up):
     with pytest.raises(KeyboardInterrupt):
         bring_up(CHAT)
     assert not runtime.did("stop")
+
+
+def test_what_another_launcher_starts_meanwhile_is_waited_for(runtime, bring_up):
+    prepare = runtime.prepare
+
+    def prepare_while_another_starts(server, report):
+        prepare(server, report)
+        runtime.has(server)
+
+    runtime.prepare = prepare_while_another_starts
+    runtime.plays = {"chat": ["loading", "ready"]}
+    bring_up(CHAT)
+    assert not runtime.did("start")
+    assert kinds(bring_up, "chat")[-1] == "ready"
+
+
+def test_two_launchers_do_not_start_at_once(runtime, bring_up):
+    start = runtime.start
+    held = []
+
+    def start_while_another_asks(server):
+        with open(state_folder() / "lock") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(server.name)
+        return start(server)
+
+    runtime.start = start_while_another_asks
+    bring_up(CHAT)
+    assert runtime.did("start") == ["chat"]
+    assert not held
 
 
 def test_one_that_somebody_removes_meanwhile(runtime, bring_up):
