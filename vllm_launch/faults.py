@@ -331,7 +331,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _row(
         "memory",
-        "KV cache too small",
+        "KV cache far too small",
         r"KV cache is needed, which is larger than the available KV cache"
         r"|larger than the maximum number of tokens that can be stored in KV cache",
         "the KV cache can't hold one request of max_model_len",

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SECRETS = re.compile(
-    r"(?P<before>\bhf_|\bBearer +|\bhf[-_]token['\"]?[ :=]+['\"]?|\bapi[-_]key['\"]?[ :=]+\[?['\"]?)"
-    r"(?!None\b|null\b|True\b|False\b)[A-Za-z0-9_.~+/-]{8,}=*",
-    re.IGNORECASE,
+    r"(?P<before>\bhf_(?=[A-Za-z0-9]{16})|\b(?i:bearer) +|\b(?i:hf_token|api_key)\b['\"]?[ :=]+\[?['\"]?)"
+    r"(?!None\b|null\b|True\b|False\b)[A-Za-z0-9_.~+/-]{8,}=*"
 )
 _PROCESS = re.compile(r"^\([\w-]+[^()]* pid=\d+[^()]*\) ?")
 _RECORD = re.compile(
@@ -44,7 +43,8 @@ class Line:
 
 def parse(log_text: str) -> list[Line]:
     """The lines that hold anything."""
-    return [_line(line.rstrip()) for line in re.split(r"[\r\n]+", readable(log_text)) if line.strip()]
+    written = (_PROCESS.sub("", line) for line in re.split(r"[\r\n]+", readable(log_text)))
+    return [_line(line.rstrip()) for line in written if line.strip()]
 
 
 def readable(text: str) -> str:
@@ -59,7 +59,10 @@ def lines(log_text: str) -> list[str]:
 
 
 class Stage(enum.IntEnum):
-    """How far a start has come. Each stage is reached after those before it; not every server goes through all."""
+    """How far a start has come, in the order in which it goes; not every server goes through all.
+
+    The small files of a model that is not on this machine are downloaded early, for CONFIG.
+    """
 
     IMPORT = 1
     CONFIG = 2
@@ -134,6 +137,12 @@ SIGNS: tuple[Sign, ...] = (
         "huggingface_hub/file_download.py",
     ),
     _sign(
+        r"^Retrying in \d+s \[Retry (?P<retry>\d+)/(?P<retries>\d+)\]",
+        Stage.DOWNLOAD,
+        "the hub does not answer: retry {retry} of {retries}",
+        "huggingface_hub/utils/_http.py",
+    ),
+    _sign(
         r"^Time spent downloading weights for .+: (?P<seconds>\d+)",
         Stage.DOWNLOAD,
         "weights downloaded in {seconds} s",
@@ -141,8 +150,8 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         r"^(?:Starting to load model|Loading model from scratch)",
-        Stage.LOAD,
-        "loading the model",
+        Stage.DOWNLOAD,
+        "looking for the model's files",
         "v1/worker/gpu_model_runner.py, v1/worker/gpu/model_runner.py, v1/worker/cpu_model_runner.py",
     ),
     _sign(
@@ -337,7 +346,6 @@ def figures(log_text: str) -> Figures:
 
 
 def _line(text: str) -> Line:
-    text = _PROCESS.sub("", text)
     record = _RECORD.match(text)
     return Line(text, record["level"], record["message"]) if record else Line(text, "", text)
 
