@@ -218,12 +218,12 @@ def _kinds(text: Config, model_type: str, layers: int, name: str) -> tuple[tuple
                 "vLLM's log says what is left for the KV cache ('GPU KV cache size') when it is started."
             )
         # Chunked attention is cached as full attention unless asked otherwise (vllm/config/vllm.py, `_post_init`).
-        return tuple("sliding" if kind == "sliding_attention" else "full" for kind in listed), int(window or 0)
+        return tuple(_kind(kind == "sliding_attention") for kind in listed), int(window or 0)
     if not window or text.get("use_sliding_window") is False:
-        return ("full",) * layers, 0
+        return (_kind(False),) * layers, 0
     if text.get("use_sliding_window"):
         first = int(text.get("max_window_layers", 0))
-        return tuple("sliding" if layer >= first else "full" for layer in range(layers)), int(window)
+        return tuple(_kind(layer >= first) for layer in range(layers)), int(window)
     return tuple(_by_pattern(text, model_type, layers)), int(window)
 
 
@@ -234,7 +234,11 @@ def _by_pattern(text: Config, model_type: str, layers: int) -> Iterator[Kind]:
             local = pattern[layer % len(pattern)] == "L" and layer < layers - 1
         else:
             local = pattern is None or (layer + 1) % int(pattern) != 0
-        yield "sliding" if local else "full"
+        yield _kind(local)
+
+
+def _kind(local: bool) -> Kind:
+    return "sliding" if local else "full"
 
 
 def _mla(text: Config) -> Mla | None:

@@ -107,7 +107,8 @@ class Plan:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why it does not fit; empty if it does."""
-        return tuple(text for part in (*self.servers, *self.gpus) for text in part.problems)
+        servers = (text for server in self.servers for text in server.problems)
+        return (*servers, *(text for gpu in self.gpus for text in gpu.problems))
 
     @property
     def fits(self) -> bool:

@@ -110,7 +110,7 @@ def layout(shape: Architecture, cut: Cut) -> Layout | None:
         return None
     kinds: Sequence[Kind] = shape.kinds
     if not cut.hybrid and len(set(kinds)) > 1:
-        kinds = ("full",) * len(kinds)
+        kinds = ["full"] * len(kinds)
     groups = tuple(
         (kinds[group[0]], max(_on_stage(group, stage, shape.layers, cut) for stage in range(cut.pipeline_parallel)))
         for group in _groups(kinds)
@@ -141,7 +141,7 @@ def _groups(kinds: Sequence[Kind]) -> list[list[int]]:
     fewest = min(len(layers) for layers in by_kind.values())
     most = max(len(layers) for layers in by_kind.values())
     size = most if most < fewest * 1.5 else fewest
-    groups = []
+    groups: list[list[int]] = []
     for layers in by_kind.values():
         count = math.ceil(len(layers) / size)
         groups.extend(layers[number::count] for number in range(count))

@@ -93,8 +93,9 @@ def _awq(config: Mapping[str, Any]) -> Quantization:
 
 def _gptq(config: Mapping[str, Any]) -> Quantization:
     bits = int(config.get("bits") or 4)
-    # `qzeros` and `g_idx` are there whether or not the file makes use of them.
-    return Quantization("gptq", bits, max(int(config.get("group_size") or 128), 0), zero_bits=bits, per_input=4)
+    group = max(int(config.get("group_size") or 128), 0)
+    # `qzeros` are there whether or not the file makes use of them; `g_idx` where it orders inputs by their activation.
+    return Quantization("gptq", bits, group, zero_bits=bits, per_input=4 if config.get("desc_act") else 0)
 
 
 def _fp8(config: Mapping[str, Any]) -> Quantization:
