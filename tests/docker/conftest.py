@@ -6,6 +6,7 @@ named `name_of(…)`; one that is still there at the end is a failure.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -22,6 +23,7 @@ from docker.types import Mount
 from testbed import environment, image, models
 from testbed.image import Image
 from testbed.paths import TestbedError
+from vllm_launch.runtimes.containers import Containers
 
 _PREFIX = f"test-{os.getpid()}-"
 
@@ -47,6 +49,16 @@ def engine() -> Iterator[DockerClient]:
     assert [container.name for container in left] == [], "containers were left behind"
 
 
+@pytest.fixture
+def runtime(engine: DockerClient) -> Iterator[Containers]:
+    """The runtime; what a test has started with it is removed after the test."""
+    runtime = Containers(engine)
+    yield runtime
+    for instance in runtime.instances():
+        if instance.name.startswith(_PREFIX):
+            runtime.stop(instance, 1)
+
+
 @pytest.fixture(scope="session")
 def plain_image(engine: DockerClient) -> Image:
     """An image whose `python3` is the one of these tests."""
@@ -66,18 +78,31 @@ def vllm_image(engine: DockerClient) -> Image:
         pytest.fail(f"No real vLLM server to test with. {error}", pytrace=False)
 
 
+@pytest.fixture
+def forgotten_sockets() -> Iterator[None]:
+    """For tests in which the engine does not answer."""
+    with _forgotten_sockets():
+        yield
+
+
+@contextlib.contextmanager
+def _forgotten_sockets() -> Iterator[None]:
+    """The SDK does not close a socket that it could not connect, or that the engine has left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 def _connected() -> DockerClient | str:
     """A client, or why there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the SDK forgets the socket that it could not connect
+    with _forgotten_sockets():
         try:
             client = docker.from_env(timeout=60)
             client.ping()
             return client
         except DockerException as error:
-            why = str(error)
-        gc.collect()
-        return why
+            return str(error)
 
 
 def _tried(engine: DockerClient, made: Image) -> Image:

@@ -3,7 +3,8 @@
     python container_guard.py <label=value of its containers>
 
 Its standard input is a pipe that the launcher holds open and never writes to: the pipe's end is the launcher's end,
-since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay.
+since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay; so do those
+that ended by themselves, whose logs say why.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ def main(label: str) -> None:
 
 
 def sweep(label: str) -> None:
-    """Remove the containers with this label that the engine does not restart."""
+    """Remove the containers with this label that run, or are about to, and that the engine does not restart."""
     import docker
 
     client = docker.from_env()
     for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
-        if container.attrs["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
+        kept = container.attrs["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no")
+        if not kept and container.status not in ("exited", "dead"):
             container.remove(force=True, v=True)
     client.close()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-_GUARD = Path(__file__).with_name("container_guard.py")
+_GUARD_SCRIPT = Path(__file__).with_name("container_guard.py")
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 _STATES: dict[str, State] = {"running": "running", "paused": "running", "restarting": "restarting"}
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -44,8 +44,6 @@ class Containers:
     def __init__(self, client: DockerClient | None = None) -> None:
         """`client`: speaks to the engine; without it, to the one that the `docker` command would speak to."""
         self._client = client or engine.connect()
-        self._launcher = uuid.uuid4().hex
-        self._guard: subprocess.Popen[bytes] | None = None
 
     def prepare(self, server: Server, report: Report) -> None:
         """Refuse what can't be started, then fetch the image if it is missing."""
@@ -65,16 +63,15 @@ class Containers:
         """Make the container and start it."""
         from docker.errors import APIError
 
-        self._watch_over()
+        _guard.watch()
         token = os.environ.get(container_spec.TOKEN_VARIABLE, "").strip()
-        options = container_spec.options(server, self._launcher, has_token=bool(token))
+        options = container_spec.options(server, _guard.launcher, has_token=bool(token))
         with engine.speaking(_failure(server)):
             try:
                 made = self._client.api.create_container(**options)
             except APIError as error:
-                there = self._find(server.name)
-                if error.status_code == 409 and there is not None:
-                    raise LaunchError(_taken(server, there)) from error
+                if error.status_code == 409:
+                    raise LaunchError(_taken(server, self._find(server.name))) from error
                 raise
             container = self._client.containers.get(made["Id"])
             try:
@@ -199,17 +196,28 @@ class Containers:
                     return container
         return None
 
-    def _watch_over(self) -> None:
-        """Have somebody there who removes what is not ready when this program is gone."""
-        if self._guard is None or self._guard.poll() is not None:
-            label = f"{container_spec.LAUNCHER_LABEL}={self._launcher}"
-            self._guard = subprocess.Popen(
-                [sys.executable, "-P", str(_GUARD), label],
+
+class _Guard:
+    """The process that removes what is not ready when this program is gone. One for the program."""
+
+    def __init__(self) -> None:
+        self.launcher = uuid.uuid4().hex
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def watch(self) -> None:
+        """Have it there."""
+        if self._process is None or self._process.poll() is not None:
+            label = f"{container_spec.LAUNCHER_LABEL}={self.launcher}"
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(_GUARD_SCRIPT), label],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is not meant for it
             )
+
+
+_guard = _Guard()
 
 
 def _failure(server: Server) -> str:
@@ -220,8 +228,9 @@ def _is_ours(container: Container) -> bool:
     return container_spec.SERVER_LABEL in container.labels
 
 
-def _taken(server: Server, there: Container) -> str:
-    if _is_ours(there):
+def _taken(server: Server, there: Container | None) -> str:
+    """Why the name can't be had. None: the engine is making that container at this moment, for another launcher."""
+    if there is None or _is_ours(there):
         return (
             f"{_failure(server)}: it is there already, by another launcher (`vllm-launch status`)."
             f" Wait for that one, or take it down: vllm-launch down {server.name}"

@@ -1,0 +1,64 @@
+"""Stands in for vLLM in a container, in a tenth of a second: answers its health, and does what the model's name says.
+
+    python3 stand_in.py --host 0.0.0.0 --port 8000 --model <dies | lives> …
+
+`POST /die` ends it with status 3, `POST /sicken` makes its health fail, `GET /environment` shows its variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+DYING_WORDS = "ValueError: 모델이 없습니다"
+
+
+class Handler(BaseHTTPRequestHandler):
+    healthy = True
+    model = ""
+
+    def do_GET(self) -> None:
+        answers = {
+            "/health": {},
+            "/v1/models": {"data": [{"id": self.model}]},
+            "/environment": dict(os.environ),
+        }
+        self._answer(200 if Handler.healthy else 503, answers[self.path])
+
+    def do_POST(self) -> None:
+        if self.path == "/die":
+            print("told to die", flush=True)
+            os._exit(3)
+        Handler.healthy = self.path != "/sicken"
+        self._answer(200, {})
+
+    def _answer(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--model")
+    given, _ = parser.parse_known_args()
+    Handler.model = given.model
+    print(f"a stand-in for {given.model}", flush=True)
+    if given.model == "dies":
+        print(DYING_WORDS, flush=True)
+        sys.exit(1)
+    ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
