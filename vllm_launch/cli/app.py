@@ -5,6 +5,7 @@ Exit status: 0 all went well, 1 it did not (the reason is on standard error), 2 
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import signal
@@ -61,9 +62,13 @@ class Meant:
             return list(self.config.servers.values())
         return self.config.named(presets.GPU if has_gpu() else presets.CPU)
 
-    def runtime(self, name: str | None, python: str | None = None) -> Runtime:
+    def runtime_name(self, name: str | None) -> RuntimeName:
         """The runtime that is asked for, or the file's, or Docker."""
-        return opened(_runtime_name(name) or self.config.runtime or "docker", python or self.config.python)
+        return _runtime_name(name) or self.config.runtime or "docker"
+
+    def runtime(self, name: str | None, python: str | None = None) -> Runtime:
+        """That runtime, opened."""
+        return opened(self.runtime_name(name), python or self.config.python)
 
     def runtimes(self, name: str | None) -> list[Runtime]:
         """The runtime that is asked for, or all that answer."""
@@ -112,8 +117,8 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status 1 after an error, and raises `SystemExit` otherwise."""
-    from . import described, lifecycle, watching  # noqa: F401  # they add their commands
-
+    for module in ("lifecycle", "described", "watching"):  # they add their commands, in the order of the help
+        importlib.import_module(f"{__package__}.{module}")
     # An ordinary exit, so that what is still starting is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

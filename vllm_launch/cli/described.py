@@ -1,12 +1,16 @@
-"""env, check: what follows from the descriptions of servers alone."""
+"""env, check, compose: what follows from the descriptions of servers alone."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import service
+from ..presets import PRESETS
 from ..runtimes import LaunchError
 from .app import Names, PythonOption, app, meant
 
@@ -34,12 +38,41 @@ def env_command(
 def check_command(context: typer.Context, names: Names = None, python: PythonOption = None) -> None:
     """Have vLLM's own argument parser check the servers' arguments; nothing is started."""
     from .. import arguments
+    from ..runtimes import preflight
 
-    problems = []
-    for server in meant(context).servers(names):
+    chosen = python or meant(context).config.python
+    with contextlib.suppress(LaunchError):  # without a vLLM it says that nothing was checked
+        chosen = preflight.find_python(chosen, os.environ)
+    verdicts = arguments.check_all(meant(context).servers(names), chosen)
+    for verdict in verdicts:
+        print(f"{verdict.server}: {verdict.words}")
+    if any(verdict.accepted is False for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command("compose")
+def compose_command(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all of the file, or all presets.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write all files of the stack there.")
+    ] = None,
+) -> None:
+    """Print a docker-compose.yml for the servers, or write it with its .env.example and monitoring."""
+    from .. import compose
+
+    config = meant(context).config
+    servers = config.named(names or [*config.servers] or [*PRESETS])
+    if output is None:
+        print(compose.generate(servers), end="")
+        return
+    for path, text in compose.files(servers).items():
+        target = output / path
         try:
-            print(f"{server.name}: {arguments.check(server, python or meant(context).config.python)}")
-        except LaunchError as error:
-            problems.append(str(error))
-    if problems:
-        raise LaunchError("\n".join(problems))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, "utf-8")
+        except OSError as error:
+            raise LaunchError(f"{target} can't be written: {error.strerror}.") from error
+        print(target)

@@ -1,4 +1,4 @@
-"""up, down, status, logs: servers from their start to their end."""
+"""up, down, status, logs: servers from their start to their end; rollback: Ollama in their place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .. import causes, ready, up
-from ..progress import Board, Row, board
+from .. import causes, ready, rollback, up
+from ..progress import Board, Row, board, step
 from ..runtimes import Instance, LaunchError, Runtime
-from .app import JsonOption, Names, PythonOption, RuntimeOption, app, meant, output, print_json
+from .app import JsonOption, Names, PythonOption, RuntimeOption, app, has_gpu, meant, output, print_json
 
 
 @app.command("up")
@@ -109,6 +109,47 @@ def logs_command(
     for reader in readers:
         while reader.is_alive():  # a join without end would not hear Ctrl-C
             reader.join(0.2)
+
+
+@app.command("rollback")
+def rollback_command(
+    context: typer.Context,
+    runtime: RuntimeOption = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Have Ollama fetch the models that it lacks.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds until Ollama must answer.")] = rollback.READY_TIMEOUT_S,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
+    from ollama_compat.settings import load as load_settings
+
+    models = load_settings({"backend_mode": "vllm"}).vllm_model_map
+    report: Callable[[str], None] = (lambda _: None) if as_json else print
+    way = rollback.rollback(models, meant(context).runtime_name(runtime), report, gpu=has_gpu(), timeout_s=timeout)
+    missing = way.missing
+    if pull:
+        for name in missing:
+            _pull(name, shown=not as_json)
+        missing = ()
+    if as_json:
+        told = {"url": way.url, "version": way.version, "started": way.started, "missing": list(missing)}
+        print_json({**told, "variables": dict(way.variables())})
+        return
+    print(f"Ollama {way.version} answers at {way.url}.")
+    if missing:
+        print(f"It does not have {', '.join(missing)}. To fetch: vllm-launch rollback --pull, or ollama pull NAME")
+    print("Give the service this, and restart it:")
+    for name, value in way.variables().items():
+        print(f"  {name}={value}")
+    print("When no service asks vLLM any more: vllm-launch down")
+
+
+def _pull(model: str, *, shown: bool) -> None:
+    if not shown:
+        rollback.pull(model, lambda _: None)
+        return
+    with step(f"Fetching {model}") as row:
+        rollback.pull(model, row.note)
+        row.done()
 
 
 class _Shown:

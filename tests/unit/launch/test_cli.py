@@ -13,7 +13,6 @@ from vllm_launch import ready, up
 from vllm_launch.cli import app as cli_app
 from vllm_launch.cli import main
 from vllm_launch.presets import PRESETS
-from vllm_launch.runtimes import LaunchError
 
 FILE = """
 runtime = "process"
@@ -178,18 +177,28 @@ def test_env_of_what_runs_and_of_what_is_named(runtime, run):
     assert run("env", "--format", "yaml")[0] == 2
 
 
-def test_check_tells_every_problem(runtime, run, monkeypatch):
+def test_check_tells_what_vllm_says_of_each(runtime, run, monkeypatch):
     from vllm_launch import arguments
+    from vllm_launch.arguments import Verdict
 
-    def check(server, python):
-        if server.name == "chat":
-            raise LaunchError("chat: unknown flag")
-        return "its arguments are vLLM's"
+    verdicts = [Verdict("chat", False, "unknown flag"), Verdict("embed", None, "not checked")]
+    monkeypatch.setattr(arguments, "check_all", lambda *_: verdicts)
+    assert run("check")[:2] == (1, "chat: unknown flag\nembed: not checked\n")
+    verdicts.pop(0)
+    assert run("check")[:2] == (0, "embed: not checked\n")
 
-    monkeypatch.setattr(arguments, "check", check)
-    status, out, err = run("check")
-    assert (status, out) == (1, "embed: its arguments are vLLM's\n")
-    assert "chat: unknown flag" in err
+
+def test_compose_prints_one_file_or_writes_all(runtime, run, tmp_path):
+    status, out, _ = run("compose", "vllm-llm", "vllm-embed")
+    assert status == 0
+    assert "  vllm-embed:\n" in out
+    status, out, _ = run("compose", "vllm-llm", "--output", str(tmp_path / "stack"))
+    assert status == 0
+    assert (tmp_path / "stack" / "docker-compose.yml").exists()
+    assert str(tmp_path / "stack" / ".env.example") in out.splitlines()
+    (tmp_path / "file").touch()
+    status, _, err = run("compose", "vllm-llm", "-o", str(tmp_path / "file"))
+    assert (status, "can't be written" in err) == (1, True)
 
 
 def test_the_module_is_the_command(tmp_path):
