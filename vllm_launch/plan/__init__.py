@@ -10,13 +10,14 @@
 docs/gpu-memory.md has the formulas and their sources.
 """
 
-from .figures import GpuPlan, KvCache, Plan, ServerPlan, Suggestion
+from .figures import Change, GpuPlan, KvCache, Plan, ServerPlan, Suggestion
 from .gpus import Gpu, gpus_here, named
 from .models import Model, download, find
 from .planning import plan
 from .show import render
 
 __all__ = [
+    "Change",
     "Gpu",
     "GpuPlan",
     "KvCache",

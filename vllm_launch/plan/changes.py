@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..servers import Server
 from .budget import Models, evaluate, gib
-from .figures import Plan, ServerPlan, Suggestion
+from .figures import Change, Plan, ServerPlan, Suggestion
 from .gpus import MIB, NAMED, Gpu
 from .options import UTILIZATION
 
@@ -148,8 +149,8 @@ def _more_gpus(case: _Case, server: ServerPlan) -> Iterator[Suggestion]:
         count = size * server.options.pipeline_parallel_size
         gpus = [replace(base, index=index) for index in range(max(count, len(case.gpus)))]
         if case.fits({"tensor_parallel_size": size, "gpus": tuple(range(count))}, gpus):
-            change = (("tensor_parallel_size", str(size)), ("gpus", str(list(range(count)))))
-            yield Suggestion(case.name, change, f"{case.name}: split it among {count} such GPUs, {_written(change)}.")
+            changes = _changes(case, {"tensor_parallel_size": size, "gpus": list(range(count))})
+            yield Suggestion(changes, f"{case.name}: split it among {count} such GPUs, {_written(changes)}.")
             return
         size *= 2
 
@@ -163,9 +164,9 @@ def _alone(case: _Case, server: ServerPlan) -> Iterator[Suggestion]:
     smaller = {**share, "kv_cache_dtype": "fp8"}
     change = next((change for change in (share, smaller) if own.fits(change)), None) or _shorter(own, share, server)
     if change:
-        written = _written(tuple((key, str(value)) for key, value in change.items()))
+        written = _written(_changes(case, change))
         text = f"{case.name}: give it the GPU alone, {written}; the others go to another GPU or to the CPU."
-        yield Suggestion(case.name, (), text)
+        yield Suggestion((), text)
 
 
 def _larger_card(case: _Case) -> Iterator[Suggestion]:
@@ -173,9 +174,7 @@ def _larger_card(case: _Case) -> Iterator[Suggestion]:
     for name, mebibytes in sorted(NAMED.items(), key=lambda item: item[1]):
         gpus = [replace(gpu, name=name, memory=mebibytes * MIB) for gpu in case.gpus]
         if evaluate(case.servers, gpus, case.models).fits:
-            yield Suggestion(
-                case.name, (), f"Unchanged, it fits on a GPU with {gib(mebibytes * MIB)}, as the {name} has."
-            )
+            yield Suggestion((), f"Unchanged, it fits on a GPU with {gib(mebibytes * MIB)}, as the {name} has.")
             return
 
 
@@ -195,13 +194,12 @@ def _shares(
         for server in servers
     ]
     if evaluate(changed, gpus, models).fits:
-        written = ", ".join(f"{name}: {share:.2f}" for name, share in shares.items())
-        for name, share in shares.items():
-            change = (("gpu_memory_utilization", f"{share:.2f}"),)
-            yield Suggestion(name, change, f"gpu_memory_utilization of all on GPU {index}: {written}.")
-            return
+        written = ", ".join(f"{share:.2f} for {name}" for name, share in shares.items())
+        changes = tuple(Change(name, "gpu_memory_utilization", f"{share:.2f}") for name, share in shares.items())
+        yield Suggestion(changes, f"GPU {index}: gpu_memory_utilization {written}.")
+        return
     needed = sum(server.needs for server in plan.servers if index in server.gpus)
-    yield Suggestion("", (), f"Put one of them elsewhere: together they need {gib(needed)} on GPU {index}.")
+    yield Suggestion((), f"Put one of them elsewhere: together they need {gib(needed)} on GPU {index}.")
 
 
 def split(plan: Plan, index: int) -> dict[str, float]:
@@ -226,11 +224,13 @@ def _indexes(server: Server, gpus: Sequence[Gpu]) -> tuple[int, ...]:
 
 
 def _told(case: _Case, change: Mapping[str, Any]) -> Suggestion:
-    pairs = tuple((field, str(value)) for field, value in change.items())
-    return Suggestion(case.name, pairs, f"{case.name}: {_written(pairs)}.")
+    changes = _changes(case, change)
+    return Suggestion(changes, f"{case.name}: {_written(changes)}.")
 
 
-def _written(change: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(
-        f"{field} = {int(value):,}" if value.isdigit() else f"{field} = {value}" for field, value in change
-    )
+def _changes(case: _Case, change: Mapping[str, Any]) -> tuple[Change, ...]:
+    return tuple(Change(case.name, field, json.dumps(value)) for field, value in change.items())
+
+
+def _written(changes: Sequence[Change]) -> str:
+    return ", ".join(f"{change.field} = {change.value}" for change in changes)

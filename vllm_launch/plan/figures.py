@@ -86,12 +86,21 @@ class GpuPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A change with which a server that does not fit would fit; it was tried on the plan."""
+class Change:
+    """A field of a server's description, and another value for it."""
 
     server: str
-    change: tuple[tuple[str, str], ...]
-    """(field of the server, its new value); empty where something else than a field has to change."""
+    field: str
+    value: str
+    """As TOML and JSON write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Something with which a server that does not fit would fit; it was tried on the plan."""
+
+    changes: tuple[Change, ...]
+    """All of them together; empty where something else than a field has to change."""
     text: str
 
 

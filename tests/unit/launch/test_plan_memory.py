@@ -1,0 +1,278 @@
+"""The plan's arithmetic: packed weights, blocks of the KV cache, room to run, shares among GPUs.
+
+tests/integration/test_plan.py holds the same functions against vLLM; here are the cases that it can't make.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vllm_launch import Server
+from vllm_launch.plan import architecture, known, named, quantization
+from vllm_launch.plan.architecture import Linear
+from vllm_launch.plan.kv_cache import Cut, Layout, layout
+from vllm_launch.plan.options import resolve
+from vllm_launch.plan.room import NON_TORCH, NON_TORCH_PARALLEL, Batch, room
+from vllm_launch.plan.weights import Part, Weights, computed, latent_copies, scaled, stage_layers
+from vllm_launch.presets import EXAONE, KURE
+from vllm_launch.runtimes.base import LaunchError
+
+EXAONE_SHAPE = architecture.read(known.CONFIGS[EXAONE], EXAONE)
+KURE_SHAPE = architecture.read(known.CONFIGS[KURE], KURE)
+SQUARE = Linear("self_attn.q_proj", 1024, 2048)
+NUMBERS = 1024 * 2048
+
+
+# --- quantisation
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        # 4 bits, for each 128 inputs a scale of 2 bytes and a zero point of 4 bits.
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, NUMBERS // 2 + NUMBERS // 128 * 2.5),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, NUMBERS // 2 + NUMBERS // 32 * 2.5),
+        # With an order of groups: 4 bytes for each input.
+        ({"quant_method": "gptq", "group_size": 128, "desc_act": True}, NUMBERS // 2 + NUMBERS // 128 * 2.5 + 4 * 1024),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, NUMBERS + 2048 * 3),
+        # One scale, or one for each block of 128 by 128.
+        ({"quant_method": "fp8"}, NUMBERS + 4),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, NUMBERS + 8 * 16 * 4),
+        # NF4: 4 bytes for 64 numbers.
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, NUMBERS // 2 + NUMBERS // 64 * 4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, NUMBERS + 2048 * 4),
+        ({"quant_method": "modelopt_fp4"}, NUMBERS // 2 + NUMBERS // 16),
+    ],
+)
+def test_a_packed_matrix_has_scales_and_zero_points(config: dict[str, Any], size: float) -> None:
+    packing = quantization.read(config)
+    assert packing is not None
+    assert packing.bytes(SQUARE) == size
+
+
+@pytest.mark.parametrize(
+    ("weights", "size"),
+    [
+        ({"num_bits": 4, "strategy": "group", "group_size": 128, "symmetric": True}, NUMBERS // 2 + NUMBERS // 128 * 2),
+        ({"num_bits": 4, "strategy": "group", "group_size": 128, "symmetric": False}, NUMBERS // 2 + NUMBERS / 51.2),
+        ({"num_bits": 8, "strategy": "channel", "type": "float"}, NUMBERS + 2048 * 4),
+        ({"num_bits": 8, "strategy": "tensor", "type": "float"}, NUMBERS + 4),
+    ],
+)
+def test_compressed_tensors_says_how_scales_are_shared(weights: dict[str, Any], size: float) -> None:
+    packing = quantization.read(
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    )
+    assert packing is not None
+    assert packing.bytes(SQUARE) == int(size)
+
+
+def test_what_the_file_leaves_out_is_not_packed() -> None:
+    packing = quantization.read({"quant_method": "awq", "modules_to_not_convert": ["self_attn", "re:.*down_proj$"]})
+    assert packing is not None
+    assert not packing.packs("self_attn.q_proj")
+    assert not packing.packs("mlp.down_proj")
+    assert packing.packs("mlp.up_proj")
+
+
+def test_routers_are_never_packed_and_mxfp4_packs_experts_alone() -> None:
+    awq, mxfp4 = quantization.read({"quant_method": "awq"}), quantization.read({"quant_method": "mxfp4"})
+    assert awq is not None
+    assert mxfp4 is not None
+    assert not awq.packs("mlp.gate")
+    assert mxfp4.packs("mlp.experts.up_proj")
+    assert not mxfp4.packs("self_attn.q_proj")
+
+
+def test_vllm_can_pack_while_it_loads() -> None:
+    packing = quantization.read(None, "fp8")
+    assert packing is not None
+    assert packing.bits == 8
+    assert quantization.read(None, None) is None
+
+
+def test_an_unknown_method_is_known_to_be_unknown() -> None:
+    assert quantization.read({"quant_method": "aqlm"}) is None
+    assert not quantization.known({"quant_method": "aqlm"})
+    assert quantization.known({"quant_method": "awq_marlin"})
+    assert quantization.known(None)
+
+
+# --- weights
+
+
+def test_exaones_matrices_have_the_parameters_that_its_card_tells() -> None:
+    parameters = sum(linear.inputs * linear.outputs for layer in range(64) for linear in EXAONE_SHAPE.linears(layer))
+    assert parameters == pytest.approx(30.95e9, rel=0.001)  # the card: 30.95 B without embeddings
+
+
+def test_exaones_awq_weights_are_4_bits_but_for_embeddings_head_and_norms() -> None:
+    weights = computed(EXAONE_SHAPE, 2, quantization.read(EXAONE_SHAPE.quantization))
+    assert weights.embedding.split == weights.head.split == 102400 * 5120 * 2
+    assert weights.total == 18_180_057_088  # vLLM's own parameters for this config.json
+
+
+def test_kures_weights_have_no_output_matrix() -> None:
+    weights = computed(KURE_SHAPE, 2, None)
+    assert weights.head == Part()
+    assert weights.total == pytest.approx(1_133_760_512, rel=0.001)
+
+
+def test_tensor_parallelism_splits_matrices_and_repeats_norms() -> None:
+    weights = Weights((Part(100, 10),), Part(40), Part(40), False, Part(0, 6), "config")
+    assert weights.on_gpu(1, 1) == 196
+    assert weights.on_gpu(2, 1) == 50 + 10 + 20 + 20 + 6
+    assert weights.on_gpu(4, 1) == 25 + 10 + 10 + 10 + 6
+
+
+def test_a_pipelines_fullest_gpu_counts() -> None:
+    layer = Part(100)
+    weights = Weights((layer,) * 4, Part(50), Part(70), False, Part(), "config")
+    assert weights.on_gpu(1, 2) == 2 * 100 + 70
+    tied = Weights((layer,) * 4, Part(50), Part(), True, Part(), "config")
+    assert tied.on_gpu(1, 2) == 2 * 100 + 50
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "sizes"), [(64, 2, [32, 32]), (5, 2, [3, 2]), (13, 3, [4, 5, 4]), (62, 4, [15, 16, 16, 15])]
+)
+def test_layers_are_dealt_to_stages_as_vllm_does(layers: int, stages: int, sizes: list[int]) -> None:
+    bounds = [stage_layers(layers, stage, stages) for stage in range(stages)]
+    assert [end - first for first, end in bounds] == sizes
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == layers
+
+
+def test_few_key_value_heads_are_repeated_on_many_gpus() -> None:
+    shape = architecture.read({**known.CONFIGS[EXAONE], "num_key_value_heads": 2}, "m")
+    assert computed(shape, 2, None, kv_copies=4).total > computed(shape, 2, None).total
+
+
+def test_the_total_of_an_index_is_dealt_like_the_computed_weights() -> None:
+    weights = computed(KURE_SHAPE, 2, None)
+    halved = scaled(weights, weights.total // 2)
+    assert halved.total == pytest.approx(weights.total / 2, rel=0.001)
+    assert halved.source == "index"
+
+
+def test_latent_attention_keeps_a_matrix_twice() -> None:
+    config = {
+        **known.CONFIGS[EXAONE],
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+    }
+    shape = architecture.read(config, "m")
+    assert shape.head_size == 576
+    assert latent_copies(shape, 2) == 64 * 512 * 40 * 256 * 2
+    assert latent_copies(EXAONE_SHAPE, 2) == 0
+
+
+# --- KV cache
+
+
+def exaone(**changes: Any) -> Layout:
+    cache = layout(EXAONE_SHAPE, Cut(**{"dtype": "bfloat16", "block": 16, "in_flight": 4096, **changes}))
+    assert cache is not None
+    return cache
+
+
+def test_exaone_has_three_groups_of_windows_and_one_of_global_layers() -> None:
+    cache = exaone()
+    assert sorted(cache.groups) == [("full", 16), *[("sliding", 16)] * 3]
+    assert cache.token_bytes == 2 * 8 * 128 * 2
+    assert cache.block_bytes == 16 * 16 * 4096
+
+
+def test_a_window_stops_growing_and_a_global_layer_does_not() -> None:
+    cache = exaone()
+    assert cache.blocks(32768) == 2048 + 3 * ((4095 + 4096 + 15) // 16 + 1)
+    assert cache.blocks(65536) - cache.blocks(32768) == 2048
+
+
+def test_without_the_hybrid_manager_windows_keep_everything() -> None:
+    assert exaone(hybrid=False).request_bytes(32768) == 32768 * 64 * 4096
+
+
+def test_eight_bits_are_half_of_sixteen_and_two_gpus_have_half_each() -> None:
+    assert exaone(dtype="fp8").block_bytes * 2 == exaone().block_bytes
+    assert exaone(tensor_parallel=2).block_bytes * 2 == exaone().block_bytes
+    assert exaone(tensor_parallel=8).token_bytes == exaone(tensor_parallel=16).token_bytes
+
+
+def test_an_unknown_type_of_cache_is_refused() -> None:
+    with pytest.raises(LaunchError, match=r"type 'turboquant_4bit_nc' can't be planned"):
+        exaone(dtype="turboquant_4bit_nc")
+
+
+def test_the_longest_request_needs_one_block_more_than_its_own() -> None:
+    cache = exaone()
+    assert cache.longest(cache.least(10000), 131072) == 10000
+    assert cache.longest(cache.least(10000) - 1, 131072) == 9984
+    assert cache.longest(cache.block_bytes, 131072) == 0
+
+
+# --- room, options
+
+
+def test_the_sampler_needs_most_with_many_requests_and_the_layers_with_many_tokens() -> None:
+    many = room(EXAONE_SHAPE, Batch(2048, 1024, 2, eager=False, pooling=False))
+    few = room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False))
+    assert many.activation == 39 * 1024 * 102400
+    assert few.activation < many.activation
+    assert few.activation == 2048 * 2 * (4 * 5120 + 3 * 27392 + 5120 + 2 * 1024)
+
+
+def test_no_graphs_are_kept_where_they_are_switched_off() -> None:
+    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=True, pooling=False)).cuda_graphs == 0
+    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False)).cuda_graphs > 0
+
+
+def test_several_gpus_need_buffers_to_talk() -> None:
+    assert room(EXAONE_SHAPE, Batch(1, 1, 2, eager=True, pooling=False)).non_torch == NON_TORCH
+    parallel = Batch(1, 1, 2, eager=True, pooling=False, tensor_parallel=2)
+    assert room(EXAONE_SHAPE, parallel).non_torch == NON_TORCH_PARALLEL
+
+
+def server(**fields: Any) -> Server:
+    return Server(**{"name": "s", "model": "m", "port": 1, "gpus": (0,), **fields})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "sequences"),
+    [("L4", 2048, 256), ("A100-80", 2048, 256), ("H100", 8192, 1024), ("B200", 16384, 1024)],
+)
+def test_vllms_defaults_depend_on_the_gpu(gpu: str, tokens: int, sequences: int) -> None:
+    options = resolve(server(), EXAONE_SHAPE, named(gpu), 131072)
+    assert (options.max_num_batched_tokens, options.max_num_seqs) == (tokens, sequences)
+    assert options.in_flight == 2 * tokens
+    assert options.gpu_memory_utilization == 0.92
+    assert options.max_model_len == 131072
+
+
+def test_an_embedding_model_takes_its_longest_text_in_one_step() -> None:
+    options = resolve(server(runner="pooling"), KURE_SHAPE, named("L4"), 8192)
+    assert options.max_num_batched_tokens == options.in_flight == 8192
+    assert options.dtype == "float16"
+
+
+def test_extra_arguments_count_as_well() -> None:
+    extra = ("--block-size", "32", "--max-model-len=8k", "--kv-cache-dtype", "fp8", "--enforce-eager")
+    options = resolve(server(extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
+    assert (options.block_size, options.max_model_len, options.kv_cache_dtype) == (32, 8000, "fp8")
+    assert options.enforce_eager
+
+
+def test_the_description_comes_before_extra_arguments() -> None:
+    extra = ("--max-model-len", "1000", "--gpu-memory-utilization", "0.5")
+    options = resolve(server(max_model_len=2000, extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
+    assert (options.max_model_len, options.gpu_memory_utilization) == (2000, 0.5)
+
+
+@pytest.mark.parametrize("extra", [("--max-model-len", "long"), ("--gpu-memory-utilization", "most")])
+def test_an_extra_argument_that_is_no_number_is_named(extra: tuple[str, ...]) -> None:
+    with pytest.raises(LaunchError, match=f"'s' has {extra[0]} '{extra[1]}'"):
+        resolve(server(extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
