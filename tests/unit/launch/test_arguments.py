@@ -1,4 +1,4 @@
-"""Servers' arguments before vLLM's parser: a stand-in, a package `vllm` of a few lines, and Pythons without an answer."""
+"""Servers' arguments before vLLM's parser: a stand-in, a `vllm` of a few lines, and Pythons without an answer."""
 
 from __future__ import annotations
 

@@ -127,6 +127,11 @@ def test_the_figures_of_a_start_on_gpus():
     )
 
 
+def test_of_several_starts_in_one_log_the_last_has_the_figures():
+    told = logs.figures(start("gpu") + start("cpu"))
+    assert (told.kv_cache_tokens, told.max_model_len, told.init_seconds) == (23296, 512, 78.86)
+
+
 def test_figures_that_are_not_told_are_none():
     assert logs.figures("nothing of interest") == Figures()
 
