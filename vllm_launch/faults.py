@@ -35,9 +35,6 @@ def _row(about: About, name: str, pattern: str, words: str, advice: str, source:
     return Fault(about, name, re.compile(pattern, re.MULTILINE), words, advice, source)
 
 
-_SHARE_A_GPU = "Stop what else runs on that GPU, or lower gpu_memory_utilization."
-_LESS_KV = "Lower max_model_len, raise gpu_memory_utilization, or set kv_cache_dtype to fp8."
-
 FAULTS: tuple[Fault, ...] = (
     # The command line.
     _row(
@@ -279,7 +276,7 @@ FAULTS: tuple[Fault, ...] = (
         "model",
         "too many GPUs asked for",
         r"World size \((?P<asked>\d+)\) is larger than the number of available GPUs \((?P<there>\d+)\)"
-        r"|local_world_size \((?P<asked_before>\d+)\) must be less than or equal to the number of visible devices",
+        r"|local_world_size \(\d+\) exceeds assigned_physical_gpu_ids|rank \d+ is out of bounds for",
         "more GPUs are asked for than there are",
         "Lower tensor_parallel_size and pipeline_parallel_size, or give it more GPUs (gpus).",
         "config/parallel.py, v1/worker/gpu_worker.py",
@@ -316,7 +313,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Free memory on device \S*? ?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than desired GPU "
         r"memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         "{wanted} GiB of GPU memory are wanted (gpu_memory_utilization {share}), {free} of {total} GiB are free",
-        _SHARE_A_GPU,
+        "Stop what else runs on that GPU, or lower gpu_memory_utilization.",
         "v1/worker/utils.py",
     ),
     _row(
@@ -335,7 +332,7 @@ FAULTS: tuple[Fault, ...] = (
         r"KV cache is needed, which is larger than the available KV cache"
         r"|larger than the maximum number of tokens that can be stored in KV cache",
         "the KV cache can't hold one request of max_model_len",
-        _LESS_KV,
+        "Lower max_model_len, raise gpu_memory_utilization, or set kv_cache_dtype to fp8.",
         "v1/core/kv_cache_utils.py; before: worker/worker.py (0.8)",
     ),
     _row(
@@ -422,7 +419,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Not enough allowed NUMA nodes to bind threads of (?P<asked>\d+) local CPUWorkers",
         "{asked} parallel workers do not fit this machine's CPUs",
         "Lower tensor_parallel_size, or bind threads by hand (VLLM_CPU_OMP_THREADS_BIND).",
-        "platforms/cpu.py",
+        "utils/ompmultiprocessing.py",
     ),
     _row(
         "machine",

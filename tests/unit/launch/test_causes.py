@@ -71,6 +71,7 @@ LINES = (
     ("dtype unsupported", "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has compute capability 7.5.", "this GPU (Tesla T4)"),
     ("max_model_len too large", "  Value error, User-specified max_model_len (9000) is greater than the derived max_model_len (max_position_embeddings=8192.0 or model_max_length=None in model's config.json).", "Set max_model_len to 8192 or less"),
     ("too many GPUs asked for", "  Value error, World size (4) is larger than the number of available GPUs (2) in this node.", "more GPUs are asked for"),
+    ("too many GPUs asked for", "AssertionError: DP adjusted local rank 1 is out of bounds for 1 devices.", "more GPUs are asked for"),
     ("heads not divisible", "  Value error, Total number of attention heads (9) must be divisible by tensor parallel size (2).", "9 attention heads can't be shared among 2 GPUs"),
     ("LoRA rank", "ValueError: LoRA rank 64 is greater than max_lora_rank 16.", "rank 64, and 16 is allowed"),
     ("no LoRA adapter", "ValueError: Loading lora a failed: No adapter found for /no/such", "not where lora_modules says"),
