@@ -24,9 +24,21 @@ LOG_BYTES = 16 * 1024 * 1024
 _KILLED_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.05
 
-# These say whom a client asks. A server that inherited them would take the client's key as its own (VLLM_API_KEY), and
-# would warn about the others.
-_CLIENT_VARIABLES = ("VLLM_API_KEY", "VLLM_URLS", "VLLM_MODEL_MAP", "VLLM_FAILOVER", "VLLM_LIMITS")
+# These say whom a client asks, or how this launcher works. A server that inherited them would take the client's key as
+# its own (VLLM_API_KEY), and would warn about the others.
+_NOT_THE_SERVERS = (
+    "VLLM_API_KEY",
+    "VLLM_URLS",
+    "VLLM_MODEL_MAP",
+    "VLLM_FAILOVER",
+    "VLLM_LIMITS",
+    "VLLM_GENERATE_RATE",
+    "VLLM_CHAT_RATE",
+    "VLLM_EMBED_RATE",
+    "VLLM_MAX_CONCURRENT",
+    "VLLM_LAUNCH_STATE",
+    "VLLM_PYTHON",
+)
 
 
 class Identity(NamedTuple):
@@ -49,13 +61,15 @@ def identity(pid: int) -> Identity | None:
 
 
 def environment(server: Server) -> dict[str, str]:
-    """What the server's environment is: this program's without what is a client's, its GPUs, its variables, its key.
+    """What the server's environment is: this program's without what is not for it, its GPUs, its variables, its key.
 
     Raises `OSError` where the file of its key can't be read.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _CLIENT_VARIABLES}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_THE_SERVERS}
     gpus = server.gpus if isinstance(server.gpus, tuple) else ()
-    chosen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
+    # In the order that nvidia-smi numbers them in, and not, as by default, the fastest first (CUDA programming guide).
+    numbers = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    chosen = numbers if gpus else {}
     return {**inherited, **chosen, **server.env, **server.key()}
 
 

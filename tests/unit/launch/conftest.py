@@ -1,0 +1,32 @@
+"""What the launcher's tests share: a state folder each, and servers that need no vLLM."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from vllm_launch import Server, free_ports
+
+from .stand_in import STAND_IN
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """The launcher's state folder."""
+    monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Makes a server of the stand-in."""
+    package = tmp_path / "stand-in" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text(textwrap.dedent(STAND_IN))
+
+    def make(model="fine", name="chat", port=None, **env):
+        [free] = free_ports(1)
+        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "stand-in"), **env})
+
+    return make

@@ -1,0 +1,129 @@
+"""The guard by itself: the log that it bounds, and what it tells of the server."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vllm_launch.runtimes import guard
+from vllm_launch.runtimes.guard import Log
+
+from .stand_in import group_is_there, until
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(str(tmp_path / "log"), 10)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a guard with a command, and returns it."""
+    (tmp_path / "status").write_bytes(b" " * guard.STATUS_BYTES)
+    guards = []
+
+    def start(*command):
+        arguments = [str(tmp_path / "log"), "1000", str(tmp_path / "status"), *command]
+        whole = [sys.executable, "-I", "-S", guard.__file__, *arguments]
+        guards.append(subprocess.Popen(whole, stdin=subprocess.PIPE, start_new_session=True))
+        return guards[-1]
+
+    yield start
+    for each in guards:
+        each.kill()
+        each.communicate()
+
+
+def told(tmp_path):
+    assert (tmp_path / "status").stat().st_size == guard.STATUS_BYTES, "it never grows: a full disk does not matter"
+    return json.loads((tmp_path / "status").read_text())
+
+
+def test_a_full_log_becomes_the_older_one(log, tmp_path):
+    for text in (b"one two three\n", b"four\n", b"five six\n", b"seven\n"):
+        log.write(text)
+    assert ((tmp_path / "log.1").read_text(), (tmp_path / "log").read_text()) == ("four\nfive six\n", "seven\n")
+
+
+def test_what_a_full_disk_costs_is_told_when_there_is_room(log, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        log.write(b"one\n")
+        log.write(b"two\n")
+    log.write(b"three\n")
+    lost = "vllm-launch: 8 bytes of this log were lost: No space left on device\n"
+    assert (tmp_path / "log").read_text() == lost + "three\n"
+
+
+def test_a_log_that_cannot_be_begun_anew_for_a_while_goes_on_later(log, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log.write(b"one two three\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        log.write(b"four\n")
+        log.write(b"five\n")
+    log.write(b"six\n")
+    assert (tmp_path / "log.1").read_text() == "one two three\n"
+    assert (tmp_path / "log").read_text().endswith("10 bytes of this log were lost: No space left on device\nsix\n")
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_it_ends_as_the_server_does_and_says_so(run, tmp_path, status):
+    started = run("sh", "-c", f"echo out; echo err >&2; exit {status}")
+    assert started.wait() == status
+    assert told(tmp_path)["status"] == status
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+def test_it_ends_by_the_servers_signal(run, tmp_path):
+    assert run("sh", "-c", "kill -SEGV $$").wait() == -11
+    assert told(tmp_path)["status"] == -11
+
+
+def test_a_command_that_cannot_be_run(run, tmp_path):
+    assert run("/no/such/python").wait() == 127
+    assert told(tmp_path)["status"] == 127
+    assert "/no/such/python can't be run: No such file or directory" in (tmp_path / "log").read_text()
+
+
+def test_what_the_server_leaves_behind_is_ended_too(run):
+    started = run("sh", "-c", "trap '' TERM; sleep 600 & exit 1")  # which ignores the signal as well
+    assert started.wait() == 1
+    assert not group_is_there(started.pid)
+
+
+def test_without_its_program_the_server_ends(run, tmp_path):
+    started = run("sleep", "600")
+    until(lambda: (tmp_path / "status").read_text().strip())
+    started.stdin.close()
+    started.wait()
+    assert told(tmp_path).get("abandoned")
+    assert not group_is_there(started.pid)
+
+
+def test_a_server_that_was_handed_over_stays(run, tmp_path):
+    started = run("sh", "-c", "read line < " + str(tmp_path / "fifo") + "; echo $line")
+    os.mkfifo(tmp_path / "fifo")
+    until(lambda: (tmp_path / "status").read_text().strip())
+    started.stdin.write(b"k")
+    started.stdin.close()
+    (tmp_path / "fifo").write_text("still here\n")
+    assert started.wait() == 0
+    assert (tmp_path / "log").read_text() == "still here\n"
+
+
+def test_a_process_that_is_gone_has_no_start():
+    with subprocess.Popen(["true"]) as ended:
+        until(lambda: guard.start_time(ended.pid) is None)  # nobody has collected it yet
+    assert guard.start_time(ended.pid) is None
+    assert guard.start_time(os.getpid()) > 0

@@ -1,0 +1,429 @@
+"""Servers as plain processes: whose they are, how they are found again, and what ends them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import httpx
+import pytest
+
+from vllm_launch.runtimes.base import LaunchError
+from vllm_launch.runtimes.groups import Identity, identity
+from vllm_launch.runtimes.processes import Processes
+from vllm_launch.runtimes.records import Records
+from vllm_launch.up import down, up
+
+from .stand_in import ROOT, group_is_there, until
+
+
+@pytest.fixture
+def runtime():
+    """A launcher; what is left of its servers is stopped after the test."""
+    made = Processes(python=sys.executable)
+    yield made
+    for instance in made.instances():
+        made.stop(instance, grace=0)
+
+
+@pytest.fixture
+def ready():
+    """Waits until a server answers."""
+
+    def wait(instance):
+        until(lambda: answers(instance.server))
+        return instance
+
+    return wait
+
+
+@pytest.fixture
+def kept(runtime, stand_in, ready):
+    """Starts a server and keeps it."""
+
+    def start(*args, **kwargs):
+        instance = ready(runtime.start(stand_in(*args, **kwargs)))
+        runtime.keep(instance)
+        return instance
+
+    return start
+
+
+@pytest.fixture
+def launcher():
+    """Runs the lines in a program of its own, where `server` is started as `instance`, and which then waits."""
+    programs = []
+
+    def run(server, then):
+        program = f"""
+            import sys, time, httpx
+            from vllm_launch import Server
+            from vllm_launch.runtimes.processes import Processes
+            runtime = Processes(python=sys.executable)
+            instance = runtime.start({server!r})
+            while True:
+                try:
+                    httpx.get(instance.server.base_url)
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.05)
+            {then}
+            print(instance.id, flush=True)
+            sys.stdin.readline()
+        """
+        command = [sys.executable, "-c", textwrap.dedent(program)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        programs.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes))
+        return programs[-1], int(programs[-1].stdout.readline())
+
+    yield run
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+def answers(server):
+    try:
+        return httpx.get(server.base_url).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def get(instance, path):
+    return httpx.get(f"{instance.server.base_url}/{path}").text
+
+
+def crash(instance, status=3):
+    with pytest.raises(httpx.HTTPError):
+        get(instance, f"crash/{status}")
+    until(lambda: not group_is_there(int(instance.id)))
+
+
+def change(name, **fields):
+    """Write into a record what it would hold after a longer story."""
+    records = Records()
+    records.write(records.read(name).model_copy(update=fields))
+
+
+# whose a server is
+
+
+def end(program):
+    program.communicate(b"\n")
+
+
+def kill(program):
+    program.kill()
+    program.wait()
+
+
+def interrupt(program):
+    os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does it: to all that belong to the terminal's foreground
+    program.wait()
+
+
+@pytest.mark.parametrize("how", [end, kill, interrupt])
+def test_a_kept_server_outlives_its_launcher(stand_in, launcher, runtime, how):
+    server = stand_in()
+    program, group = launcher(server, "runtime.keep(instance)")
+    how(program)
+    [found] = runtime.instances()
+    assert (found.state, found.id, found.server, found.ended) == ("running", str(group), server, "")
+    assert found.server.digest == server.digest
+    assert answers(server)
+    runtime.stop(found, grace=5)
+    assert not group_is_there(group)
+    assert runtime.instances() == []
+
+
+@pytest.mark.parametrize("how", [end, kill, interrupt])
+def test_one_that_is_not_kept_ends_with_its_launcher(stand_in, launcher, runtime, how):
+    program, group = launcher(stand_in(), "")
+    how(program)
+    [found] = runtime.instances()  # which waits for it
+    assert not group_is_there(group)
+    assert (found.state, found.ended) == ("exited", "with the launcher that was starting it")
+
+
+def test_an_unready_one_is_another_launchers_to_keep(stand_in, launcher, runtime):
+    program, _ = launcher(stand_in(), "")
+    [found] = runtime.instances()
+    with pytest.raises(LaunchError, match=rf"being started by another vllm-launch \(process {program.pid}\)"):
+        runtime.keep(found)
+
+
+def test_the_guard_is_all_that_there_is_beside_the_server(kept):
+    group = int(kept().id)
+    commands = [Path("/proc", pid, "cmdline").read_text().split("\0") for pid in members(group)]
+    assert len([command for command in commands if command[3].endswith("guard.py")]) == 1
+    assert len(commands) == 3  # with the server and its engine core
+
+
+def members(group):
+    stats = ((path, path.read_text().rpartition(")")[2].split()) for path in Path("/proc").glob("[0-9]*/stat"))
+    return [path.parent.name for path, fields in stats if fields[2] == str(group)]
+
+
+# what is found again
+
+
+def test_a_crash_later_is_told_by_how_it_ended(kept, runtime):
+    instance = kept()
+    crash(instance, status=3)
+    [found] = runtime.instances()
+    assert (found.state, found.ended) == ("exited", "with status 3")
+
+
+def test_a_kill_later_is_told_by_its_signal(kept, runtime):
+    instance = kept()
+    os.kill(Records().status("chat").pid, signal.SIGKILL)
+    until(lambda: runtime.instances()[0].state == "exited")
+    assert runtime.instances()[0].ended == "by SIGKILL, as when memory runs out"
+    assert not group_is_there(int(instance.id)), "the engine core has ended too"
+
+
+def test_a_server_that_ends_while_it_starts(stand_in, runtime):
+    instance = runtime.start(stand_in("broken"))
+    until(lambda: runtime.instances()[0].state == "exited")
+    [found] = runtime.instances()
+    assert found.ended == "with status 1"
+    assert "ValueError: No such weights" in runtime.log(found)
+    assert not group_is_there(int(instance.id))
+    with pytest.raises(LaunchError, match="'chat' has ended before it could be kept"):
+        runtime.keep(found)
+
+
+def test_a_server_whose_guard_was_killed_is_found_and_stopped_whole(kept, runtime):
+    instance = kept()
+    os.kill(int(instance.id), signal.SIGKILL)
+    [found] = runtime.instances()
+    assert found.state == "running"
+    runtime.stop(found, grace=5)
+    assert not group_is_there(int(instance.id))
+
+
+def test_one_killed_with_its_guard(kept, runtime):
+    os.killpg(int(kept().id), signal.SIGKILL)
+    until(lambda: runtime.instances()[0].state == "exited")
+    assert runtime.instances()[0].ended == "killed together with the process that watched it"
+
+
+def test_a_number_that_another_process_has_by_now_is_never_signalled(kept, runtime):
+    crash(kept())
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as innocent:
+        now = identity(innocent.pid)
+        change("chat", leader=Identity(now.pid, now.start_time - 1))
+        [found] = runtime.instances()
+        assert found.state == "exited"
+        runtime.stop(found, grace=0)
+        assert innocent.poll() is None
+        innocent.kill()
+    assert runtime.instances() == []
+
+
+def test_a_record_of_the_machines_last_start_names_no_process(stand_in, launcher, runtime):
+    program, group = launcher(stand_in(), "runtime.keep(instance)")
+    end(program)
+    change("chat", boot_id="another")
+    [found] = runtime.instances()
+    assert (found.state, found.ended) == ("exited", "when the machine was restarted")
+    runtime.stop(found, grace=0)
+    assert runtime.instances() == []
+    assert group_is_there(group), "what has its number is not signalled"
+    os.killpg(group, signal.SIGKILL)
+
+
+# the end
+
+
+def test_a_server_that_does_not_listen_to_reason_is_killed(kept, runtime):
+    instance = kept("stubborn")
+    runtime.stop(instance, grace=0.3)
+    assert not group_is_there(int(instance.id))
+    assert not Path("/proc", instance.id).exists(), "no zombie is left"
+
+
+def test_stopping_what_is_gone_is_harmless(kept, runtime):
+    instance = kept()
+    crash(instance)
+    runtime.stop(instance, grace=0)
+    runtime.stop(instance, grace=0)
+    assert runtime.instances() == []
+
+
+def test_stopping_an_earlier_start_leaves_the_later_one(kept, runtime):
+    earlier = kept()
+    crash(earlier)
+    later = kept()
+    runtime.stop(earlier, grace=0)
+    assert [found.id for found in runtime.instances()] == [later.id]
+
+
+def test_keeping_twice_is_harmless(kept, runtime):
+    instance = kept()
+    runtime.keep(instance)
+    assert runtime.instances()[0].state == "running"
+
+
+def test_up_and_down(stand_in, runtime):
+    server, seen = stand_in(), []
+    [first] = up(runtime, [server], seen.append)
+    [second] = up(runtime, [server], seen.append)
+    assert (first.id, first.state) == (second.id, second.state)
+    assert [event.kind for event in seen if event.kind in ("ready", "stays")] == ["ready", "stays", "ready"]
+    assert down(runtime, ["chat"], lambda _: None) == ["chat"]
+    assert not group_is_there(int(first.id))
+
+
+# its log
+
+
+def test_the_log_is_what_the_server_writes(kept, runtime):
+    instance = kept()
+    assert "banner" in runtime.log(instance)
+    get(instance, "say/hello")
+    until(lambda: runtime.log(instance, lines=1) == "hello\n")
+    crash(instance)
+    assert "hello" in runtime.log(instance), "it is there when the server has ended"
+
+
+def test_following_a_log_ends_with_the_server(kept, runtime):
+    instance = kept()
+    get(instance, "say/one")
+    until(lambda: runtime.log(instance, lines=1) == "one\n")
+    following = runtime.follow(instance, lines=1)
+    assert next(following) == "one"
+    get(instance, "say/two")
+    crash(instance)
+    assert list(following) == ["two"]
+
+
+def test_a_log_is_bounded(stand_in, ready, state):
+    runtime = Processes(python=sys.executable, log_bytes=2000)
+    instance = ready(runtime.start(stand_in()))
+    try:
+        following = runtime.follow(instance)
+        until(lambda: "Route" in next(following))  # the last line of its start
+        for number in range(100):
+            get(instance, f"say/{number:099}")
+            assert next(following) == f"{number:099}", "no line is missed where one file follows another"
+        files = list((state / "processes").glob("chat.log*"))
+        assert len(files) == 2
+        assert all(file.stat().st_size <= 2100 for file in files)
+        assert [int(line) for line in runtime.log(instance, lines=15).splitlines()] == list(range(85, 100))
+    finally:
+        runtime.stop(instance, grace=0)
+
+
+def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(stand_in, ready, runtime, state):
+    (state / "processes").mkdir(parents=True)
+    (state / "processes" / "chat.log").symlink_to("/dev/full")
+    instance = ready(runtime.start(stand_in()))
+    runtime.keep(instance)
+    assert get(instance, "say/" + "x" * 5000)
+    crash(instance)
+    assert runtime.instances()[0].ended == "with status 3"
+
+
+# what is refused
+
+
+def test_a_taken_name(kept, runtime):
+    instance = kept()
+    with pytest.raises(LaunchError, match=f"'chat' runs already \\(process {instance.id}\\)"):
+        runtime.start(instance.server.model_copy(update={"port": 1}))
+
+
+def test_a_port_that_another_server_has(kept, stand_in, runtime):
+    port = kept().server.port
+    other = stand_in(name="other", port=port)
+    with pytest.raises(LaunchError, match=r"the vLLM server 'chat' has it.*vllm-launch down chat"):
+        runtime.prepare(other, lambda _: None)
+    with pytest.raises(LaunchError, match="'chat' has it"):
+        runtime.start(other)
+
+
+def test_a_port_that_a_stranger_has(stand_in, runtime):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*process {os.getpid()} \("):
+            runtime.prepare(stand_in(port=port), lambda _: None)
+
+
+def test_a_server_that_is_about_to_be_replaced_does_not_stand_in_its_own_way(kept, runtime):
+    runtime.prepare(kept().server, lambda _: None)
+
+
+def test_a_folder_that_cannot_be_written(stand_in, runtime, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "file" / "state"))
+    with pytest.raises(LaunchError, match=r"Logs can't be written in .*Not a directory.*VLLM_LAUNCH_STATE"):
+        Processes(python=sys.executable).prepare(stand_in(), lambda _: None)
+
+
+def test_a_disk_that_is_full_before_the_start(stand_in, runtime, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LaunchError, match=r"No space left on device\. Make room"):
+        runtime.prepare(stand_in(), lambda _: None)
+    with pytest.raises(LaunchError, match="No space left on device"):
+        runtime.start(stand_in())
+
+
+def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runtime, monkeypatch):
+    started = []
+
+    def fail(self, record):
+        started.append(record.leader.pid)
+        raise LaunchError("no record")
+
+    monkeypatch.setattr(Records, "write", fail)
+    with pytest.raises(LaunchError, match="no record"):
+        runtime.start(stand_in())
+    assert not group_is_there(started[0])
+
+
+# what it is given
+
+
+def test_its_key_is_in_its_environment_alone(kept, stand_in, runtime, ready, tmp_path, state, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "the client's")
+    (tmp_path / "key").write_text("its own\n")
+    server = stand_in().model_copy(update={"api_key_file": tmp_path / "key"})
+    instance = ready(runtime.start(server))
+    assert get(instance, "") == "key=its own"
+    commands = [Path("/proc", pid, "cmdline").read_text() for pid in members(int(instance.id))]
+    written = [file.read_text() for file in (state / "processes").iterdir()]
+    assert not any("its own" in text for text in commands + written)
+
+
+def test_variables_that_are_not_for_it_are_kept_from_it(kept, monkeypatch):
+    monkeypatch.setenv("VLLM_URLS", "http://127.0.0.1:1")
+    instance = kept()
+    assert [get(instance, f"env/{name}") for name in ("VLLM_API_KEY", "VLLM_URLS", "VLLM_LAUNCH_STATE")] == ["none"] * 3
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [((), "7"), ("all", "7"), ((0, 2), "0,2")])
+def test_its_gpus(stand_in, runtime, ready, monkeypatch, gpus, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    instance = ready(runtime.start(stand_in().model_copy(update={"gpus": gpus})))
+    assert get(instance, "env/CUDA_VISIBLE_DEVICES") == seen
+
+
+def test_nobody_else_can_look_into_its_files(kept, state):
+    kept()
+    assert [mode(path) for path in (state, state / "processes")] == [0o700, 0o700]
+    assert {mode(path) for path in (state / "processes").iterdir()} == {0o600}
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)

@@ -1,0 +1,129 @@
+"""What is checked before a server is started as a process: all that vLLM itself would tell late, or in a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..servers import Server
+from . import groups
+from .base import LaunchError
+
+VARIABLE = "VLLM_PYTHON"
+_HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+_TIMEOUT_S = 30.0
+
+
+def check(server: Server, python: str | None) -> None:
+    """Raises `LaunchError` where the server can't be started: no vLLM, no such GPU, a file that is not there."""
+    _require_linux()
+    _require_files(server)
+    find_python(python, environment(server))
+    if server.needs_gpu:
+        _require_gpus(server, installed_gpus())
+
+
+def environment(server: Server) -> dict[str, str]:
+    """The server's environment, its key in it. Raises `LaunchError` where its key file does not hold one."""
+    try:
+        env = groups.environment(server)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise LaunchError(
+            f"The api_key_file of the vLLM server {server.name!r}, {server.api_key_file}, can't be read: {why}."
+        ) from error
+    if server.api_key_file is not None and not env.get("VLLM_API_KEY"):
+        raise LaunchError(
+            f"The api_key_file of the vLLM server {server.name!r}, {server.api_key_file}, is empty: "
+            "everybody could use it. Put a key into the file, or leave api_key_file out."
+        )
+    return env
+
+
+def find_python(chosen: str | None, env: Mapping[str, str]) -> str:
+    """The Python that has vLLM: the chosen one, `$VLLM_PYTHON`, that of `vllm` on the path, or this program's own.
+
+    One that is named has to have it. Raises `LaunchError` where none has.
+    """
+    named = chosen or os.environ.get(VARIABLE)
+    if named:
+        whose = "" if chosen else f" (named by {VARIABLE})"
+        if shutil.which(named) is None:
+            raise LaunchError(f"There is no Python {named!r}{whose}.")
+        if not _has_vllm(named, env):
+            raise LaunchError(f"The Python {named!r}{whose} has no vLLM. Install it there: {named} -m pip install vllm")
+        return named
+    for python in (_python_of_vllm(), sys.executable):
+        if python and _has_vllm(python, env):
+            return python
+    raise LaunchError(
+        f"No Python with vLLM was found: there is no `vllm` on the path, and {sys.executable} has none. "
+        f"Install it (pip install vllm), name a Python that has it (--python, or {VARIABLE}), "
+        "or run containers (--runtime docker)."
+    )
+
+
+def installed_gpus() -> tuple[int, ...]:
+    """The numbers of this machine's GPUs, as NVIDIA's driver has them; none without one."""
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(int(line) for line in told.split() if line.isdigit())
+
+
+def _require_linux() -> None:
+    if not Path("/proc/self/stat").exists():
+        raise LaunchError("Servers are kept as processes on Linux only (they are found again by /proc).")
+
+
+def _require_files(server: Server) -> None:
+    named = {"model": server.model, "chat_template": server.chat_template or ""}
+    named |= {f"lora_modules.{name}": path for name, path in server.lora_modules.items()}
+    for what, path in named.items():
+        if path.startswith("/") and not Path(path).exists():
+            raise LaunchError(
+                f"The vLLM server {server.name!r} can't be started: there is no {path} ({what}). As a process it sees "
+                "this machine's own paths, not those of a container."
+            )
+
+
+def _require_gpus(server: Server, there: tuple[int, ...]) -> None:
+    if not there:
+        raise LaunchError(
+            f"The vLLM server {server.name!r} is described with GPUs, and this machine has none that nvidia-smi tells "
+            "of. Without one there are vllm-llm-cpu and vllm-embed-cpu; with one, its driver has to be installed."
+        )
+    missing = [number for number in server.gpus if isinstance(number, int) and number not in there]
+    if missing:
+        raise LaunchError(
+            f"The vLLM server {server.name!r} is described with GPU {', '.join(map(str, missing))}; this machine has "
+            f"{', '.join(map(str, there))}."
+        )
+
+
+def _python_of_vllm() -> str | None:
+    """The Python that the script `vllm` on the path belongs to."""
+    script = shutil.which("vllm")
+    if script is None:
+        return None
+    with open(script, "rb") as file:
+        first = file.readline().decode(errors="replace").strip()
+    interpreter = first.removeprefix("#!").strip()
+    if Path(interpreter).name.startswith("python") and Path(interpreter).exists():
+        return interpreter
+    beside = Path(script).resolve().with_name("python")  # where the script starts by way of a shell
+    return str(beside) if beside.exists() else None
+
+
+def _has_vllm(python: str, env: Mapping[str, str]) -> bool:
+    try:
+        asked = subprocess.run([python, "-c", _HAS_VLLM], env=env, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return asked.returncode == 0
