@@ -10,7 +10,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+
+import plan_tables
 
 from ollama_compat.dialects import CHAT, DIALECTS, Dialect, Switch
 from ollama_compat.guard.failures import FAILURES, UNAUTHORIZED
@@ -25,7 +28,7 @@ from tests.faults.faults import FAULTS
 from tests.faults.matrix import MATRIX
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/differences.md", "docs/reliability.md", "docs/providers.md")
+DOCUMENTS = ("README.md", "docs/differences.md", "docs/reliability.md", "docs/providers.md", "docs/gpu-memory.md")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -206,6 +209,10 @@ def sources() -> str:
     return table(("dialect", "source"), [(f"`{row.name}`", row.source) for row in DIALECTS])
 
 
+def _memory(rows: Callable[[], plan_tables.Table]) -> str:
+    return table(*rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "environment": environment,
     "options": options,
@@ -220,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "finishes": finishes,
     "statuses": statuses,
     "sources": sources,
+    **{f"memory_{rows.__name__}": partial(_memory, rows) for rows in plan_tables.ALL},
 }
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)

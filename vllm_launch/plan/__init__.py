@@ -12,7 +12,7 @@ docs/gpu-memory.md has the formulas and their sources.
 
 from .figures import Change, GpuPlan, KvCache, Plan, ServerPlan, Suggestion
 from .gpus import Gpu, gpus_here, named
-from .models import Model, download, find
+from .models import Model, download, find, published
 from .planning import plan
 from .show import render
 
@@ -30,5 +30,6 @@ __all__ = [
     "gpus_here",
     "named",
     "plan",
+    "published",
     "render",
 ]

@@ -49,13 +49,17 @@ def find(name: str, revision: str | None = None, env: Mapping[str, str] = os.env
     snapshot = _snapshot(name, revision, env)
     if snapshot is not None:
         return _from_folder(name, snapshot, "the hub's cache")
-    config = known.CONFIGS.get(name)
-    if config is not None:
-        return Model(name, config, None, None, "what is known of it here")
+    if name in known.CONFIGS:
+        return published(name)
     raise LaunchError(
         f"The config.json of {name} is not on this machine, and without it no memory can be planned. Get it with: "
         f"huggingface-cli download {name} config.json (or `hf download {name} config.json`)"
     )
+
+
+def published(name: str, _revision: str | None = None) -> Model:
+    """A model by its published figures alone, whatever is on this machine. Raises `KeyError` for an unknown one."""
+    return Model(name, known.CONFIGS[name], None, None, "its published figures")
 
 
 def download(name: str, revision: str | None = None) -> Model:

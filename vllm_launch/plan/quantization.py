@@ -20,6 +20,9 @@ SCALE = 2
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate")
 
 
+_ALL = 1 << 30  # more outputs than any matrix has: one scale for all of them
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """One way of packing a matrix."""
@@ -103,7 +106,7 @@ def _fp8(config: Mapping[str, Any]) -> Quantization:
     block = config.get("weight_block_size")
     if block:
         return Quantization("fp8", 8, int(block[1]), int(block[0]), scale=4, skipped=skipped)
-    return Quantization("fp8", 8, 0, group_outputs=1 << 30, scale=4, skipped=skipped)
+    return Quantization("fp8", 8, 0, group_outputs=_ALL, scale=4, skipped=skipped)
 
 
 def _compressed(config: Mapping[str, Any]) -> Quantization | None:
@@ -121,7 +124,7 @@ def _compressed(config: Mapping[str, Any]) -> Quantization | None:
     if strategy == "block":
         outputs, inputs = weights.get("block_structure") or (128, 128)
         return Quantization("compressed-tensors", bits, int(inputs), int(outputs), scale=4, skipped=skipped)
-    outputs = 1 if strategy == "channel" else 1 << 30
+    outputs = 1 if strategy == "channel" else _ALL
     return Quantization("compressed-tensors", bits, 0, outputs, scale=4, skipped=skipped)
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from .architecture import Architecture
 from .gpus import GIB, MIB
 
-SAMPLING_BYTES = 39
-"""Bytes at the sampler's peak for each number of the logits.
+SAMPLING_BYTES = 40
+"""Bytes at the sampler's peak for each number of the logits: requests in a step times vocabulary.
 
-Measured with vLLM's defaults of 1,024 and 256 sequences: 4.76 GiB (Llama 3.1 8B, H100), 5.64 GiB (Qwen3 32B, H100),
-1.2 GiB (Llama 3.1 8B, A100, vLLM 0.31). llm-d-benchmark, `config_explorer/empirical-vllm-memory-results.md`.
+Measured on an H100 with 1,024 requests: 4.76 GiB (Llama 3.1 8B), 4.84 (Llama 3.3 70B), 5.56 (Qwen3 0.6B), 5.64 (Qwen3
+32B), 7.38 (gpt-oss 20B and 120B), which is 38.4 to 39.6 bytes whatever the model's size
+(llm-d/llm-d-benchmark, `config_explorer/empirical-vllm-memory-results.md`). vLLM 0.31 on an A100 with 256 requests:
+1.44 GiB with the CUDA graphs' estimate in it (Llama 3.1 8B).
 """
 GRAPHS_PER_LAYER = 20 * MIB
 """CUDA graphs. vLLM subtracts its own estimate: 0.25 GiB for 32 layers, 1.55 GiB for 64, twice what they then take."""
