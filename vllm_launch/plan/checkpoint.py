@@ -78,7 +78,7 @@ def weights(checkpoint: Checkpoint, shape: Architecture, dtype_bytes: int) -> We
             head += Part() if shape.tied else part
         else:
             other += part
-    return Weights(tuple(layers), embedding, head, shape.tied, other, "files")
+    return Weights(tuple(layers), embedding, head, other, "files")
 
 
 def _part(tensor: Tensor, dtype_bytes: int) -> Part:

@@ -48,8 +48,7 @@ class Weights:
     layers: tuple[Part, ...]
     embedding: Part
     head: Part
-    """The output matrix, if it is not the input's."""
-    tied: bool
+    """The output matrix, if it is not the input's, which the last GPU of a pipeline then has as well as the first."""
     other: Part
     """What is on every GPU of a pipeline: final norm, vision tower."""
     source: Source
@@ -70,7 +69,7 @@ class Weights:
         first, end = stage_layers(len(self.layers), stage, stages)
         yield from self.layers[first:end]
         yield self.other
-        if stage == 0 or (self.tied and stage == stages - 1):
+        if stage == 0:
             yield self.embedding
         if stage == stages - 1:
             yield self.head
@@ -96,7 +95,6 @@ def computed(shape: Architecture, dtype_bytes: int, packing: Quantization | None
         layers=tuple(_layer(shape, layer, dtype_bytes, packing, kv_copies) for layer in range(shape.layers)),
         embedding=Part(embedding),
         head=Part() if shape.tied or shape.encoder_only else Part(embedding),
-        tied=shape.tied,
         other=Part(whole=rest * dtype_bytes),
         source="config",
     )
@@ -130,7 +128,6 @@ def scaled(weights: Weights, total: int) -> Weights:
         layers=tuple(part.scaled(factor) for part in weights.layers),
         embedding=weights.embedding.scaled(factor),
         head=weights.head.scaled(factor),
-        tied=weights.tied,
         other=weights.other.scaled(factor),
         source="index",
     )

@@ -121,7 +121,7 @@ def test_kures_weights_have_no_output_matrix() -> None:
 
 
 def test_tensor_parallelism_splits_matrices_and_repeats_norms() -> None:
-    weights = Weights((Part(100, 10),), Part(40), Part(40), False, Part(0, 6), "config")
+    weights = Weights((Part(100, 10),), Part(40), Part(40), Part(0, 6), "config")
     assert weights.on_gpu(1, 1) == 196
     assert weights.on_gpu(2, 1) == 50 + 10 + 20 + 20 + 6
     assert weights.on_gpu(4, 1) == 25 + 10 + 10 + 10 + 6
@@ -129,9 +129,9 @@ def test_tensor_parallelism_splits_matrices_and_repeats_norms() -> None:
 
 def test_a_pipelines_fullest_gpu_counts() -> None:
     layer = Part(100)
-    weights = Weights((layer,) * 4, Part(50), Part(70), False, Part(), "config")
+    weights = Weights((layer,) * 4, Part(50), Part(70), Part(), "config")
     assert weights.on_gpu(1, 2) == 2 * 100 + 70
-    tied = Weights((layer,) * 4, Part(50), Part(), True, Part(), "config")
+    tied = Weights((layer,) * 4, Part(50), Part(), Part(), "config")
     assert tied.on_gpu(1, 2) == 2 * 100 + 50
 
 

@@ -165,6 +165,13 @@ def test_shares_that_exceed_the_card_are_a_problem_and_get_others() -> None:
     assert planned(apply(servers, suggestion.changes), "48GiB").fits
 
 
+def test_the_cuda_contexts_have_to_fit_beside_the_shares() -> None:
+    servers = [changed(LLM, gpu_memory_utilization=0.9), changed(EMBED, gpu_memory_utilization=0.09)]
+    result = planned(servers, "48GiB")
+    assert sum(share for _, share in result.gpus[0].shares) < result.gpus[0].total
+    assert "1.30 GiB to CUDA contexts" in result.problems[0]
+
+
 def test_two_models_that_can_never_share_a_card_are_told_so() -> None:
     twin = changed(LLM, name="twin", port=9)
     result = planned([LLM, twin], "L40S")
