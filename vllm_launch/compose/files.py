@@ -22,7 +22,7 @@ from ..servers import Server
 from . import beside, monitoring, variables
 from .beside import Spec
 
-COMMAND = "vllm-launch compose"
+COMMAND = "vllm-launch compose --output ."
 """What writes the files, as their heads tell."""
 REPLICAS = 2
 _HEAD = f"# Written by `{COMMAND}`: what is changed here is lost. Settings belong in .env, see .env.example"
@@ -74,7 +74,7 @@ def env_example(servers: Iterable[Server] = PRESETS.values()) -> str:
     """.env.example: every variable with its default, commented out."""
     described = tuple(servers)
     lines = [
-        f"# Written by `{COMMAND}`. Copy it to .env, and take the # away from the variables that you change.",
+        f"# Written by `{COMMAND}`. Copy it to .env and take the # away from the variables that you change.",
         "",
         "# What `docker compose up` starts: gpu or cpu, or scale in the place of gpu; limits, monitoring, gpu-legacy.",
         "COMPOSE_PROFILES=gpu",

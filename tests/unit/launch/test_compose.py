@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from vllm_launch import compose, container
+from vllm_launch.compose.files import COMMAND
 from vllm_launch.compose.variables import HF_TOKEN, Variable
 from vllm_launch.presets import CPU, GPU, PRESETS
 from vllm_launch.runtimes.base import LaunchError
+from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import Server
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -58,7 +62,7 @@ def written(folder: Path, *servers: Server) -> Path:
 
 @pytest.mark.parametrize("path", compose.files())
 def test_the_committed_file_is_the_generated_one(path: str) -> None:
-    assert (ROOT / path).read_text() == compose.files()[path], "run `vllm-launch compose`"
+    assert (ROOT / path).read_text() == compose.files()[path], f"run `{COMMAND}`"
 
 
 @needs_compose
@@ -114,6 +118,21 @@ def test_nothing_listens_to_other_machines_unless_it_is_told_to() -> None:
     assert {name for name, ips in opened.items() if "0.0.0.0" in ips} == {*GPU, *CPU, "vllm-router", "ollama"}
     tools = addresses(TOOLS_BIND_ADDRESS="0.0.0.0")
     assert {name for name, ips in tools.items() if "0.0.0.0" in ips} == {"redis", "prometheus", "grafana"}
+
+
+@needs_compose
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
+def test_redis_takes_its_command_and_keeps_nothing(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = [*config(ROOT, "limits")["services"]["redis"]["command"], "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert any("Ready to accept connections" in line for line in server.stdout)
+        with redis.Redis(port=port) as client:
+            settings = client.config_get("save", "appendonly", "maxmemory-policy")
+            client.shutdown()
+    assert settings == {"save": "", "appendonly": "no", "maxmemory-policy": "volatile-ttl"}
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- settings
