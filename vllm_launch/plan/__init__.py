@@ -11,7 +11,7 @@ docs/gpu-memory.md has the formulas and their sources.
 """
 
 from .figures import Change, GpuPlan, KvCache, Plan, ServerPlan, Suggestion
-from .gpus import Gpu, gpus_here, named
+from .gpus import Gpu, cards, gpus_here, named
 from .models import Model, download, find, published
 from .planning import plan
 from .show import render
@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "ServerPlan",
     "Suggestion",
+    "cards",
     "download",
     "find",
     "gpus_here",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..runtimes.base import LaunchError
@@ -39,6 +40,7 @@ NAMED = {
 
 _QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m)", re.I)
+_COUNTED = re.compile(r"(\d+)\s*x\s*(\S.*)", re.I)
 _UNITS = {"g": GIB, "gb": GIB, "gib": GIB, "m": MIB, "mb": MIB, "mib": MIB}
 
 
@@ -78,6 +80,17 @@ def named(text: str, index: int = 0) -> Gpu:
         if _plain(name) == wanted:
             return Gpu(index, name, mebibytes * MIB)
     raise LaunchError(f"No GPU is known as {text!r}. Give its memory, as 80GiB, or one of: {', '.join(NAMED)}.")
+
+
+def cards(texts: Sequence[str]) -> tuple[Gpu, ...]:
+    """Several GPUs, as `named` reads each; `2xH100` is two of them. Raises `LaunchError` for an unknown one."""
+    found: list[Gpu] = []
+    for text in texts:
+        counted = _COUNTED.fullmatch(text.strip())
+        count, name = (int(counted[1]), counted[2]) if counted else (1, text)
+        for _ in range(count):
+            found.append(named(name, len(found)))
+    return tuple(found)
 
 
 def gpus_here() -> tuple[Gpu, ...]:

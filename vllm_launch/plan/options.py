@@ -15,6 +15,17 @@ from ..servers import Server
 from .architecture import Architecture
 from .gpus import GIB, Gpu
 
+LEFT_OUT = (
+    "speculative-config",
+    "cpu-offload-gb",
+    "data-parallel-size",
+    "enable-expert-parallel",
+    "decode-context-parallel-size",
+    "num-gpu-blocks-override",
+    "kv-cache-dtype-skip-layers",
+)
+"""Flags that change what a server takes, and that no plan heeds."""
+
 UTILIZATION = 0.92
 BLOCK = 16
 # MLA on CUDA runs on kernels with blocks of their own (`v1/attention/backends/mla/flashmla.py`).
@@ -66,7 +77,7 @@ def resolve(server: Server, shape: Architecture, gpu: Gpu, longest: int) -> Opti
 
     Raises `LaunchError` for an extra argument that is no number where one has to be.
     """
-    extra = _extra(server.extra_args)
+    extra = flags(server.extra_args)
     pooling = server.runner == "pooling" or shape.encoder_only or extra.get("runner") == "pooling"
     length = server.max_model_len or _number(extra, "max-model-len", server) or longest
     pipeline = server.pipeline_parallel_size or _number(extra, "pipeline-parallel-size", server) or 1
@@ -129,7 +140,7 @@ def _cache_dtype(asked: str, dtype: str) -> str:
     return dtype if asked == "auto" else asked
 
 
-def _extra(arguments: Sequence[str]) -> dict[str, str]:
+def flags(arguments: Sequence[str]) -> dict[str, str]:
     """Flags of a command line: name without dashes -> value, empty for a switch."""
     found: dict[str, str] = {}
     name = ""

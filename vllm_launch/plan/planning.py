@@ -9,11 +9,13 @@ from dataclasses import replace
 from ..runtimes.base import LaunchError
 from ..servers import Server
 from . import architecture, quantization
+from .architecture import Config
 from .budget import Models, evaluate, gib
 from .changes import split, suggest
 from .figures import Plan
 from .gpus import Gpu
 from .models import find
+from .options import LEFT_OUT, flags
 
 
 def plan(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models = find) -> Plan:
@@ -37,6 +39,7 @@ def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[
         if not server.needs_gpu:
             yield f"{server.name} has no GPUs in its description and is left out."
     for one in result.servers:
+        yield from _left_out(servers, one.name, models(one.model, _revision(servers, one.name)).config)
         if one.weights_source == "config":
             yield (
                 f"{one.name}: the weights are computed from {one.model_source}; once its files are in the hub's cache, "
@@ -52,6 +55,16 @@ def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[
                 "it starts, and takes what another server fills meanwhile for its own."
             )
     yield from _idle(result)
+
+
+def _left_out(servers: Sequence[Server], name: str, config: Config) -> Iterator[str]:
+    """What changes a server's memory and is not counted."""
+    server = next(server for server in servers if server.name == name)
+    unheeded = [f"--{flag}" for flag in flags(server.extra_args) if flag in LEFT_OUT]
+    if unheeded:
+        yield f"{name}: {', '.join(unheeded)} changes what it takes, and is not in these figures."
+    if "vision_config" in config:
+        yield f"{name}: what its vision encoder needs while it runs is not in these figures."
 
 
 def _idle(result: Plan) -> Iterator[str]:

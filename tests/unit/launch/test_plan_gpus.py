@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launch.plan import gpus_here, named
+from vllm_launch.plan import cards, gpus_here, named
 from vllm_launch.plan.gpus import GIB, MIB, NAMED, parsed
 from vllm_launch.runtimes.base import LaunchError
 
@@ -37,6 +37,11 @@ def test_an_unknown_gpu_comes_with_those_that_are_known() -> None:
         LaunchError, match=r"No GPU is known as 'H1000'. Give its memory, as 80GiB, or one of: T4, .*H200"
     ):
         named("H1000")
+
+
+def test_several_gpus_are_counted_on() -> None:
+    found = cards(["2xH100", "80GiB"])
+    assert [(gpu.index, gpu.name) for gpu in found] == [(0, "H100"), (1, "H100"), (2, "80GiB")]
 
 
 def test_a_gpu_without_memory_is_refused() -> None:

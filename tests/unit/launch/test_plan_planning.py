@@ -231,6 +231,18 @@ def test_an_unknown_quantisation_is_told() -> None:
     assert any("quantisation is unknown" in note for note in result.notes)
 
 
+def test_flags_that_are_not_counted_are_told() -> None:
+    notes = planned([changed(LLM, extra_args=("--cpu-offload-gb", "4", "--seed", "1"))], "80GiB").notes
+    assert "vllm-llm: --cpu-offload-gb changes what it takes, and is not in these figures." in notes
+
+
+def test_a_vision_encoders_need_is_told_not_to_be_counted() -> None:
+    def seeing(name: str, revision: str | None) -> Model:
+        return Model(name, {"text_config": known.CONFIGS[EXAONE], "vision_config": {}}, None, None, "a test")
+
+    assert any("vision encoder" in note for note in plan([LLM], [named("H200")], seeing).notes)
+
+
 def test_a_plan_is_json() -> None:
     content = json.loads(json.dumps(planned(PAIR, "24GiB").to_json()))
     assert content["fits"] is False
