@@ -246,7 +246,7 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
 def _tell(reading: Reading, name: str, notice: Callable[..., None]) -> None:
     """Warn of what was odd about an event."""
     for what in reading.told:
-        notice(f"provider {name} {what}", "provider %s sent %s", name, what)
+        notice("provider is odd", f"{name} {what}", "provider %(provider)s sent %(what)s", provider=name, what=what)
     reading.told.clear()
 
 
@@ -259,7 +259,13 @@ def _rewritten(
     asked = str(request.payload.get("model", ""))
     payload, lost = adapted(request.payload, request.path, dialect, provider.models.get(asked, asked))
     for what in lost:
-        notice(f"provider {name} {what}", "provider %s does not take %s", name, what)
+        notice(
+            "provider takes less",
+            f"{name} {what}",
+            "provider %(provider)s does not take %(what)s",
+            provider=name,
+            what=what,
+        )
     return replace(request, base=base, path=path, payload=payload, credential=name)
 
 

@@ -16,7 +16,6 @@ thread serves any loop, several one after another, and trio.
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 import threading
 import time
@@ -29,6 +28,7 @@ import anyio
 
 from ..errors import printable
 from ..exchange import Clock, SystemClock
+from .log import DECISIONS, write
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from limits.strategies import MovingWindowRateLimiter
     from limits.util import WindowStats
 
-logger = logging.getLogger("ollama_compat.guard")
 
 MEMORY = "memory://"
 REDIS = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
@@ -281,14 +280,12 @@ class SyncRates:
             self._retry_at = self._clock.ticks() + round(RETRY_S * 1e9)
         if is_news:
             place, reason = shown(self._url), _reason(problem, self._url)
-            logger.warning(
-                "The rates can't be counted in %s (%s). Until they can, this client counts for itself, with the whole "
-                "rates; %s is asked again every %g s.",
-                place,
-                reason,
-                place,
-                RETRY_S,
-                extra={"event": "rates_lost", "limits": place, "reason": reason, "retry_s": RETRY_S},
+            write(
+                DECISIONS,
+                "rates_lost",
+                "The rates can't be counted in %(limits)s (%(reason)s). Until they can, this client counts for itself, "
+                "with the whole rates; %(limits)s is asked again every %(retry_s)g s.",
+                {"limits": place, "reason": reason, "retry_s": RETRY_S},
             )
 
     def _found(self) -> None:
@@ -296,8 +293,8 @@ class SyncRates:
             is_news = self._retry_at is not None
             self._retry_at = None
         if is_news:
-            place = shown(self._url)
-            logger.warning("The rates are counted in %s again.", place, extra={"event": "rates_found", "limits": place})
+            facts: dict[str, object] = {"limits": shown(self._url)}
+            write(DECISIONS, "rates_found", "The rates are counted in %(limits)s again.", facts)
 
 
 class AsyncRates:

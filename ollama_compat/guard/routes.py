@@ -24,6 +24,9 @@ from ..wire import Card
 
 VLLM = "vllm"
 
+_NAMED = 10
+"""How many of a server's models a log line names."""
+
 Operation = Callable[[Call], Exchange[None]]
 Finder = Callable[[Sequence[Server], int], Exchange[Target | None]]
 
@@ -102,11 +105,12 @@ class Routes:
         if canonical(name) is None:
             raise response_error("invalid model name", 400)
         self.memory.notice(
-            f"not served {name}",
-            "no server has %r, asked for as %r: %s",
-            served,
+            "model not served",
             name,
-            "; ".join(f"{server.url} serves {', '.join(server.names())}" for server in self.fleet.servers),
+            "no server has %(served)r, asked for as %(model)r: %(instead)s",
+            served=served,
+            model=name,
+            instead="; ".join(_serves(server) for server in self.fleet.servers),
         )
         raise not_served(path, name, self.settings.vllm_urls)
 
@@ -133,6 +137,12 @@ class Routes:
             return lambda call: adapt(operation(call), settings, provider, call.memory.notice)
 
         return Route(f"{provider}:{model}", find, adapted, _standing_in(self.names.profile(name), NO_PROFILE), provider)
+
+
+def _serves(server: Server) -> str:
+    names = server.names()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{server.url} serves {', '.join(names[:_NAMED])}{more}"
 
 
 def _as_it_is(operation: Operation) -> Operation:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -13,20 +13,20 @@ from ollama import ResponseError
 from ..errors import response_error
 from ..exchange import Ask, Clock, Exchange, Part, Reply, Request
 from ..fleet import Target
+from ..guard.log import NOTICES, line, write
 from ..settings import Profile
-
-logger = logging.getLogger("ollama_compat")
 
 T = TypeVar("T")
 
-_MOST_NOTICES = 1000  # subjects hold names that users and models make up: they must not fill the memory
+_MOST_NOTICES = 100  # of one event: subjects hold names that users and models make up, which must not fill the memory
 
 
 @dataclass
 class Memory:
     """What a client learns on the way: which notices it has given, what it found out about models."""
 
-    noticed: set[str] = field(default_factory=set)
+    noticed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The subjects of the notices, by event."""
     facts: dict[tuple[str, str, str], object] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -35,13 +35,15 @@ class Memory:
         for key in [key for key in self.facts if key[0] == url]:
             self.facts.pop(key, None)
 
-    def notice(self, subject: str, text: str, *values: object) -> None:
-        """Warn in the `ollama_compat` log, once for each subject."""
+    def notice(self, event: str, subject: str, text: str, /, **facts: object) -> None:
+        """Warn in the `ollama_compat` log, once for each subject; `text` is a %-template of `facts` (guard/log.py)."""
+        subject = line(subject)
         with self._lock:
-            if subject in self.noticed or len(self.noticed) >= _MOST_NOTICES:
+            seen = self.noticed[event]
+            if subject in seen or len(seen) >= _MOST_NOTICES:
                 return
-            self.noticed.add(subject)
-        logger.warning(text, *values)
+            seen.add(subject)
+        write(NOTICES, event, text, facts)
 
 
 @dataclass

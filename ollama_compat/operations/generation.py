@@ -96,7 +96,7 @@ def _part(call: Call, plan: Plan, fragment: Fragment) -> Part:
 
 def _summary(call: Call, assembler: Assembler, sent: int) -> Part:
     for reason in assembler.tool_calls.dropped:
-        call.memory.notice(f"dropped {reason}", "%s: dropped %s", call.name, reason)
+        call.memory.notice("tool call dropped", reason, "%(model)s: dropped %(what)s", model=call.name, what=reason)
     ended = call.clock.ticks()
     first = call.progress.first or ended
     call.progress.tokens_in, call.progress.tokens_out = assembler.prompt_tokens, assembler.completion_tokens

@@ -89,12 +89,21 @@ def note_without_effect(call: Call, resolved: Mapping[str, Any]) -> None:
     for name in options.without_effect(resolved):
         row = options.BY_NAME.get(name)
         note = row.note if row is not None else "unknown to Ollama too"
-        call.memory.notice(f"option {name}", "option %r is not used on vLLM: %s", name, note)
+        call.memory.notice(
+            "option unused", name, "option %(option)r is not used on vLLM: %(why)s", option=name, why=note
+        )
     for name in options.out_of_range(resolved):
         low, high = options.BY_NAME[name].range
-        call.memory.notice(f"range {name}", "option %r is held to %g … %g, which is what vLLM takes", name, low, high)
+        call.memory.notice(
+            "option out of range",
+            name,
+            "option %(option)r is held to %(low)g … %(high)g, which is what vLLM takes",
+            option=name,
+            low=low,
+            high=high,
+        )
     if call.body.get("keep_alive") is not None:
-        call.memory.notice("keep_alive", "keep_alive is not used on vLLM: a served model stays loaded")
+        call.memory.notice("option unused", "keep_alive", "keep_alive is not used on vLLM: a served model stays loaded")
 
 
 def check_keep_alive(value: Any) -> None:

@@ -67,9 +67,11 @@ def thought(call: Call) -> Exchange[Thought]:
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
         call.memory.notice(
-            f"thinking {call.served}",
-            "%s: its chat template knows no enable_thinking; if the model thinks all the same, say so in its profile",
+            "thinking unknown",
             call.served,
+            "%(served)s: its chat template knows no enable_thinking; "
+            "if the model thinks all the same, say so in its profile",
+            served=call.served,
         )
         raise cant_think(call)
     return Thought(

@@ -292,9 +292,9 @@ def through(
 ) -> Play:
     """Play an exchange that a provider answers."""
 
-    def notice(subject: str, text: str, *values: object) -> None:
+    def notice(event: str, subject: str, text: str, **facts: object) -> None:
         if told is not None:
-            told.append(text % values)
+            told.append(text % facts)
 
     return play(adapt(exchange, provider, name, notice), *script)
 
@@ -384,7 +384,7 @@ def test_closing_it_closes_the_exchange() -> None:
             closed.append(True)
 
     inner = open_()  # held here, so that it is not the garbage collector that closes it
-    wrapped = adapt(inner, DEEPSEEK, "deepseek", lambda *_: None)
+    wrapped = adapt(inner, DEEPSEEK, "deepseek", lambda *_, **__: None)
     next(wrapped)
     wrapped.close()
     assert closed == [True]
@@ -392,6 +392,10 @@ def test_closing_it_closes_the_exchange() -> None:
 
 def test_a_notice_has_a_subject_of_its_own_for_each_thing_and_provider() -> None:
     subjects: list[str] = []
+
+    def notice(event: str, subject: str, text: str, **facts: object) -> None:
+        subjects.append(f"{event}: {subject}")
+
     exchange = ask_one(CHAT, {"model": "m", "messages": [], "top_k": 40, "seed": 1})
-    play(adapt(exchange, DEEPSEEK, "deepseek", lambda subject, *_: subjects.append(subject)), reply({}))
-    assert subjects == ["provider deepseek top_k", "provider deepseek seed"]
+    play(adapt(exchange, DEEPSEEK, "deepseek", notice), reply({}))
+    assert subjects == ["provider takes less: deepseek top_k", "provider takes less: deepseek seed"]

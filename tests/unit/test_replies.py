@@ -30,9 +30,9 @@ DONE = b"[DONE]"
 def answered(*events: Any, told: list[str] | None = None, **body: Any) -> Play:
     """A chat that a provider answers with these events."""
 
-    def notice(_: str, text: str, *values: object) -> None:
+    def notice(event: str, subject: str, text: str, **facts: object) -> None:
         if told is not None:
-            told.append(text % values)
+            told.append(text % facts)
 
     return play(adapt(chat(call("/api/chat", {**HI, **body})), PROVIDER, "cloud", notice), list(events))
 
@@ -300,14 +300,14 @@ def test_an_error_without_a_status_is_the_servers(error: object) -> None:
 )
 def test_a_refusal_is_told_in_the_providers_words(document: Any, text: str) -> None:
     with pytest.raises(ResponseError) as caught:
-        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_: None), reply(document, 422))
+        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 422))
     assert caught.value.error == f"{text} (status 422 from http://vllm:8001)"
 
 
 def test_a_model_that_the_provider_does_not_have_is_told_with_what_to_look_at() -> None:
     document = {"error": {"message": "The model `smol` does not exist", "code": "model_not_found"}}
     with pytest.raises(ResponseError) as caught:
-        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_: None), reply(document, 404))
+        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 404))
     assert caught.value.status_code == 404
     assert caught.value.error == (
         "The model `smol` does not exist (provider cloud, https://llm.example/v1: check the model's name, and models "
@@ -319,7 +319,7 @@ def test_an_error_with_status_200_is_an_error() -> None:
     document = {"error": {"message": "Provider returned error", "code": 502}}
     texts = call("/api/embed", {"input": "a"})
     with pytest.raises(ResponseError) as caught:
-        play(adapt(embed(texts), PROVIDER, "cloud", lambda *_: None), reply(document))
+        play(adapt(embed(texts), PROVIDER, "cloud", lambda *_, **__: None), reply(document))
     assert caught.value.status_code == 502
     assert "Provider returned error" in caught.value.error
 
