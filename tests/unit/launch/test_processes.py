@@ -38,6 +38,7 @@ def ready():
     """Waits until a server answers."""
 
     def wait(instance):
+        assert instance.state == "running"
         until(lambda: answers(instance.server))
         return instance
 
@@ -203,6 +204,7 @@ def test_a_server_that_ends_while_it_starts(stand_in, runtime):
 def test_a_server_whose_guard_was_killed_is_found_and_stopped_whole(kept, runtime):
     instance = kept()
     os.kill(int(instance.id), signal.SIGKILL)
+    until(lambda: identity(int(instance.id)) is None)
     [found] = runtime.instances()
     assert found.state == "running"
     runtime.stop(found, grace=5)
