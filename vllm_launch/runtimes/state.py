@@ -45,7 +45,8 @@ def writing(what: str) -> Iterator[None]:
 def alone(report: Report) -> Iterator[None]:
     """Nobody else starts or stops servers meanwhile; another launcher that does is waited for, which `report` is told.
 
-    The lock ends with this program, however it ends. It is not to be taken twice: who has it waits for itself. Raises `LaunchError` where the state folder can't be written.
+    The lock ends with this program, however it ends. It must not be taken twice: who has it would wait for itself.
+    Raises `LaunchError` where the state folder can't be written.
     """
     with writing("The lock"):
         state_folder().mkdir(parents=True, mode=0o700, exist_ok=True)
