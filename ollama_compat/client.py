@@ -18,7 +18,7 @@ import httpx
 import ollama
 
 from .models import is_cloud
-from .settings import CONFIG, OLLAMA, VARIABLES, Settings, SettingsError, check_keys, load
+from .settings import CONFIG, OLLAMA, VARIABLES, Settings, SettingsError, load
 
 if TYPE_CHECKING:
     import openai
@@ -55,9 +55,10 @@ class _Backend:
         self._made = host, keywords
         self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
-            from .translation import Translation  # costs nothing in mode `ollama`
+            from .checks import check  # cost nothing in mode `ollama`
+            from .translation import Translation
 
-            check_keys(self.settings, os.environ)
+            check(self.settings, keywords.get("headers") or {}, os.environ)
             self._translation = Translation(self.settings)
             keywords.setdefault("limits", LIMITS)
         return keywords
@@ -124,6 +125,7 @@ class _Backend:
         authorization = self._keys.authorization["vllm" if vllm else OLLAMA] or ""
         given = {key: value for key, value in (self._made[1].get("headers") or {}).items() if value is not None}
         headers = {key: value for key, value in given.items() if key.lower() != "authorization"}
+        headers["Accept-Encoding"] = "identity"  # a few compressed bytes could fill the memory
         if authorization and not authorization.startswith("Bearer "):
             headers["Authorization"] = authorization
         return {
@@ -132,6 +134,11 @@ class _Backend:
             "timeout": client.timeout.read,
             "default_headers": headers,
         }
+
+    def _openai_http(self) -> dict[str, Any]:
+        """What that one's HTTP client is made with. The prompt and the headers follow no redirect to another host."""
+        own = {key: value for key, value in self._made[1].items() if key in ("verify", "cert", "trust_env")}
+        return {**own, "follow_redirects": False}
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
@@ -185,10 +192,11 @@ class Client(_Backend, ollama.Client):
     def openai(self, model: str) -> openai.OpenAI:
         """A ready `openai.OpenAI` for the server that serves `model`: the way out of the Ollama API.
 
-        It has this client's headers, key, timeout and `verify`; other keywords, such as `transport`, are httpx's and
-        can't be handed on. Ask it for `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models,
-        it speaks to Ollama's own OpenAI endpoint. Raises what `chat` raises for a model that is nowhere. Close it as
-        you close a client.
+        It has this client's headers, key, timeout, `verify`, `cert` and `trust_env`; other keywords, such as
+        `transport`, are httpx's and can't be handed on. It follows no redirects and asks for replies that are not
+        compressed; all else that a client bounds is the OpenAI package's there. Ask it for
+        `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models, it speaks to Ollama's own OpenAI
+        endpoint. Raises what `chat` raises for a model that is nowhere. Close it as you close a client.
         """
         from openai import DefaultHttpxClient, OpenAI
 
@@ -197,7 +205,7 @@ class Client(_Backend, ollama.Client):
             with contextlib.closing(self._run(translation.locate(model))) as parts:
                 vllm = next(parts)["url"]
         options = self._openai_options(self._client, vllm)
-        return OpenAI(**options, http_client=DefaultHttpxClient(verify=self._made[1].get("verify", True)))
+        return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http()))
 
     def _run(self, exchange: Exchange[None]) -> Generator[Part]:
         from .upstream import Upstream
@@ -257,7 +265,7 @@ class AsyncClient(_Backend, ollama.AsyncClient):
             async with contextlib.aclosing(self._run(translation.locate(model))) as parts:
                 vllm = (await anext(parts))["url"]
         options = self._openai_options(self._client, vllm)
-        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(verify=self._made[1].get("verify", True)))
+        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http()))
 
     def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
         from .upstream import AsyncUpstream

@@ -142,6 +142,14 @@ class Provider(Frozen):
         _url(url)
         return url
 
+    @field_validator("headers")
+    @classmethod
+    def _can_be_sent(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in headers.items():
+            if not sendable(value):
+                raise ValueError(f"{name!r} has characters that no HTTP header can carry (a line end?)")
+        return headers
+
     @field_validator("dialect")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
@@ -196,10 +204,15 @@ def _json_object(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def sendable(value: str) -> bool:
+    """Whether an HTTP header can carry it as it is."""
+    return value.isascii() and value.replace("\t", " ").isprintable()
+
+
 def _header_value(value: object) -> object:
     if isinstance(value, str) and not value.strip():
         return None
-    if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+    if isinstance(value, str) and not sendable(value):
         raise ValueError("it has characters that no HTTP header can carry (a line end?)")
     return value
 
@@ -352,20 +365,6 @@ def load(keywords: Mapping[str, object] | None = None, environ: Mapping[str, str
         return Settings.model_validate(values)
     except ValidationError as problem:
         raise SettingsError(_explain(problem, places)) from None
-
-
-def check_keys(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Say now, and not when it is needed, that a provider of VLLM_FAILOVER has no key. Raises `SettingsError`."""
-    for model, chain in settings.vllm_failover.items():
-        for other in chain:
-            name = other.partition(":")[0]
-            provider = settings.providers.get(name)
-            if provider is None or provider.api_key_env is None or environ.get(provider.api_key_env, "").strip():
-                continue
-            raise SettingsError(
-                f"VLLM_FAILOVER has {other!r} stand in for {model!r}, and the key of {name} is missing: "
-                f"set {provider.api_key_env}"
-            )
 
 
 def _read_toml(path: Path) -> dict[str, object]:

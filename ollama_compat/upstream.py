@@ -22,7 +22,7 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import ServerUnreachable, broken_off, malformed, redirected, unreachable
+from .errors import ServerUnreachable, broken_off, malformed, redirected, response_error, unreachable
 from .exchange import Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
 from .keys import Keys
 from .settings import OLLAMA
@@ -349,6 +349,9 @@ def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: R
         kind = type(error)
         allowed = client.timeout if last.timeout is None else f"{last.timeout:g} s"
         return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {allowed})", request=None)
+    if isinstance(error, httpx.LocalProtocolError):  # its text may quote a key
+        what = "has something in it that HTTP can't carry; please check headers= and the keys for line ends"
+        return response_error(f"the request to {last.base or client.base_url} was not sent: it {what}", 400)
     if isinstance(error, httpx.RequestError):
         return broken_off(last.base, f"{type(error).__name__}: {error}")
     return error

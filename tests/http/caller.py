@@ -18,14 +18,14 @@ class Caller:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            answer = self._settled(getattr(self.client, method)(*args, **kwargs))
+            answer = self.wait_for(getattr(self.client, method)(*args, **kwargs))
             return self._rest(answer, []) if kwargs.get("stream") else answer
 
         return call
 
     def open(self, method: str, **kwargs: Any) -> Any:
         """A stream of which nothing has been read."""
-        return self._settled(getattr(self.client, method)(**kwargs, stream=True))
+        return self.wait_for(getattr(self.client, method)(**kwargs, stream=True))
 
     def next(self, stream: Any) -> Any:
         """The next part of an open stream."""
@@ -45,16 +45,17 @@ class Caller:
         if stream is None:
             self.finish(self.client)
         else:
-            self._settled(stream.close() if self._runner is None else stream.aclose())
+            self.wait_for(stream.close() if self._runner is None else stream.aclose())
 
-    def finish(self, client: Any) -> None:
-        """Close a client."""
-        self._settled(client.close())
-
-    def _settled(self, outcome: Any) -> Any:
+    def wait_for(self, outcome: Any) -> Any:
+        """What a method of either kind of client has returned, in the end."""
         if self._runner is None or not hasattr(outcome, "__await__"):
             return outcome
         return self._runner.run(_awaited(outcome))
+
+    def finish(self, client: Any) -> None:
+        """Close a client."""
+        self.wait_for(client.close())
 
     def _rest(self, stream: Any, parts: list[Any]) -> list[Any]:
         if self._runner is None:

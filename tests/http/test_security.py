@@ -12,13 +12,15 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 import ollama_compat as ollama
 from ollama_compat import ResponseError
 
 from .caller import Caller
-from .network import CHAT, END, said
+from .network import CHAT, END, URL, Network, said
 from .sockets import Asked, Pieces, Server, serves, streamed, whole
 
 Connect = Callable[..., Caller]
@@ -317,6 +319,59 @@ def test_what_a_server_says_does_nothing_to_a_terminal(
     assert "wrong" in str(error)
     assert "wrong" in logged.text
     assert (str(error) + logged.text).replace("\n", "").isprintable()
+
+
+def test_what_can_not_be_sent_is_the_callers_mistake_and_is_not_shown(
+    connect: Connect, network: Network, logged: pytest.LogCaptureFixture
+) -> None:
+    network.on(URL + CHAT, httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"))
+    caller = connect(vllm_api_key=KEY)
+    error = failed(caller)
+    assert (error.status_code, KEY in all_told(error, caller, logged)) == (400, False)
+    assert f"the request to {URL} was not sent" in str(error)
+    assert len([url for url in network.urls if url.endswith(CHAT)]) == 1, "it is not tried again"
+    assert caller.client.stats()["models"]["smol"]["chat"]["errors"] == {"refused": 1}
+
+
+# The way out of the Ollama API
+
+
+def test_the_openai_client_sends_prompts_keys_and_headers_nowhere_else(
+    over_sockets: Connect, server: Server, elsewhere: Server
+) -> None:
+    location = elsewhere.url.replace("127.0.0.1", "localhost") + CHAT
+    server.answers[CHAT] = whole(b"", "307 Temporary Redirect", Location=location)
+    caller = over_sockets(vllm_api_key=KEY, headers={"X-Api-Key": PROVIDERS_KEY})
+    sdk = caller.openai("smol")
+    with pytest.raises(openai.APIStatusError) as caught:
+        caller.wait_for(sdk.chat.completions.create(model="smol", messages=HI["messages"]))
+    caller.finish(sdk)
+    assert caught.value.status_code == 307
+    assert elsewhere.asked == []
+
+
+def test_the_openai_client_asks_for_replies_that_are_not_compressed(over_sockets: Connect, server: Server) -> None:
+    server.answers[CHAT] = whole({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
+    caller = over_sockets()
+    sdk = caller.openai("smol")
+    caller.wait_for(sdk.chat.completions.create(model="smol", messages=HI["messages"]))
+    caller.finish(sdk)
+    (asked,) = server.posts(CHAT)
+    assert asked.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("keyword", ["verify", "cert", "trust_env"])
+def test_the_openai_client_has_what_the_client_was_made_with(
+    over_sockets: Connect, monkeypatch: pytest.MonkeyPatch, keyword: str
+) -> None:
+    made: list[dict[str, Any]] = []
+    for name, kind in (("DefaultHttpxClient", httpx.Client), ("DefaultAsyncHttpxClient", httpx.AsyncClient)):
+        monkeypatch.setattr(openai, name, lambda kind=kind, **given: made.append(given) or kind())
+    given = {"verify": ssl.create_default_context(), "cert": None, "trust_env": False}
+    caller = over_sockets(**given)
+    caller.finish(caller.openai("smol"))
+    assert made[0][keyword] is given[keyword]
+    assert made[0]["follow_redirects"] is False
 
 
 # TLS
