@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import httpx
 
-_SAMPLE = re.compile(
-    r'^http_request_duration_seconds_(count|sum)\{handler="([^"]+)",method="POST"\} (\S+)$', re.MULTILINE
-)
+from vllm_launch import metrics
+
+_DURATION = "http_request_duration_seconds"
 
 
 class Answered(NamedTuple):
@@ -22,8 +21,8 @@ class Answered(NamedTuple):
 
 def answered(base_url: str) -> list[Answered]:
     """The POST requests that the server has answered so far, path by path."""
-    page = httpx.get(f"{base_url}/metrics", trust_env=False).raise_for_status().text
-    values: dict[str, dict[str, float]] = {}
-    for kind, path, value in _SAMPLE.findall(page):
-        values.setdefault(path, {})[kind] = float(value)
-    return [Answered(path, int(kinds["count"]), kinds["sum"]) for path, kinds in sorted(values.items())]
+    text = httpx.get(f"{base_url}/metrics", trust_env=False).raise_for_status().text
+    page = metrics.read(text)
+    seconds = page.by(f"{_DURATION}_sum", "handler", method="POST")
+    requests = page.by(f"{_DURATION}_count", "handler", method="POST")
+    return [Answered(path, int(count), seconds.get(path, 0.0)) for path, count in sorted(requests.items())]
