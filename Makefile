@@ -8,7 +8,7 @@ READY := .venv/ready
 say = @printf '%s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration soak prepare clean
+.PHONY: help demo test lint unit integration docker soak prepare clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -16,7 +16,7 @@ help:  ## list these commands
 demo: $(READY)  ## one script on the ollama API, answered by two real vLLM servers on this machine
 	@$(BIN)/python -m testbed demo
 
-test: lint unit integration  ## everything: style, types, unit and HTTP tests, tests on real vLLM servers
+test: lint unit integration docker  ## everything: style, types, unit and HTTP tests, tests on real vLLM servers
 	$(say) 'All tests passed.'
 
 lint: $(READY)  ## style (ruff) and types (mypy)
@@ -33,6 +33,10 @@ unit: $(READY)  ## tests that start no vLLM: seconds
 integration: $(READY)  ## tests on real vLLM servers, started for them
 	$(say) 'Tests: real vLLM servers'
 	@$(BIN)/pytest --quiet tests/integration tests/conformance tests/faults
+
+docker: $(READY)  ## tests on a real Docker engine, with vLLM in containers; skipped where none answers
+	$(say) 'Tests: containers'
+	@$(BIN)/pytest --quiet tests/docker
 
 soak: $(READY)  ## ten minutes of full load with random faults, on real vLLM servers
 	@$(BIN)/python -m tests.soak

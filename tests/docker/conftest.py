@@ -49,6 +49,14 @@ def engine() -> Iterator[DockerClient]:
     assert [container.name for container in left] == [], "containers were left behind"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The launcher's state folder is these tests' own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def runtime(engine: DockerClient) -> Iterator[Containers]:
     """The runtime; what a test has started with it is removed after the test."""

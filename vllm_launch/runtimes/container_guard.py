@@ -3,8 +3,8 @@
     python container_guard.py <label=value of its containers>
 
 Its standard input is a pipe that the launcher holds open and never writes to: the pipe's end is the launcher's end,
-since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay; so do those
-that ended by themselves, whose logs say why.
+since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay; so do
+those that ended by themselves, whose logs say why.
 """
 
 from __future__ import annotations

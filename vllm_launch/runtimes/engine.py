@@ -59,7 +59,10 @@ REFUSALS = (
     ),
     Refusal(r"no space left on device|disk quota exceeded", "the disk is full; `docker system df` shows what fills it"),
     Refusal(r'exec: "([^"]*)":.*(?:not found|no such file)', "its image has no program {0}, which is to start it"),
-    Refusal(r"exec format error|no match(?:ing manifest)? for platform", "its image is for another kind of processor"),
+    Refusal(
+        r"exec format error|no match(?:ing manifest)? for|does not match the specified platform",
+        "its image is for another kind of processor",
+    ),
     Refusal(r"error setting rlimit", "the engine may not set a limit that it asks for; is it a rootless one?"),
     Refusal(
         r"toomanyrequests|rate limit", "the registry gives out no more for now; wait, or log in with `docker login`"

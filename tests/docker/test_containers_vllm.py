@@ -1,0 +1,107 @@
+"""The real vLLM in real containers, side by side: brought up, called by the client, watched, and taken down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from docker import DockerClient
+
+import ollama_compat as ollama
+from testbed import servers
+from testbed.image import Image
+from testbed.paths import HERE
+from vllm_launch import up
+from vllm_launch.runtimes.base import Instance
+from vllm_launch.runtimes.containers import Containers
+from vllm_launch.runtimes.ports import free_ports
+from vllm_launch.servers import ENTRYPOINT, Server
+
+from .conftest import name_of
+from .helpers import answers, eventually, ignore
+
+
+def contained(server: Server, image: Image) -> Server:
+    """The test bed's server as a container, which asks for the test bed's key."""
+    return server.model_copy(
+        update={
+            "name": name_of(server.name),
+            "image": image.tag,
+            "volumes": dict(image.volumes),
+            "shm_size": "256m",
+            "entrypoint": ENTRYPOINT,
+            "api_key_file": HERE / "api-key.txt",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def pair(engine: DockerClient, vllm_image: Image) -> Iterator[list[Instance]]:
+    """A chat and an embedding server, both ready."""
+    runtime = Containers(engine)
+    chat_port, embed_port = free_ports(2)
+    wanted = [contained(server, vllm_image) for server in (servers.chat(chat_port), servers.embed(embed_port))]
+    try:
+        up.up(runtime, wanted, lambda _: None, timeout_s=240)
+        names = [server.name for server in wanted]
+        yield [instance for instance in runtime.instances() if instance.name in names]
+    finally:
+        up.down(runtime, [server.name for server in wanted], ignore)
+
+
+@pytest.fixture
+def client(pair: list[Instance]) -> Iterator[ollama.Client]:
+    urls = ",".join(instance.server.base_url for instance in pair)
+    models = {"exaone3.5:7.8b": "smol", "daynice/kure-v1": "minilm"}
+    with ollama.Client(
+        backend_mode="vllm", vllm_urls=urls, vllm_api_key=servers.API_KEY, vllm_model_map=models
+    ) as client:
+        yield client
+
+
+def test_a_service_calls_both_of_them(client: ollama.Client) -> None:
+    answer = client.chat(
+        "exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}], options={"temperature": 0, "num_predict": 16}
+    )
+    vectors = client.embed("daynice/kure-v1", ["안녕하세요", "hello"]).embeddings
+    assert answer.done
+    assert answer.message.content
+    assert [len(vector) for vector in vectors] == [384, 384]
+
+
+def test_they_are_ready_kept_and_found(pair: list[Instance], engine: DockerClient) -> None:
+    assert [instance.state for instance in pair] == ["running", "running"]
+    for instance in pair:
+        assert engine.containers.get(instance.id).attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_bringing_them_up_again_changes_nothing(pair: list[Instance], engine: DockerClient) -> None:
+    events: list[str] = []
+    again = up.up(Containers(engine), [instance.server for instance in pair], lambda event: events.append(event.kind))
+    assert events.count("stays") == 2
+    assert "prepares" not in events
+    assert [instance.id for instance in again] == [instance.id for instance in pair]
+
+
+def test_docker_calls_them_healthy(pair: list[Instance], engine: DockerClient) -> None:
+    for instance in pair:
+        assert eventually(lambda id=instance.id: engine.containers.get(id).health == "healthy")  # type: ignore[misc]
+
+
+def test_their_key_is_asked_for_and_shown_nowhere(pair: list[Instance], engine: DockerClient) -> None:
+    for instance in pair:
+        refused = answers(instance.server, "/v1/models")
+        assert refused is not None
+        assert refused.status_code == 401
+        container = engine.containers.get(instance.id)
+        assert servers.API_KEY not in str(container.attrs), "docker inspect"
+        assert servers.API_KEY not in str(container.top(ps_args="-ef")), "docker top"
+        assert servers.API_KEY not in Containers(engine).log(instance), "docker logs"
+
+
+def test_taken_down_nothing_of_them_is_left(pair: list[Instance], engine: DockerClient) -> None:
+    runtime = Containers(engine)
+    names = [instance.name for instance in pair]
+    assert up.down(runtime, names, ignore) == sorted(names)
+    assert [container.name for container in engine.containers.list(all=True) if container.name in names] == []
+    assert [answers(instance.server) for instance in pair] == [None, None]

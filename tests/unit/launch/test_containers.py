@@ -1,0 +1,327 @@
+"""Containers without an engine: what it would be told, what its words mean, and what a healthy one won't do."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from vllm_launch.presets import PRESETS
+from vllm_launch.runtimes import container_guard, container_spec, engine
+from vllm_launch.runtimes.base import Instance, LaunchError
+from vllm_launch.runtimes.containers import Containers, _lines, ended
+from vllm_launch.servers import Server
+
+
+def server(**described: Any) -> Server:
+    return Server.model_validate({"name": "chat", "model": "m", "port": 8001, **described})
+
+
+def mounts(described: Server) -> list[tuple[str, str, str, bool]]:
+    config = container_spec.host_config(described)
+    return [(mount["Type"], mount["Source"], mount["Target"], mount["ReadOnly"]) for mount in config["Mounts"]]
+
+
+class TestSpec:
+    def test_the_production_pair_has_its_gpu_its_memory_and_its_models(self) -> None:
+        config = container_spec.host_config(PRESETS["vllm-llm"])
+        [request] = config["DeviceRequests"]
+        assert (request["DeviceIDs"], request["Capabilities"]) == (["0"], [["gpu"]])
+        assert config["ShmSize"] == 8 * 2**30
+        assert ("volume", "huggingface", "/root/.cache/huggingface", False) in mounts(PRESETS["vllm-llm"])
+        assert {limit["Name"]: limit["Hard"] for limit in config["Ulimits"]} == {"memlock": -1, "stack": 67108864}
+
+    def test_all_gpus_are_asked_for_by_count(self) -> None:
+        [request] = container_spec.host_config(server(gpus="all"))["DeviceRequests"]
+        assert (request["Count"], request["DeviceIDs"]) == (-1, [])
+
+    def test_without_a_gpu_none_is_asked_for_and_no_limit_is_lifted(self) -> None:
+        config = container_spec.host_config(PRESETS["vllm-llm-cpu"])
+        assert not config.get("DeviceRequests")
+        assert not config.get("Ulimits")
+
+    def test_the_port_is_bound_to_the_address_that_is_described(self) -> None:
+        bound = [container_spec.host_config(server(host=host))["PortBindings"] for host in ("0.0.0.0", "localhost")]
+        assert bound == [
+            {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8001"}]},
+            {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}]},
+        ]
+
+    def test_the_health_check_and_the_arguments_are_composes(self) -> None:
+        options = container_spec.options(server(), "a-launcher", has_token=False)
+        assert options["healthcheck"]["Test"][0] == "CMD"
+        assert options["healthcheck"]["Interval"] == 10 * 10**9
+        assert options["command"][:4] == ["--host", "0.0.0.0", "--port", "8000"]
+
+    def test_a_folder_of_the_home_a_named_volume_and_read_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        described = server(volumes={"~/models": "/models:ro", "cache": "/cache", "/data": "/data:rw"})
+        assert mounts(described) == [
+            ("bind", "/home/me/models", "/models", True),
+            ("volume", "cache", "/cache", False),
+            ("bind", "/data", "/data", False),
+        ]
+        assert container_spec.folders(described) == [Path("/home/me/models"), Path("/data")]
+
+    @pytest.mark.parametrize(
+        "volume", [("models/here", "/models"), ("cache", "models"), ("cache", "/cache:r"), ("", "/a")]
+    )
+    def test_a_volume_that_means_nothing(self, volume: tuple[str, str]) -> None:
+        with pytest.raises(LaunchError, match="The volume"):
+            container_spec.host_config(server(volumes=dict([volume])))
+
+    def test_the_key_is_a_file_and_its_content_is_nowhere(self, tmp_path: Path) -> None:
+        key_file = tmp_path / "key"
+        key_file.write_text("sk-secret")
+        options = container_spec.options(server(api_key_file=key_file), "a-launcher", has_token=False)
+        assert ("bind", str(key_file), "/run/secrets/vllm-api-key", True) in mounts(server(api_key_file=key_file))
+        assert "sk-secret" not in str(options)
+
+    def test_the_token_is_put_where_the_hubs_library_is_told_to_look(self) -> None:
+        options = container_spec.options(server(), "a-launcher", has_token=True)
+        with tarfile.open(fileobj=io.BytesIO(container_spec.token_archive("hf_x"))) as archive:
+            [member] = archive.getmembers()
+            content = archive.extractfile(member)
+            assert content is not None
+            assert content.read() == b"hf_x"
+        assert "/" + member.name == options["environment"]["HF_TOKEN_PATH"]
+
+    def test_a_description_is_read_back_as_it_was(self) -> None:
+        for described in PRESETS.values():
+            assert container_spec.described(described.name, container_spec.labels(described, "x")) == described
+
+    def test_what_a_newer_launcher_described_besides_is_left_out(self) -> None:
+        label = server().model_dump_json().replace("{", '{"invented_later": 1, ', 1)
+        assert container_spec.described("chat", {container_spec.SERVER_LABEL: label}) == server()
+
+    @pytest.mark.parametrize("label", ["", "[]", "{}", '{"name": "chat"}'])
+    def test_a_description_that_can_not_be_read_names_the_container(self, label: str) -> None:
+        with pytest.raises(LaunchError, match="docker rm -f chat"):
+            container_spec.described("chat", {container_spec.SERVER_LABEL: label})
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("says", "means"),
+        [
+            ('could not select device driver "" with capabilities: [[gpu]]', "NVIDIA Container Toolkit"),
+            ("failed to inject CDI devices: unresolvable CDI devices nvidia.com/gpu=0", "NVIDIA Container Toolkit"),
+            ("nvidia-container-cli: device error: 7: unknown device: unknown", "a GPU that is not there"),
+            ("nvidia-container-cli: initialization error: nvml error: driver not loaded", "NVIDIA driver"),
+            ("write /var/lib/docker/tmp/GetImageBlob1: no space left on device", "the disk is full"),
+            ("pull access denied for x, repository does not exist or may require 'docker login'", "no such image"),
+            ("manifest for a/b:c not found: manifest unknown: manifest unknown", "no such image"),
+            ("Get https://r/v2/: dial tcp: lookup r: no such host", "the registry can't be reached"),
+            (
+                "Get https://r/v2/: net/http: request canceled (Client.Timeout exceeded)",
+                "the registry can't be reached",
+            ),
+            ("toomanyrequests: You have reached your pull rate limit.", "gives out no more"),
+            ("no matching manifest for linux/arm64/v8 in the manifest list entries", "another kind of processor"),
+            ('exec: "/bin/sh": stat /bin/sh: no such file or directory: unknown', "no program /bin/sh"),
+            ('invalid mount config for type "bind": bind source path does not exist: /x y', "/x"),
+            ("listen tcp4 9.9.9.9:80: bind: cannot assign requested address", "no address of the engine's machine"),
+            ("error setting rlimit type 8: operation not permitted", "rootless"),
+        ],
+    )
+    def test_what_the_engine_says_is_explained_and_quoted(self, says: str, means: str) -> None:
+        message = engine.refused("It can't be done", says)
+        assert message.startswith("It can't be done: ")
+        assert means in message
+        assert message.endswith(f"Docker says: {says}")
+
+    def test_what_nobody_foresaw_is_quoted(self) -> None:
+        assert (
+            engine.refused("It can't be done", "the moon is full") == "It can't be done. Docker says: the moon is full"
+        )
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (
+                DockerException("… ('Connection aborted.', FileNotFoundError(2, 'No such file or directory'))"),
+                "Start it",
+            ),
+            (
+                DockerException("… ('Connection aborted.', PermissionError(13, 'Permission denied'))"),
+                "usermod -aG docker",
+            ),
+            (requests.exceptions.ConnectionError("Connection refused"), "none answers"),
+            (requests.exceptions.ReadTimeout("Read timed out."), "does not answer in time"),
+        ],
+    )
+    def test_an_engine_that_does_not_answer(self, error: Exception, words: str) -> None:
+        with pytest.raises(LaunchError) as told, engine.speaking("It can't be done"):
+            raise error
+        assert str(told.value).startswith("It can't be done: ")
+        assert words in str(told.value)
+
+    def test_a_clear_error_passes_as_it_is(self) -> None:
+        with pytest.raises(LaunchError, match=r"^clear$"), engine.speaking("It can't be done"):
+            raise LaunchError("clear")
+
+    @pytest.mark.parametrize(
+        ("state", "words"),
+        [
+            ({"Status": "exited", "ExitCode": 1}, "with status 1"),
+            ({"Status": "exited", "ExitCode": 0}, "with status 0"),
+            ({"Status": "exited", "ExitCode": 255}, "with status 255"),
+            ({"Status": "exited", "ExitCode": 139}, "by SIGSEGV"),
+            ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "by SIGKILL: it was out of memory"),
+            ({"Status": "created", "ExitCode": 0, "Error": "no GPU"}, "before it ran (no GPU)"),
+            ({"Status": "created", "ExitCode": 0, "Error": ""}, "before it ran"),
+        ],
+    )
+    def test_how_a_container_ended(self, state: dict[str, Any], words: str) -> None:
+        assert ended(state) == words
+
+    def test_lines_are_whole_though_their_bytes_come_in_pieces(self) -> None:
+        written = "서버를 시작합니다\r\nloading: 0%\rloading: 100%\nthe end".encode()
+        pieces = [written[at : at + 1] for at in range(len(written))]
+        assert [line for line in _lines(iter(pieces)) if line] == [
+            "서버를 시작합니다",
+            "loading: 0%",
+            "loading: 100%",
+            "the end",
+        ]
+
+
+class TestFetching:
+    def test_progress_is_told_by_layers_and_bytes(self) -> None:
+        layers = engine.Layers()
+        events: list[dict[str, Any]] = [
+            {"status": "Pulling from vllm/vllm-openai", "id": "v0.32.0"},
+            {"status": "Pulling fs layer", "progressDetail": {}, "id": "a"},
+            {"status": "Already exists", "progressDetail": {}, "id": "b"},
+            {"status": "Downloading", "progressDetail": {"current": 1_500_000_000, "total": 6_000_000_000}, "id": "c"},
+        ]
+        for event in events:
+            layers.take(event)
+        assert layers.text() == "fetching the image: 1 of 3 layers, 1.5 of 6.0 GB"
+        layers.take({"status": "Extracting", "progressDetail": {"current": 1, "total": 6_000_000_000}, "id": "c"})
+        assert layers.text() == "fetching the image: 1 of 3 layers, 6.0 of 6.0 GB"
+        layers.take({"status": "Pull complete", "progressDetail": {}, "id": "c"})
+        assert layers.text() == "fetching the image: 2 of 3 layers, 6.0 of 6.0 GB"
+
+    def test_a_disk_that_fills_up_on_the_way(self) -> None:
+        client = fake(
+            pulled=[{"status": "Pulling fs layer", "id": "a"}, {"error": "write /x: no space left on device"}]
+        )
+        told: list[str] = []
+        with pytest.raises(LaunchError, match=r"The image a:b can't be fetched: the disk is full; `docker system df`"):
+            engine.fetch(client, "a:b", told.append)
+        assert told == ["fetching a:b", "fetching the image: 0 of 1 layers"]
+
+
+def fake(**answers: Any) -> Any:
+    """An engine that answers as it is told to, where a real one can't be made to."""
+
+    def missing(_: str) -> None:
+        raise ImageNotFound("no such image")
+
+    return SimpleNamespace(
+        info=lambda: answers.get("info", {}),
+        images=SimpleNamespace(get=missing),
+        api=SimpleNamespace(
+            base_url=answers.get("base_url", "http+docker://localhost"), pull=lambda *_, **__: answers["pulled"]
+        ),
+        containers=answers.get("containers"),
+    )
+
+
+class TestGpus:
+    @pytest.fixture(autouse=True)
+    def _no_hook(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        "info",
+        [
+            {"Runtimes": {"runc": {}, "nvidia": {}}},
+            {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
+        ],
+    )
+    def test_an_engine_that_has_them_is_not_refused(self, info: dict[str, Any]) -> None:
+        engine.require_gpu(fake(info=info), "x")
+
+    def test_an_engine_with_the_toolkits_hook_is_not_refused(self, tmp_path: Path) -> None:
+        hook = tmp_path / "nvidia-container-runtime-hook"
+        hook.touch(mode=0o755)
+        engine.require_gpu(fake(info={"Runtimes": {"runc": {}}}), "x")
+
+    def test_a_distant_engine_decides_itself(self) -> None:
+        engine.require_gpu(fake(info={"Runtimes": {"runc": {}}}, base_url="http://gpu:2375"), "x")
+
+    def test_one_without_them_is_refused_with_the_way_out(self) -> None:
+        with pytest.raises(LaunchError, match=r"It can't start: .*nvidia-ctk runtime configure --runtime=docker"):
+            engine.require_gpu(fake(info={"Runtimes": {"runc": {}}, "DiscoveredDevices": None}), "It can't start")
+
+
+class Going:
+    """A container that somebody else removes at the same moment."""
+
+    id = "c0ffee"
+
+    def __init__(self, stop: Exception | None, remove: Exception | None) -> None:
+        self.errors = {"stop": stop, "remove": remove}
+
+    def stop(self, timeout: int) -> None:
+        self._raise("stop")
+
+    def remove(self, **_: bool) -> None:
+        self._raise("remove")
+
+    def _raise(self, what: str) -> None:
+        if error := self.errors[what]:
+            raise error
+
+
+def refusing(status: int) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("refused", response=response, explanation="removal of container is already in progress")
+
+
+@pytest.mark.parametrize(
+    ("stop", "remove"), [(NotFound("gone"), None), (None, NotFound("gone")), (None, refusing(409))]
+)
+def test_stopping_what_somebody_else_removes_is_harmless(stop: Exception | None, remove: Exception | None) -> None:
+    going = Going(stop, remove)
+    runtime = Containers(fake(containers=SimpleNamespace(get=lambda _: going)))
+    runtime.stop(Instance(server(), "docker", "running", "c0ffee", 0.0), 1.5)
+    assert any(going.errors.values())
+
+
+def test_stopping_that_the_engine_refuses_is_told() -> None:
+    runtime = Containers(fake(containers=SimpleNamespace(get=lambda _: Going(None, refusing(500)))))
+    with pytest.raises(LaunchError, match="The container chat can't be stopped"):
+        runtime.stop(Instance(server(), "docker", "running", "c0ffee", 0.0), 1.5)
+
+
+def test_a_key_file_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    runtime = Containers(fake())
+    with pytest.raises(LaunchError, match=r"the file of its API key, .*/none: No such file or directory"):
+        runtime.prepare(server(api_key_file=tmp_path / "none"), lambda _: None)
+
+
+def test_the_guard_tries_again_while_the_engine_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: Iterator[Exception | None] = iter([OSError("restarting"), None, None, None])
+    swept: list[str] = []
+
+    def sweep(label: str) -> None:
+        if error := next(outcomes):
+            raise error
+        swept.append(label)
+
+    monkeypatch.setattr(container_guard, "sweep", sweep)
+    monkeypatch.setattr(container_guard, "_EVERY_S", 0.0)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    container_guard.main("a=b")
+    assert swept == ["a=b", "a=b", "a=b"]
