@@ -6,12 +6,12 @@ Nothing here quotes a key: errors name the variable or the header that holds it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from .dialects import DIALECTS
 from .models import is_cloud, same
-from .settings import OLLAMA, Settings, SettingsError, sendable
+from .settings import OLLAMA, Settings, SettingsError, named, sendable
 
 _ALIKE = 0.85  # of difflib: `deepsek` is that close to `deepseek`, `deepseek-r1` and `qwen3-coder` are other words
 _TAG = re.compile(r"latest|v?\d.*", re.IGNORECASE)  # Ollama's tags: `7b-instruct`, `v0.3`; no provider's models
@@ -55,7 +55,7 @@ def _check_provider(settings: Settings, other: str, where: str) -> None:
     known = {OLLAMA, *settings.providers}
     if not colon or word in known or is_cloud(other) or _TAG.fullmatch(tag):
         return
-    if any(same(name, other) for name in _models(settings)):
+    if any(same(name, other) for name in named(settings)):
         return
     meant = get_close_matches(word.lower(), known, n=1, cutoff=_ALIKE)
     if meant:
@@ -69,10 +69,3 @@ def _check_provider(settings: Settings, other: str, where: str) -> None:
             "api_key_env in the TOML file that OLLAMA_COMPAT_CONFIG names. (If it is a model's name, give it a row in "
             "VLLM_MODEL_MAP.)"
         )
-
-
-def _models(settings: Settings) -> Iterator[str]:
-    """Every model that the settings name for sure."""
-    yield from settings.models
-    yield from settings.vllm_model_map
-    yield from settings.vllm_model_map.values()

@@ -102,7 +102,7 @@ class OpenTelemetry:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
         # Callers make model names up: metrics, unlike spans, are kept for each name.
-        told = {**_asked(running, self._names.bounded(running.model)), **answered}
+        told = {**_asked(running, self._names.bounded(running.model, answered=running.was_answered)), **answered}
         self._duration.record(running.seconds, told)
         told.pop("error.type", None)
         first = running.seconds_to_first_token

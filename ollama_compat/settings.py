@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -365,6 +365,14 @@ def load(keywords: Mapping[str, object] | None = None, environ: Mapping[str, str
         return Settings.model_validate(values)
     except ValidationError as problem:
         raise SettingsError(_explain(problem, places)) from None
+
+
+def named(settings: Settings) -> Iterator[str]:
+    """Every name in the settings that is a model's for sure."""
+    yield from settings.models
+    yield from settings.vllm_model_map
+    yield from settings.vllm_model_map.values()
+    yield from settings.vllm_failover
 
 
 def _read_toml(path: Path) -> dict[str, object]:

@@ -20,7 +20,7 @@ from .operations.decide import systemone
 from .operations.embed import embed, embeddings
 from .operations.generate import generate
 from .operations.site import Site
-from .settings import Settings
+from .settings import Settings, named
 from .store import ProfileFile, Profiles, data_folder
 
 OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
@@ -64,7 +64,7 @@ class Translation:
         self.memory = Memory()
         self.names = Names(settings, created or ProfileFile(data_folder()))
         self.routes = Routes(settings, self.fleet, self.names, self.memory, self.clock)
-        self.stats = Stats(self.clock)
+        self.stats = Stats(self.clock, named(settings))
         self.guard = Guard(settings, self.fleet, self.routes, self.memory, self.clock)
         self.guard.observers.append(self.stats)
 

@@ -24,7 +24,9 @@ CANCELLED = "cancelled"
 LAST = 1000
 """Percentiles are those of the last so many calls of a row."""
 MODELS = 100
-"""How many model names have rows of their own; all further ones are counted as `OTHER_MODELS`."""
+"""How many model names have rows of their own, beside those of the settings; others are counted as `OTHER_MODELS`."""
+UNANSWERED = 20
+"""How many of these may be names of which no call was answered yet: callers make names up."""
 LONGEST_NAME = 400
 """A model name with more characters is counted as `OTHER_MODELS` at once."""
 OTHER_MODELS = "(other)"
@@ -64,6 +66,11 @@ class Running:
     ended: int | None = None
     error: str | None = None
     """What it ended with: a kind of failure (guard/failures.py), or `CANCELLED`; None: it was answered."""
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether it was, or at least began to be."""
+        return self.error is None or self.first_token is not None
 
     @property
     def seconds(self) -> float:
@@ -257,27 +264,44 @@ def encodable(name: str) -> str:
 
 
 class ModelNames:
-    """The model names that are told apart: the first `MODELS` of them."""
+    """The model names that are told apart: those of the settings, and the first `MODELS` others.
 
-    def __init__(self) -> None:
-        """None yet."""
+    A name keeps its place. Of the others, no more than `UNANSWERED` are names of which no call was answered yet, so
+    that names that callers make up leave room for those that mean something.
+    """
+
+    def __init__(self, own: Iterable[str] = ()) -> None:
+        """`own` are the names of the settings."""
+        self._own = frozenset(name for name in own if encodable(name) == name)
         self._seen: set[str] = set()
+        self._unanswered: set[str] = set()
 
-    def bounded(self, model: str) -> str:
-        """`model` itself, or `OTHER_MODELS`."""
-        if model in self._seen:
+    def bounded(self, model: str, *, answered: bool) -> str:
+        """`model` itself, or `OTHER_MODELS`. `answered` says whether a call of it was."""
+        if model in self._own:
             return model
-        if len(self._seen) >= MODELS or len(model) > LONGEST_NAME or encodable(model) != model:
+        if model in self._seen:
+            if answered:
+                self._unanswered.discard(model)
+            return model
+        full = len(self._seen) >= MODELS or (not answered and len(self._unanswered) >= UNANSWERED)
+        if full or len(model) > LONGEST_NAME or encodable(model) != model:
             return OTHER_MODELS
         self._seen.add(model)
+        if not answered:
+            self._unanswered.add(model)
         return model
 
 
 class Stats:
     """Counts the calls of a client: each once, when it ends. Any thread may call any method at any time."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        """`clock` is the system's, unless a test brings its own; only its time of day is read."""
+    def __init__(self, clock: Clock | None = None, own: Iterable[str] = ()) -> None:
+        """`clock` is the system's, unless a test brings its own; only its time of day is read.
+
+        `own` are the models that have rows of their own in any case.
+        """
+        self._own = tuple(own)
         self._clock = clock or SystemClock()
         # Reentrant: the garbage collector may close a forgotten stream in the midst of a count, and so end its call.
         self._lock = threading.RLock()
@@ -286,23 +310,22 @@ class Stats:
 
     def _begin(self) -> None:
         self._since = self._clock.stamp()
-        self._names = ModelNames()
+        self._names = ModelNames(self._own)
         self._rows: dict[tuple[str, str], Row] = {}
 
     def started(self, running: Running) -> None:
         """A call begins."""
         with self._lock:
-            self._running[running] = self._row(running)
+            self._running[running] = self._row(running, answered=False)
 
     def ended(self, running: Running) -> None:
         """A call has ended. One that is not running (it has ended before, or belongs to another process) is nothing."""
         with self._lock:
-            row = self._running.pop(running, None)
-            if row is not None:
-                row.count(running)
+            if self._running.pop(running, None) is not None:
+                self._row(running, answered=running.was_answered).count(running)
 
-    def _row(self, running: Running) -> Row:
-        key = self._names.bounded(running.model), running.operation
+    def _row(self, running: Running, *, answered: bool) -> Row:
+        key = self._names.bounded(running.model, answered=answered), running.operation
         row = self._rows.get(key)
         return self._rows.setdefault(key, Row(*key)) if row is None else row
 
@@ -338,7 +361,7 @@ class Stats:
             self._begin()
             for running in self._running.copy():
                 if running in self._running:
-                    self._running[running] = self._row(running)
+                    self._running[running] = self._row(running, answered=False)
 
     def after_fork(self) -> Self:
         """Begin anew in the child of a fork: its parent's calls are not its own, and the lock may be held for ever."""

@@ -18,7 +18,7 @@ from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
 from ollama_compat import otel
-from ollama_compat.guard.stats import CANCELLED, MODELS, OTHER_MODELS, SECONDS, TOKENS, Running
+from ollama_compat.guard.stats import CANCELLED, MODELS, OTHER_MODELS, SECONDS, TOKENS, UNANSWERED, Running
 from ollama_compat.otel import OpenTelemetry
 from tests.play import SECOND
 
@@ -229,6 +229,16 @@ def test_metrics_tell_a_bounded_number_of_models_apart(backend: Backend) -> None
     assert len(points) == MODELS + 1
     assert points[OTHER_MODELS].count == 5
     assert backend.exporter.get_finished_spans()[-1].name == f"chat made up {MODELS + 4}"
+
+
+def test_names_that_were_never_answered_leave_room_for_those_that_are(backend: Backend) -> None:
+    for number in range(MODELS):
+        backend.call(model=f"made up {number}", error="not_found")
+    backend.call(**ANSWER)
+    points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
+    assert len(points) == UNANSWERED + 2
+    assert points["exaone"].count == 1
+    assert points[OTHER_MODELS].count == MODELS - UNANSWERED
 
 
 # Around it

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ollama_compat import Profile, Settings
 from ollama_compat.guard.stats import (
     CANCELLED,
     LAST,
@@ -20,11 +21,13 @@ from ollama_compat.guard.stats import (
     OTHER_MODELS,
     SECONDS,
     TOKENS,
+    UNANSWERED,
     Running,
     Stats,
     Timing,
     merged,
 )
+from ollama_compat.translation import Translation
 from tests.play import SECOND, STAMP, FakeClock
 
 A, B = "http://a:8001", "http://b:8002"
@@ -380,6 +383,110 @@ def test_after_a_reset_there_is_room_for_other_names() -> None:
     assert list(counted.snapshot()["models"]) == ["exaone"]
     end(counted, late)
     assert counted.snapshot()["totals"]["in_flight"] == 0
+
+
+def made_up(counted: Stats, number: int) -> None:
+    for n in range(number):
+        call(counted, f"made up {n}", error="not_found")
+
+
+def test_names_that_were_never_answered_leave_room_for_those_that_are() -> None:
+    counted = stats()
+    made_up(counted, 3 * MODELS)
+    for number in range(MODELS - UNANSWERED):
+        call(counted, f"real {number}")
+    models = counted.snapshot()["models"]
+    assert all(models[f"real {number}"]["chat"]["calls"] == 1 for number in range(MODELS - UNANSWERED))
+    assert len(models) == MODELS + 1
+    assert models[OTHER_MODELS]["chat"]["errors"] == {"not_found": 3 * MODELS - UNANSWERED}
+    assert counted.snapshot()["totals"]["calls"] == 4 * MODELS - UNANSWERED
+
+
+def test_a_name_that_is_answered_makes_room_for_others_that_are_not_yet() -> None:
+    counted = stats()
+    made_up(counted, UNANSWERED)
+    call(counted, "made up 0")
+    call(counted, "broken", error="unreachable")
+    call(counted, "broken too", error="unreachable")
+    models = counted.snapshot()["models"]
+    assert models["broken"]["chat"]["errors"] == {"unreachable": 1}
+    assert "broken too" not in models
+
+
+@pytest.mark.parametrize(("first_token", "known"), [(6 * SECOND, True), (None, False)])
+def test_an_answer_that_was_cancelled_or_cut_off_was_one(first_token: int | None, known: bool) -> None:
+    counted = stats()
+    made_up(counted, UNANSWERED)
+    call(counted, "real", first_token=first_token, error=CANCELLED)
+    assert ("real" in counted.snapshot()["models"]) is known
+
+
+def test_a_call_counts_for_its_own_model_though_that_was_not_known_when_it_began() -> None:
+    counted = stats()
+    made_up(counted, UNANSWERED)
+    running = begin(counted, "real")
+    assert counted.snapshot()["models"][OTHER_MODELS]["chat"]["in_flight"] == 1
+    end(counted, running)
+    models = counted.snapshot()["models"]
+    assert models["real"]["chat"]["calls"] == 1
+    assert (models[OTHER_MODELS]["chat"]["calls"], models[OTHER_MODELS]["chat"]["in_flight"]) == (0, 0)
+
+
+def test_the_models_of_the_settings_have_rows_of_their_own_in_any_case() -> None:
+    counted = Stats(FakeClock(), ("configured", "half \ud800"))
+    for number in range(2 * MODELS):
+        call(counted, f"answered {number}")
+    call(counted, "configured", error="unreachable")
+    call(counted, "half \ud800", error="unreachable")
+    models = counted.snapshot()["models"]
+    assert models["configured"]["chat"]["errors"] == {"unreachable": 1}
+    assert len(models) == MODELS + 2
+    counted.reset()
+    made_up(counted, MODELS)
+    call(counted, "configured", error="unreachable")
+    assert "configured" in counted.snapshot()["models"]
+
+
+def test_a_clients_settings_name_its_models() -> None:
+    made = Translation(
+        Settings(
+            backend_mode="vllm",
+            vllm_failover={"a": "ollama:b"},
+            vllm_model_map={"c": "d"},
+            models={"e": Profile()},
+        )
+    )
+    made_up(made.stats, MODELS)
+    for name in "acde":
+        call(made.stats, name, error="unreachable")
+    assert set("acde") < set(made.stats.snapshot()["models"])
+
+
+@pytest.mark.usefixtures("hasty_threads")
+@pytest.mark.parametrize("_round", range(5))
+def test_counts_are_exact_where_names_are_made_up_in_many_threads(_round: int) -> None:
+    threads, calls = 16, 200
+    counted = stats()
+    together = threading.Barrier(threads)
+
+    def work(number: int) -> None:
+        together.wait()
+        for n in range(calls):
+            call(counted, f"made up {number} {n}", error="not_found")
+            call(counted, f"real {n % 10}")
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    told = counted.snapshot()
+    assert (told["totals"]["calls"], told["totals"]["errors"]) == (6_400, {"not_found": 3_200})
+    real = {name: rows["chat"] for name, rows in told["models"].items() if name.startswith("real")}
+    assert {name: (row["calls"], row["errors"]) for name, row in real.items()} == {
+        f"real {n}": (320, {}) for n in range(10)
+    }
+    assert len(told["models"]) == 10 + UNANSWERED + 1
 
 
 # Several of them
