@@ -1,1 +1,144 @@
 """top: the servers' figures, live."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from .. import top
+from ..runtimes import LaunchError, Runtime
+from .app import JsonOption, Meant, RuntimeOption, app, meant, output, print_json
+
+_INTERVAL_S = 2.0
+_SHORTEST_S, _LONGEST_S = 0.2, 3600.0
+_PLAIN_WIDTH = 160
+
+
+@app.command("top")
+def top_command(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Servers of the file or presets, whoever started them. None: all."),
+    ] = None,
+    urls: Annotated[list[str] | None, typer.Option("--url", metavar="URL", help="Any server's; repeatable.")] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="One look: all since the start, or the --interval if one is given.")
+    ] = False,
+    interval: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help=f"From one look to the next. Default: {_INTERVAL_S:g}.")
+    ] = None,
+    as_json: JsonOption = False,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Show what the servers do, until Ctrl-C: load, KV cache, tokens a second, times to tokens, how requests ended.
+
+    TTFT is the time to the first token, ITL the time between tokens; p50 and p95 are percentiles of the last interval.
+    Done, aborted by the client, errors (HTTP 4xx, 5xx) and preemptions are counted since the server's start.
+    """
+    if interval is not None and not _SHORTEST_S <= interval <= _LONGEST_S:
+        raise typer.BadParameter(f"{interval:g}: from {_SHORTEST_S:g} to {_LONGEST_S:g}", param_hint="--interval")
+    addresses = [_address(url) for url in urls or ()]
+    runtimes = [] if addresses and not names else meant(context).runtimes(runtime)
+    servers = _Servers(meant(context), names or (), addresses, runtimes)
+    with contextlib.closing(top.looks(servers, interval or _INTERVAL_S)) as looks:
+        if once:
+            rows = next(looks)
+            _show_once(next(looks) if interval else rows, as_json)
+            return
+        with contextlib.suppress(KeyboardInterrupt):
+            _show_all(looks, as_json)
+
+
+class _Servers:
+    """The servers to ask, as they are at each look: those that run or are named, and the addresses."""
+
+    def __init__(
+        self, meant: Meant, names: Sequence[str], addresses: Sequence[top.Target], runtimes: Sequence[Runtime]
+    ) -> None:
+        self._meant = meant
+        self._names = names
+        self._addresses = addresses
+        self._runtimes = runtimes
+        self._seen: dict[str, list[top.Target]] = {}
+
+    def __call__(self) -> list[top.Target]:
+        found = {target.name: target for runtime in self._runtimes for target in self._of(runtime)}
+        chosen = [found.get(name) or self._described(name) for name in dict.fromkeys(self._names)]
+        return [*(chosen or found.values()), *self._addresses]
+
+    def _of(self, runtime: Runtime) -> list[top.Target]:
+        try:
+            self._seen[runtime.name] = [top.Target.of(instance) for instance in runtime.instances()]
+        except LaunchError:
+            if runtime.name not in self._seen:
+                raise
+            # Its engine has gone away; the servers may be there all the same, and are asked.
+            return [replace(target, process=None, ended="") for target in self._seen[runtime.name]]
+        return self._seen[runtime.name]
+
+    def _described(self, name: str) -> top.Target:
+        [server] = self._meant.servers([name])
+        return top.Target(server.name, server.base_url)
+
+
+def _address(text: str) -> top.Target:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as problem:
+        raise typer.BadParameter(f"{text!r}: {problem}", param_hint="--url") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise typer.BadParameter(f"{text!r}: it must be like http://127.0.0.1:8001", param_hint="--url")
+    path = url.path.rstrip("/").removesuffix("/metrics").removesuffix("/v1")
+    return top.Target(url.netloc.decode(), f"{url.scheme}://{url.netloc.decode()}{path}")
+
+
+def _show_once(rows: list[top.Row], as_json: bool) -> None:
+    if as_json:
+        print_json(top.to_json(rows, time.time()))
+        return
+    _require_some(rows)
+    console = _console()
+    console.print(top.view(rows, console.width))
+
+
+def _show_all(looks: Iterator[list[top.Row]], as_json: bool) -> None:
+    if as_json:
+        for rows in looks:
+            print(json.dumps(top.to_json(rows, time.time()), ensure_ascii=False), flush=True)
+        return
+    first = next(looks)
+    _require_some(first)
+    console = _console()
+    if not console.is_terminal:
+        for rows in chain([first], looks):
+            console.print(top.view(rows, console.width), "")
+            sys.stdout.flush()
+        return
+    with Live(top.view(first, console.width), console=console, auto_refresh=False) as live:
+        for rows in looks:
+            live.update(top.view(rows, console.width), refresh=True)
+
+
+def _require_some(rows: list[top.Row]) -> None:
+    if not rows:
+        raise LaunchError(
+            "No server is there. `vllm-launch up` starts some; one that somebody else has started is watched by its "
+            "name (vllm-launch top vllm-llm) or its address (vllm-launch top --url http://127.0.0.1:8001)."
+        )
+
+
+def _console() -> Console:
+    """Standard output; where it is no terminal there is room for all columns and long names."""
+    return output() if sys.stdout.isatty() else Console(highlight=False, soft_wrap=True, width=_PLAIN_WIDTH)
