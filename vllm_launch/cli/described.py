@@ -29,7 +29,8 @@ def env_command(
     if names:
         servers = meant(context).servers(names)
     else:
-        servers = [each.server for runtime in meant(context).runtimes(None) for each in runtime.instances()]
+        found = [each for runtime in meant(context).runtimes(None) for each in runtime.instances()]
+        servers = [each.server for each in found if each.state != "exited"]
     model_map = load_settings({"backend_mode": "vllm"}).vllm_model_map
     print(service.written(servers, service.variables(servers, model_map), form))  # type: ignore[arg-type]  # see above
 

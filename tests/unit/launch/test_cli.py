@@ -167,6 +167,7 @@ def test_logs_of_one_and_of_several(runtime, run):
 def test_env_of_what_runs_and_of_what_is_named(runtime, run):
     assert run("env")[0] == 1
     run("up", "chat")
+    runtime.has(PRESETS["vllm-embed"], "exited")
     assert "export VLLM_URLS=http://127.0.0.1:8001\n" in run("env")[1]
     out = run("env", "vllm-llm", "vllm-embed", "--format", "json")[1]
     assert json.loads(out)["VLLM_URLS"] == "http://127.0.0.1:8001,http://127.0.0.1:8002"
