@@ -14,7 +14,21 @@ import threading as _threading
 from collections.abc import Callable as _Callable
 from typing import TYPE_CHECKING, Any
 
-import ollama as _ollama
+try:
+    import ollama as _ollama
+except ImportError:
+    raise
+except Exception as _problem:  # it makes a client at once, so something is wrong with the environment
+    import sys as _sys
+
+    from .environment import explained as _explained
+    from .environment import is_command as _is_command
+
+    if _is_command():
+        print(_explained(_problem), file=_sys.stderr)
+        raise SystemExit(2) from None
+    _problem.add_note(_explained(_problem))
+    raise
 
 if not TYPE_CHECKING:
     from ollama import *  # noqa: F403

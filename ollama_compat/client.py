@@ -7,7 +7,6 @@ either mode, the official `_request` goes on as ever.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -21,6 +20,8 @@ from .models import is_cloud
 from .settings import CONFIG, OLLAMA, VARIABLES, Settings, SettingsError, load
 
 if TYPE_CHECKING:
+    import asyncio
+
     import openai
 
     from .exchange import Exchange, Part
@@ -121,7 +122,7 @@ class _Backend:
 
     def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
         """What an OpenAI client is made with: for the server at `vllm`, or for Ollama (None), each with its key."""
-        base = vllm or str(client.base_url).rstrip("/")
+        base = vllm or self._ollama_url
         authorization = self._keys.authorization["vllm" if vllm else OLLAMA] or ""
         given = {key: value for key, value in (self._made[1].get("headers") or {}).items() if value is not None}
         headers = {key: value for key, value in given.items() if key.lower() != "authorization"}
@@ -139,6 +140,10 @@ class _Backend:
         """What that one's HTTP client is made with. The prompt and the headers follow no redirect to another host."""
         own = {key: value for key, value in self._made[1].items() if key in ("verify", "cert", "trust_env")}
         return {**own, "follow_redirects": False}
+
+    @property
+    def _ollama_url(self) -> str:
+        return str(self._client.base_url).rstrip("/")
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
@@ -224,7 +229,7 @@ class Client(_Backend, ollama.Client):
         """How the servers are: see `health.Health`. Answers within `timeout` seconds, whatever they do."""
         from .guard.health import examined
 
-        with contextlib.closing(self._run(examined(self._own(), timeout))) as parts:
+        with contextlib.closing(self._run(examined(self._own(), timeout, self._keys, self._ollama_url))) as parts:
             return cast("Health", next(parts))
 
 
@@ -275,6 +280,8 @@ class AsyncClient(_Backend, ollama.AsyncClient):
 
     def _follow_loop(self) -> None:
         """Open new connections after the event loop has ended in which the old ones were opened: they ended with it."""
+        import asyncio  # 9 ms: only where a loop runs
+
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # trio's
@@ -296,7 +303,9 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         """How the servers are: the async twin of `Client.health`."""
         from .guard.health import examined
 
-        async with contextlib.aclosing(self._run(examined(self._own(), timeout))) as parts:
+        async with contextlib.aclosing(
+            self._run(examined(self._own(), timeout, self._keys, self._ollama_url))
+        ) as parts:
             return cast("Health", await anext(parts))
 
 

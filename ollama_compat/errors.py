@@ -44,6 +44,10 @@ class BrokenOff(ResponseError):
 class Malformed(ResponseError):
     """A server sent what is not its protocol."""
 
+    url = ""
+    what = ""
+    """What it did, without what to do about it."""
+
 
 class Limited(ResponseError):
     """A call did not get its turn in time under the limits of VLLM_LIMITS or VLLM_MAX_CONCURRENT."""
@@ -94,7 +98,7 @@ class Refusal:
         )
 
     def error(self) -> ResponseError:
-        """This refusal as the official client's exception, in the words that help most."""
+        """This refusal by a vLLM server as the official client's exception, in the words that help most."""
         for needle, text in _TRANSLATIONS:
             if needle in self.message:
                 return response_error(text.format(url=self.url), self.status)
@@ -211,13 +215,23 @@ def broken_off(url: str, reason: str) -> BrokenOff:
 
 def malformed(url: str, what: str) -> Malformed:
     """A server sent what is not OpenAI's protocol."""
-    return _error(Malformed, f"{url} sent a malformed reply: {printable(what)}. Is it a vLLM server?")
+    return _strange(url, f"sent a malformed reply: {printable(what)}.", "Is it a vLLM server?")
 
 
 def redirected(url: str, location: str) -> Malformed:
     """Redirects are not followed: the prompt and the key go to the servers that are named, and nowhere else."""
-    to = printable(location)
-    return _error(Malformed, f"{url} redirects to {to}: put the new URL into VLLM_URLS if it is yours", 502)
+    return _strange(url, f"redirects to {_quoted(location)}:", "put the new URL into VLLM_URLS if it is yours", 502)
+
+
+def elsewhere(error: Malformed, instead: str, url: str | None = None) -> Malformed:
+    """The same of a server that VLLM_URLS does not name: `instead` says what to look at, `url` where it is."""
+    return _strange(url or error.url, error.what, instead, error.status_code)
+
+
+def _strange(url: str, what: str, look: str, status: int = -1) -> Malformed:
+    error = _error(Malformed, f"{url} {what} {look}", status)
+    error.url, error.what = url, what
+    return error
 
 
 def limited(operation: str, why: str, waited_s: float) -> Limited:

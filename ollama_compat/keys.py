@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .settings import OLLAMA, Settings
 
+_HIDDEN = b"[key]"
 _SHORTEST = 6  # characters: a key shorter than that is a word that error messages may hold
 
 
@@ -32,8 +34,22 @@ class Keys:
         secrets = [(value or "").rpartition(" ")[2].encode() for value in self.authorization.values()]
         for secret in sorted(secrets, key=len, reverse=True):  # one key may begin as another does
             if len(secret) >= _SHORTEST:
-                body = body.replace(secret, b"[key]")
+                body = re.sub(_escaped(secret), _HIDDEN, body) if b"\\" in body else body.replace(secret, _HIDDEN)
         return body
+
+    def hidden_in(self, text: str) -> str:
+        """The same of a text."""
+        return self.hidden(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+
+
+def _escaped(secret: bytes) -> bytes:
+    """A pattern of a key as JSON may write it: `/` as `\\/`, any character by its number."""
+    written = []
+    for char in secret.decode("latin-1"):
+        plain = re.escape(char)
+        by_number = rf"(?i:\\u{ord(char):04x})"
+        written.append(rf"(?:\\{plain}|{plain}|{by_number})" if char in '/"\\' else rf"(?:{plain}|{by_number})")
+    return "".join(written).encode("latin-1")
 
 
 def authorizations(

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .dialects import CHAT, DIALECTS, Dialect
-from .errors import refusal, response_error
+from .errors import Malformed, elsewhere, refusal, response_error
 from .exchange import Ask, Exchange, Next, Open, Part, Reply, Request
 from .replies import Reading, refused
 from .settings import Provider
@@ -239,6 +239,8 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
                 _tell(reading, name, notice)
     except StopIteration:
         return
+    except Malformed as strange:
+        raise elsewhere(strange, f"Please check base_url in [providers.{name}]: {provider.base_url}") from None
     finally:
         exchange.close()
 

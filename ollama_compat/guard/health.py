@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from ollama import ResponseError
 
-from ..errors import refusal
+from ..errors import Malformed, elsewhere, refusal
 from ..exchange import AskAll, Exchange, Reply, Request
+from ..keys import Keys
 from ..settings import OLLAMA
 from ..wire import Cards, decode
 from .breaker import State
@@ -46,30 +47,42 @@ class Health(TypedDict):
     servers: list[ServerHealth]
 
 
-def examined(translation: Translation | None, timeout_s: float) -> Exchange[None]:
-    """One part: the `Health`."""
+def examined(
+    translation: Translation | None, timeout_s: float, keys: Keys | None = None, ollama: str = OLLAMA
+) -> Exchange[None]:
+    """One part: the `Health`. None of the keys is in it; `ollama` is the URL of Ollama, which is asked in its mode."""
+    keys = keys or Keys({})
     if translation is None:
-        yield from _ollama(timeout_s)
+        yield from _ollama(timeout_s, keys, ollama)
         return
     servers = translation.fleet.servers
     requests = [Request("GET", server.url, path, timeout=timeout_s) for server in servers for path in _PATHS]
     replies: list[Reply | Exception] = yield AskAll(tuple(requests), timeout_s)
     now = translation.clock.ticks()
     pairs = zip(servers, replies[::2], replies[1::2], strict=True)
-    yield _summed("vllm", [_server(server, now, alive, models) for server, alive, models in pairs])
+    yield _summed("vllm", [_server(server, now, alive, models, keys) for server, alive, models in pairs])
 
 
 _PATHS = ("/health", "/v1/models")
 
 
-def _ollama(timeout_s: float) -> Exchange[None]:
+def _ollama(timeout_s: float, keys: Keys, url: str) -> Exchange[None]:
     request = Request("GET", "", "/api/version", timeout=timeout_s, credential=OLLAMA)
+    reply: Reply | Exception
     (reply,) = yield AskAll((request,), timeout_s)
-    error = _error(OLLAMA, reply)
-    yield _summed("ollama", [_told(OLLAMA, "closed", [], 0, error)])
+    yield _summed("ollama", [_told(url, "closed", [], 0, _ollamas_error(url, reply), keys)])
 
 
-def _server(server: Server, now: int, alive: Reply | Exception, models: Reply | Exception) -> ServerHealth:
+def _ollamas_error(url: str, reply: Reply | Exception) -> str | None:
+    if isinstance(reply, Malformed):
+        reply = elsewhere(reply, "Please check OLLAMA_HOST.", url)
+    if isinstance(reply, Reply) and reply.status in (401, 403):
+        said = refusal(url, reply.status, reply.body).message or "unauthorized"
+        return f"{said} ({url} wants another key: check OLLAMA_API_KEY, or the client's headers)"
+    return _error(url, reply)
+
+
+def _server(server: Server, now: int, alive: Reply | Exception, models: Reply | Exception, keys: Keys) -> ServerHealth:
     error = _error(server.url, alive) or _error(server.url, models)
     names: list[str] = []
     if error is None and isinstance(models, Reply):
@@ -77,17 +90,17 @@ def _server(server: Server, now: int, alive: Reply | Exception, models: Reply | 
             names = [card.id for card in decode(models.body, Cards, server.url).data]
         except ResponseError as problem:
             error = problem.error
-    return _told(server.url, server.breaker.state(now), names, server.in_flight, error)
+    return _told(server.url, server.breaker.state(now), names, server.in_flight, error, keys)
 
 
-def _told(url: str, breaker: State, models: list[str], in_flight: int, error: str | None) -> ServerHealth:
+def _told(url: str, breaker: State, models: list[str], in_flight: int, error: str | None, keys: Keys) -> ServerHealth:
     return {
         "url": url,
         "status": "healthy" if error is None else "unhealthy",
         "circuit_breaker": breaker,
-        "models": models,
+        "models": [keys.hidden_in(name) for name in models],
         "in_flight": in_flight,
-        "error": error,
+        "error": None if error is None else keys.hidden_in(error),
     }
 
 

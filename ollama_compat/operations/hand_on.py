@@ -10,7 +10,7 @@ from typing import Any
 
 from ollama import ResponseError
 
-from ..errors import broken_off, malformed
+from ..errors import Malformed, broken_off, elsewhere, malformed
 from ..exchange import NEXT, Ask, Exchange, Open, Part, Reply, Request
 from ..settings import OLLAMA
 from .call import Call
@@ -19,6 +19,13 @@ from .messages import begun
 
 def hand_on(call: Call) -> Exchange[None]:
     """Ask Ollama; the parts come back under the name that was asked for."""
+    try:
+        yield from _handed_on(call)
+    except Malformed as problem:
+        raise elsewhere(problem, "Please check OLLAMA_HOST.", "Ollama") from None
+
+
+def _handed_on(call: Call) -> Exchange[None]:
     request = Request("POST", "", call.path, _body(call), call.name, credential=OLLAMA)
     if not call.stream:
         reply: Reply = yield Ask(request)

@@ -148,6 +148,34 @@ def test_health_of_ollama_in_its_mode(to: Connect) -> None:
         found = to(backend_mode="ollama", host=server.url).health(LONG_S)
         assert (found["backend_mode"], found["status"]) == ("ollama", "healthy")
         assert [asked.path for asked in server.asked] == ["/api/version"]
+        assert found["servers"][0]["url"] == server.url
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            whole({"error": "unauthorized"}, "401 Unauthorized"),
+            "unauthorized ({url} wants another key: check OLLAMA_API",
+        ),
+        (
+            whole(b"", "307 Moved", Location="http://x.example/"),
+            "{url} redirects to http://x.example/: Please check OLL",
+        ),
+        (whole(b"\x00", Content_Encoding="gzip"), "{url} sent a malformed reply: it is compressed (gzip)"),
+    ],
+)
+def test_an_ollama_that_is_not_well_is_told_with_its_url(to: Connect, answer: Pieces, said: str) -> None:
+    with Server({"/api/version": answer}) as server:
+        (told,) = to(backend_mode="ollama", host=server.url).health(LONG_S)["servers"]
+        assert told["error"].startswith(said.format(url=server.url))
+        assert "VLLM" not in told["error"]
+
+
+def test_a_key_that_a_server_says_back_as_a_models_name_is_not_told(to: Connect, server: Server) -> None:
+    key = "sk-vllm/0123456789"
+    server.answers["/v1/models"] = serves("smol", f"you sent {key}")
+    assert to(server.url, vllm_api_key=key).health(LONG_S)["servers"][0]["models"] == ["smol", "you sent [key]"]
 
 
 # python -m ollama_compat health
@@ -200,6 +228,41 @@ def test_the_command_tells_what_is_wrong_with_the_settings() -> None:
     done = command("health", BACKEND_MODE="vlm")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
+
+
+WRONG = [
+    ("SSL_CERT_FILE", "/there/is/none.pem", "No such file or directory): please check SSL_CERT_FILE"),
+    ("SSL_CERT_FILE", __file__, "no certificate or crl found"),
+    ("OLLAMA_HOST", "http://[", "please check OLLAMA_HOST"),
+    ("OLLAMA_HOST", "host:99999999", "please check OLLAMA_HOST"),
+    ("OLLAMA_HOST", "http://\x01", "please check OLLAMA_HOST"),
+    ("HTTP_PROXY", "carrier-pigeon://user:secret@x", "please check HTTP_PROXY"),
+    ("OLLAMA_API_KEY", "sk-top\u00e9secret", "OLLAMA_API_KEY has characters that no HTTP header can carry"),
+]
+"""Variables that the official client takes, and fails over as soon as it is imported."""
+
+
+@pytest.mark.parametrize(("variable", "value", "said"), WRONG)
+def test_the_command_tells_what_is_wrong_with_the_environment(variable: str, value: str, said: str) -> None:
+    done = command("health", **{"NO_PROXY": "", variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
+
+
+def test_a_program_that_imports_the_package_gets_the_official_error_and_is_told_the_same() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ollama_compat"],
+        env={**os.environ, "SSL_CERT_FILE": "/there/is/none.pem"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    official, note = done.stderr.splitlines()[-2:]
+    assert official.startswith("FileNotFoundError: ")
+    assert note.endswith("please check SSL_CERT_FILE and SSL_CERT_DIR.")
 
 
 @pytest.mark.parametrize("arguments", [(), ("helth",), ("health", "--timeout", "soon")])

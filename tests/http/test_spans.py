@@ -51,7 +51,7 @@ class Watched:
         async def awaited() -> int:
             return current()
 
-        return current() if isinstance(self.caller.client, ollama.Client) else self.caller._settled(awaited())
+        return current() if isinstance(self.caller.client, ollama.Client) else self.caller.wait_for(awaited())
 
     @property
     def spans(self) -> list[int]:
@@ -97,7 +97,7 @@ def test_between_the_parts_of_a_stream_the_callers_own_span_is_current(connect: 
     if isinstance(client, ollama.Client):
         read(client)
     else:
-        watched.caller._settled(aread(client))
+        watched.caller.wait_for(aread(client))
     assert seen == [True] * 3
     assert watched.current == watched.spans[:1] * 2
 

@@ -15,6 +15,7 @@ from ollama_compat.errors import (
     model_not_found,
     model_required,
     nowhere,
+    redirected,
     refusal,
     response_error,
     unreachable,
@@ -216,3 +217,10 @@ def test_errors_are_the_official_ones() -> None:
 def test_a_page_of_something_in_front_is_no_missing_endpoint() -> None:
     assert refusal(URL, 404, b'{"detail": "Not Found"}').endpoint_missing
     assert not refusal(URL, 404, b"<html>404 Not Found</html>").endpoint_missing
+
+
+def test_where_a_redirect_leads_is_told_in_short_and_can_not_steer_a_terminal() -> None:
+    said = str(redirected("http://a:8001/v1/models", "http://evil\x1b[31m/" + "k" * 50_000))
+    assert "http://a:8001/v1/models redirects to http://evil" in said
+    assert said.isprintable()
+    assert len(said) < 500

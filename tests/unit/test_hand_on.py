@@ -9,7 +9,7 @@ import httpx
 import pytest
 from ollama import ResponseError
 
-from ollama_compat.errors import BrokenOff, Malformed
+from ollama_compat.errors import BrokenOff, Malformed, malformed, redirected
 from ollama_compat.exchange import Part, Reply
 from ollama_compat.operations.call import Call
 from ollama_compat.operations.hand_on import hand_on
@@ -195,3 +195,13 @@ def test_a_status_that_is_no_number_is_no_other_error(status: object) -> None:
 def test_a_failure_of_the_connection_is_the_callers() -> None:
     with pytest.raises(httpx.ReadTimeout):
         play(hand_on(handed(messages=MESSAGES)), httpx.ReadTimeout("slow"))
+
+
+def test_what_is_no_answer_says_where_ollama_is_looked_for() -> None:
+    for strange in (malformed("", "it is empty"), redirected("/api/chat", "http://x.example/")):
+        with pytest.raises(Malformed) as caught:
+            play(hand_on(handed(messages=MESSAGES)), strange)
+        assert str(caught.value).startswith(("Ollama sent a malformed reply", "Ollama redirects to http://x.example/"))
+        assert "check OLLAMA_HOST" in str(caught.value)
+        assert "VLLM" not in str(caught.value)
+        assert caught.value.status_code == strange.status_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -140,3 +141,24 @@ def test_all_else_is_left_as_it_is(body: bytes) -> None:
 def test_a_key_so_short_that_it_may_be_a_word_is_left(key: str, hidden: bool) -> None:
     body = f'{{"error": "many {key}"}}'.encode()
     assert (keys(vllm_api_key=key).hidden(body) != body) is hidden
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["sk-AB/CD+12==", "sk-AB\\/CD+12==", "sk-AB\\u002fCD\\u002B12==", "\\u0073k-AB/CD+12=\\u003D"],
+)
+def test_a_key_is_hidden_however_json_writes_it(said: str) -> None:
+    assert json.loads(f'"{said}"') == "sk-AB/CD+12=="
+    found = keys(vllm_api_key="sk-AB/CD+12==")
+    assert found.hidden(f'{{"error": "not with {said}"}}'.encode()) == b'{"error": "not with [key]"}'
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6), st.booleans())
+def test_no_key_is_shown_however_json_writes_it(key: str, as_numbers: bool) -> None:
+    written = "".join(f"\\u{ord(char):04x}" for char in key) if as_numbers else json.dumps(key)[1:-1]
+    assert Keys({"vllm": f"Bearer {key}"}).hidden(f"({written})".encode()) == b"([key])"
+
+
+@pytest.mark.parametrize("text", ["한국어", "half \ud800", ""])
+def test_a_text_is_hidden_in_too(text: str) -> None:
+    assert keys(vllm_api_key=VLLM_KEY).hidden_in(f"{text} {VLLM_KEY}") == f"{text} [key]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import runpy
 import sys
@@ -26,6 +27,10 @@ def server(url: str, error: str | None = None, models: tuple[str, ...] = ("smol"
 
 def found(status: str, *servers: dict[str, Any]) -> dict[str, Any]:
     return {"backend_mode": "vllm", "status": status, "circuit_breaker": "closed", "servers": list(servers)}
+
+
+SENSELESS = ("soon", "0", "-1", "nan", "inf", "-inf", "1e999")
+"""What is no time to wait."""
 
 
 class Healthy:
@@ -106,7 +111,15 @@ def test_what_it_prints_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: py
     main(["health", "--json"])
     out = capsys.readouterr().out
     assert json.loads(out) == told
-    assert "한국어" in out
+    assert out.isascii(), "whatever the terminal's encoding, and whatever a server says"
+
+
+def test_what_a_terminal_can_not_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    tells(monkeypatch, found("healthy", server("http://a:8001", models=("한국어", "half \ud800"))))
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert main(["health"]) == 0
+    assert shown.getvalue().splitlines()[1] == b"  http://a:8001  healthy: serves ???, half ?"
 
 
 @pytest.mark.parametrize(("options", "seconds"), [([], 2.0), (["--timeout", "0.5"], 0.5)])
@@ -115,7 +128,9 @@ def test_how_long_it_waits(client: type[Healthy], options: list[str], seconds: f
     assert client.timeouts == [seconds]
 
 
-@pytest.mark.parametrize("arguments", [[], ["doctor"], ["health", "--timeout", "soon"], ["health", "--nope"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["doctor"], ["health", "--nope"], *(["health", "--timeout", text] for text in SENSELESS)]
+)
 def test_a_wrong_command_line_is_answered_with_how_it_is_used(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

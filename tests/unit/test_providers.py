@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ollama_compat import ResponseError
 from ollama_compat.dialects import CHAT, COMPLETIONS, EMBEDDINGS, Dialect
+from ollama_compat.errors import Malformed, malformed, redirected
 from ollama_compat.exchange import Ask, Exchange, Part, Reply, Request
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
@@ -399,3 +400,21 @@ def test_a_notice_has_a_subject_of_its_own_for_each_thing_and_provider() -> None
     exchange = ask_one(CHAT, {"model": "m", "messages": [], "top_k": 40, "seed": 1})
     play(adapt(exchange, DEEPSEEK, "deepseek", notice), reply({}))
     assert subjects == ["provider takes less: deepseek top_k", "provider takes less: deepseek seed"]
+
+
+@pytest.mark.parametrize("strange", [malformed("https://x", "it is empty"), redirected("https://x/v1", "http://y/")])
+def test_what_is_no_answer_of_a_provider_says_where_its_url_stands(strange: Malformed) -> None:
+    exchange = ask_one(CHAT, {"model": "m", "messages": []})
+    with pytest.raises(Malformed) as caught:
+        through(exchange, strange, name="cloud")
+    said = str(caught.value)
+    assert "Please check base_url in [providers.cloud]: https://api.deepseek.com" in said
+    assert "https://x" in said
+    assert "vLLM" not in said
+    assert "VLLM_URLS" not in said
+    assert caught.value.status_code == strange.status_code
+
+
+def test_so_does_an_answer_that_can_not_be_read() -> None:
+    with pytest.raises(Malformed, match=r"sent a malformed reply.*Please check base_url in \[providers.cloud\]"):
+        through(chat(call("/api/chat", {"messages": [{"role": "user", "content": "Hi"}]})), [b"{"], name="cloud")

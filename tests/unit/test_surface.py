@@ -85,7 +85,7 @@ def test_every_path_of_the_official_client_has_its_answer(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["openai", "msgspec", "tomllib", "ollama_compat.translation", "ollama_compat.upstream"]
+    "module", ["asyncio", "openai", "msgspec", "tomllib", "ollama_compat.translation", "ollama_compat.upstream"]
 )
 def test_importing_the_package_does_not_import(module: str) -> None:
     program = f"import sys, ollama_compat; sys.exit({module!r} in sys.modules)"
