@@ -72,7 +72,8 @@ class Turns:
         while (wait := (yield Spend(running.operation))) > 0:
             left = self._left(running, timeout_s)
             if left is not None and wait > left:  # it would be refused after waiting, so it is refused now
-                why = f"{self._rates[running.operation]}, {RATES[running.operation]}"
+                rate = f"{self._rates[running.operation]}, {RATES[running.operation]}"
+                why = f"{rate}; the next turn comes in {wait:.1f} s, and {left:.1f} s are left of its timeout"
                 raise limited(running.operation, why, self._waited(running))
             yield Sleep(wait)
 

@@ -189,7 +189,7 @@ def test_each_operation_has_a_rate_of_its_own(crowd: Callable[..., Crowd], serve
     client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/minute", timeout=0.5)
     client.call()
     client.call()
-    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/minute, VLLM_CHAT_RATE\)"):
+    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/minute, VLLM_CHAT_RATE; the next"):
         client.call()
     client.call("generate")
     client.call("embed")

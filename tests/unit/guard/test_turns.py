@@ -258,7 +258,10 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
     exchange.send(True)
     with pytest.raises(Limited) as caught:
         exchange.send(2.0)
-    said = "too many requests: chat waited 1.25 s for its turn (7/second, VLLM_CHAT_RATE)"
+    said = (
+        "too many requests: chat waited 1.25 s for its turn "
+        "(7/second, VLLM_CHAT_RATE; the next turn comes in 2.0 s, and 1.8 s are left of its timeout)"
+    )
     assert (caught.value.error, caught.value.status_code) == (said, 429)
 
 
