@@ -1,4 +1,4 @@
-"""env, check, compose: what follows from the descriptions of servers alone."""
+"""env, check, plan, compose: what follows from the descriptions of servers alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from .. import service
-from ..presets import PRESETS
+from ..presets import GPU, PRESETS
 from ..runtimes import LaunchError
-from .app import Names, PythonOption, app, meant
+from .app import JsonOption, Names, PythonOption, app, meant, output, print_json
 
 
 @app.command("env")
@@ -51,13 +51,41 @@ def check_command(context: typer.Context, names: Names = None, python: PythonOpt
         raise typer.Exit(1)
 
 
+@app.command("plan")
+def plan_command(
+    context: typer.Context,
+    names: Names = None,
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option("--gpu", metavar="CARD", help="A card, as H100, 2xL40S or 24GiB; repeatable. None: those here."),
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the config.json of unknown models.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Work out whether the servers fit on the GPUs: weights, KV cache, how many sequences of what length."""
+    from .. import plan
+
+    cards = plan.cards(gpus) if gpus else plan.gpus_here()
+    worked_out = plan.plan(
+        meant(context).servers(names or ([*GPU] if not meant(context).config.servers else None)),
+        cards,
+        plan.download if download else plan.find,
+    )
+    if as_json:
+        print_json(worked_out.to_json())
+    else:
+        output().print(plan.render(worked_out))
+    if not worked_out.fits:
+        raise typer.Exit(1)
+
+
 @app.command("compose")
 def compose_command(
     context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all of the file, or all presets.")
     ] = None,
-    output: Annotated[
+    folder: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write all files of the stack there.")
     ] = None,
 ) -> None:
@@ -66,11 +94,11 @@ def compose_command(
 
     config = meant(context).config
     servers = config.named(names or [*config.servers] or [*PRESETS])
-    if output is None:
+    if folder is None:
         print(compose.generate(servers), end="")
         return
     for path, text in compose.files(servers).items():
-        target = output / path
+        target = folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, "utf-8")

@@ -55,14 +55,15 @@ def test_the_pair_fits_on_one_card_of_48_gib_and_more(card: str) -> None:
 def test_the_pair_does_not_fit_on_24_gib_and_is_told_what_would(card: str) -> None:
     result = planned(PAIR, card)
     assert not result.fits
-    assert "vllm-llm: its share is" in result.problems[0]
+    assert [problem.partition(":")[0] for problem in result.problems] == ["vllm-llm", "vllm-embed"]
+    assert "vllm-embed: its share is" in result.problems[1]
     assert result.suggestions
 
 
 def test_all_that_a_server_takes_adds_up_to_its_share() -> None:
     llm = planned(PAIR, "48GiB").server("vllm-llm")
     assert llm.fixed + llm.kv_available == llm.budget
-    assert llm.budget == pytest.approx(0.80 * 48 * GIB * 0.98, abs=2)
+    assert llm.budget == pytest.approx(0.85 * 48 * GIB * 0.98, abs=2)
 
 
 def test_the_kv_cache_is_told_as_vllm_logs_it() -> None:
@@ -259,6 +260,6 @@ def test_a_plan_that_fits_is_shown_with_what_it_is_made_of() -> None:
 
 def test_a_plan_that_does_not_fit_is_shown_with_the_ways_out() -> None:
     text = shown(planned(PAIR, "24GiB"))
-    assert "Does not fit. vllm-llm: its share is" in text
+    assert "Does not fit. vllm-embed: its share is" in text
     assert "Any one of these would make it fit:" in text
     assert "tensor_parallel_size = 2" in text
