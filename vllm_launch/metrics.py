@@ -110,7 +110,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How a server does. None: there is no such figure, as times of tokens where no tokens are made.
+    """How a server does. None: there is no such figure, as a time between tokens where none are made.
 
     Rates, times and the hit rate are those of the last `seconds`; without them times and the hit rate are those since
     the server's start, and there are no rates. What is counted is counted since the start.
@@ -127,7 +127,7 @@ class Figures:
     prompt_tokens_per_second: float | None
     generation_tokens_per_second: float | None
     time_to_first_token_p50: float | None
-    """Seconds, as the three after it."""
+    """Seconds, as the three after it. For embeddings vLLM counts the time to the vector here."""
     time_to_first_token_p95: float | None
     inter_token_latency_p50: float | None
     inter_token_latency_p95: float | None
@@ -135,8 +135,8 @@ class Figures:
     generation_tokens: int
     preemptions: int
     finished: Mapping[str, int]
-    """Finished requests by vLLM's reason: stop, length, abort, error, repetition. Those that never began are in
-    `answers` alone."""
+    """Finished requests by vLLM's reason: stop, length, abort, error, repetition. What never began is in `answers`
+    alone; a client that went away is in neither (vLLM 0.32 forgets its request uncounted)."""
     answers: Mapping[str, int]
     """HTTP answers by class of status: 2xx, 4xx, 5xx."""
     started_at: float | None
@@ -148,11 +148,6 @@ class Figures:
     def done(self) -> int:
         """Requests that were answered to their end."""
         return sum(count for reason, count in self.finished.items() if reason not in ("abort", "error"))
-
-    @property
-    def aborted(self) -> int:
-        """Requests whose clients did not wait for the end."""
-        return self.finished.get("abort", 0)
 
     @property
     def errors(self) -> int:

@@ -194,7 +194,6 @@ _TIMES = (
 _ENDS = (
     _Column("pre-\nempt", lambda told: _count(told.preemptions), narrow=False),
     _Column("\ndone", lambda told: _count(told.done)),
-    _Column("\nabort", lambda told: _count(told.aborted), narrow=False),
     _Column("\nerror", lambda told: _count(told.errors)),
 )
 

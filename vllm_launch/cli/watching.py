@@ -45,7 +45,7 @@ def top_command(
     """Show what the servers do, until Ctrl-C: load, KV cache, tokens a second, times to tokens, how requests ended.
 
     TTFT is the time to the first token, ITL the time between tokens; p50 and p95 are percentiles of the last interval.
-    Done, aborted by the client, errors (HTTP 4xx, 5xx) and preemptions are counted since the server's start.
+    Requests done, errors (HTTP 4xx, 5xx) and preemptions are counted since the server's start.
     """
     if interval is not None and not _SHORTEST_S <= interval <= _LONGEST_S:
         raise typer.BadParameter(f"{interval:g}: from {_SHORTEST_S:g} to {_LONGEST_S:g}", param_hint="--interval")
