@@ -189,10 +189,10 @@ FAULTS: tuple[Fault, ...] = (
     _row(
         "model",
         "broken weights",
-        r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|PytorchStreamReader failed",
+        r"SafetensorError|PytorchStreamReader failed|, in parse_safetensors_file_metadata$",
         "a file of the weights is broken",
         "Remove it and download it again; a pointer file of Git LFS looks like this too.",
-        "safetensors, PyTorch",
+        "safetensors, PyTorch, transformers_utils/utils.py",
     ),
     # What this vLLM can serve.
     _row(

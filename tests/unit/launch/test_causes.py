@@ -58,6 +58,7 @@ LINES = (
     ("no config", "OSError: /models/empty does not appear to have a file named config.json. Checkout", "/models/empty has no config.json"),
     ("no weights", "RuntimeError: Cannot find any model weights with `/models/empty`", "/models/empty has no weights"),
     ("broken weights", "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "is broken"),
+    ("broken weights", '  File "/vllm/transformers_utils/utils.py", line 113, in parse_safetensors_file_metadata\n    metadata = json.loads(…)\nMemoryError', "Git LFS"),
     ("remote code", "  Value error, The repository org/own contains custom code which must be executed to correctly load", "--trust-remote-code"),
     ("unknown model type", "  Value error, The checkpoint you are trying to load has model type `exaone9` but Transformers does not recognize this architecture.", "model type 'exaone9'"),
     ("unknown architecture", "  Value error, Model architectures ['NewForCausalLM'] are not supported for now. Supported architectures: …", "architecture NewForCausalLM."),
