@@ -5,8 +5,6 @@ one request: a slow accept and then a reset. `proxy.py` brings a request to thes
 without its chunked framing, from 0; events of a stream (server-sent events) are counted from 1.
 """
 
-# ruff: noqa: ARG002 - few faults look at the request that they are handed
-
 from __future__ import annotations
 
 import asyncio
