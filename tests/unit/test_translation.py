@@ -88,7 +88,7 @@ def test_a_model_that_moved_is_found_again() -> None:
 
 def test_when_no_other_has_the_model_the_error_is_the_servers() -> None:
     with pytest.raises(ServerUnreachable, match=f"{A} for model 'smol'"):
-        chat(translation(), SMOL, OTHER, REFUSES, OTHER, REFUSES, OTHER, REFUSES, OTHER)
+        chat(translation(), SMOL, OTHER, *[REFUSES] * 3)  # B has said what it has, so A alone is asked again
 
 
 def test_when_all_are_gone_the_error_is_told_once() -> None:
