@@ -20,7 +20,7 @@ _KEY_FILE = HERE / "api-key.txt"
 API_KEY = _KEY_FILE.read_text().strip()
 """The key that the Korean server asks for."""
 
-_ENV = {
+SMALL_MACHINE = {
     # vLLM's CPU build starts three Python processes a server, each of which imports vLLM for some 8 seconds. Its worker
     # can live in the engine's process instead: two thirds of the time and of the memory.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -33,6 +33,7 @@ _ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+"""Variables of a vLLM server on a machine with few cores."""
 _QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # The models are small: half a gigabyte holds several of their windows, and on a GPU they leave room for one another.
 _SMALL = ("--enforce-eager", "--kv-cache-memory-bytes", str(512 * 2**20), "--gpu-memory-utilization", "0.2")
@@ -53,7 +54,7 @@ def chat(port: int) -> Server:
         port=port,
         served_model_name=("smol", "smoltools", "smolthink"),
         extra_args=(*_COMMON, *_WINDOW, *_TOOLS, *_template("lab.jinja"), "--dtype", "float32"),
-        env=_ENV,
+        env=SMALL_MACHINE,
     )
 
 
@@ -65,7 +66,7 @@ def embed(port: int) -> Server:
         port=port,
         served_model_name=("minilm",),
         extra_args=(*_COMMON, "--runner", "pooling"),
-        env=_ENV,
+        env=SMALL_MACHINE,
     )
 
 
@@ -77,7 +78,7 @@ def korean(port: int) -> Server:
         port=port,
         served_model_name=("gemma270",),
         extra_args=(*_COMMON, *_WINDOW, *_template("plain.jinja"), "--dtype", "float32"),
-        env=_ENV,
+        env=SMALL_MACHINE,
         api_key_file=_KEY_FILE,
     )
 
@@ -99,7 +100,7 @@ def reasoning(port: int, parser: str) -> Server:
             "--reasoning-parser",
             parser,
         ),
-        env=_ENV,
+        env=SMALL_MACHINE,
     )
 
 

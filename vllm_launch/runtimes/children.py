@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from .. import log
-from . import groups, ports
+from .. import causes, logs
+from . import groups, logfile, ports
 from .base import LaunchError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ STOP_GRACE = 15.0
 _LOADING_GRACE = 2.0
 _POLL_EVERY = 0.25
 _TAIL_LINES = 12
+_READ_LINES = 400
 
 
 class ServerError(LaunchError):
@@ -51,7 +52,7 @@ class Progress:
     server: Server
     seconds: float
     line: str
-    """The last telling line of its log; empty while it has said nothing yet."""
+    """What it is doing, read from its log, in words."""
     ready: bool
 
 
@@ -140,14 +141,18 @@ class ServerProcess:
         with contextlib.suppress(httpx.HTTPError):
             self._ready = http.get(f"{self.url}/health").is_success
         seconds = time.monotonic() - self._started_at
-        return Progress(self.server, seconds, log.activity(self.log_path), self._ready)
+        return Progress(self.server, seconds, logs.activity(self._log()), self._ready)
 
     def _explain(self, what: str) -> str:
+        text = self._log()
         message = f"The vLLM server {self.server.name!r} {what}."
-        if cause := log.cause(self.log_path):
-            message += f"\nCause: {cause}"
-        last = "\n".join(f"  {line}" for line in log.tail(self.log_path)[-_TAIL_LINES:])
+        if cause := causes.explain(text, self.exit_reason()):
+            message += f"\n{cause}"
+        last = "\n".join(f"  {line}" for line in logs.lines(text)[-_TAIL_LINES:])
         return f"{message}\nLast lines of its log, {self.log_path}:\n{last or '  (it is empty)'}"
+
+    def _log(self) -> str:
+        return logfile.read(self.log_path, _READ_LINES)
 
     def __enter__(self) -> Self:
         """Starts the server and waits until it is ready."""

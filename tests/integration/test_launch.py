@@ -1,0 +1,244 @@
+"""`vllm-launch` with real vLLM servers as plain processes: the presets of the production pair, there and back.
+
+The models are tiny ones of the pair's architectures with random weights: they prove flags, parsers, dimensions and
+windows, not words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ollama_compat
+from testbed import environment, models
+from testbed.paths import TestbedError
+from testbed.servers import SMALL_MACHINE
+from vllm_launch import free_ports
+from vllm_launch.presets import CPU, EXAONE, KURE
+from vllm_launch.runtimes import groups as process_groups
+
+ROOT = Path(__file__).parents[2]
+OLLAMA = ROOT / "tests" / "unit" / "launch" / "ollama_stand_in.py"
+SERVICE = Path(__file__).with_name("calling_service.py")
+CHAT, EMBED = CPU
+
+pytestmark = pytest.mark.vllm
+
+
+class Launcher:
+    """The command, with a file and a state folder of its own."""
+
+    def __init__(self, folder: Path, file: str) -> None:
+        (folder / "vllm-launch.toml").write_text(file)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {OLLAMA} "$@"\n')
+        (folder / "bin" / "ollama").chmod(0o755)
+        self.folder = folder
+        self.started = ""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "OLLAMA_"))}
+        self.environment = {
+            **clean,
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "VLLM_LAUNCH_STATE": str(folder / "state"),
+            "DOCKER_HOST": f"unix://{folder / 'no-engine.sock'}",  # `down` means all that run, containers too
+            "OLLAMA_HOST": f"http://127.0.0.1:{free_ports(1)[0]}",
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1",
+        }
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """Run it, and return what it printed."""
+        command = [sys.executable, "-m", "vllm_launch", *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr * bool(status)
+
+    def variables(self) -> dict[str, str]:
+        """What a service is told."""
+        variables: dict[str, str] = json.loads(self.run("env", "--format", "json"))
+        return variables
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Launcher]:
+    """The pair is up. It is down afterwards, whatever happens."""
+    if os.environ.get("VLLM_TESTS") == "off":
+        pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
+    try:
+        python = environment.prepare()
+        models.prepare(python, (models.EXAONE4_TINY, models.KURE_TINY))
+    except TestbedError as error:
+        pytest.fail(f"No real vLLM to test with. {error}", pytrace=False)
+    chat_port, embed_port = free_ports(2)
+    small = ", ".join(f'{name} = "{value}"' for name, value in SMALL_MACHINE.items())
+    made = Launcher(
+        tmp_path_factory.mktemp("launch"),
+        f"""
+        runtime = "process"
+        python = "{python}"
+        [servers.{CHAT}]
+        model = "{models.path(models.EXAONE4_TINY)}"
+        port = {chat_port}
+        kv_cache_memory_bytes = {256 * 2**20}
+        enforce_eager = true
+        env = {{ {small} }}
+        [servers.{EMBED}]
+        model = "{models.path(models.KURE_TINY)}"
+        served_model_name = ["{KURE}"]
+        port = {embed_port}
+        kv_cache_memory_bytes = {256 * 2**20}
+        enforce_eager = true
+        env = {{ {small} }}
+        """,
+    )
+    try:
+        made.started = made.run("up")
+        yield made
+    finally:
+        made.run("down")
+
+
+@pytest.fixture
+def client(launcher: Launcher) -> Iterator[ollama_compat.Client]:
+    """A client as a service makes it, with nothing but what `vllm-launch env` prints."""
+    settings = {name.lower(): value for name, value in launcher.variables().items()}
+    with ollama_compat.Client(**settings, timeout=60) as made:
+        yield made
+
+
+def statuses(launcher: Launcher) -> dict[str, dict[str, object]]:
+    return {row["name"]: row for row in json.loads(launcher.run("status", "--json"))}
+
+
+def test_up_waits_until_both_answer(launcher: Launcher) -> None:
+    for name in CPU:
+        assert f"✓ Starting {name}" in launcher.started
+    assert {name: row["state"] for name, row in statuses(launcher).items()} == dict.fromkeys(CPU, "ready")
+
+
+def test_up_again_leaves_them_as_they_are(launcher: Launcher) -> None:
+    before = statuses(launcher)
+    assert f"✓ {CHAT} runs as described" in launcher.run("up")
+    assert statuses(launcher) == before
+
+
+def test_what_differs_is_told(launcher: Launcher) -> None:
+    file = launcher.folder / "vllm-launch.toml"
+    other = launcher.folder / "other.toml"
+    other.write_text(file.read_text().replace("enforce_eager = true", "enforce_eager = false", 1))
+    said = launcher.run("--file", str(other), "up", status=1)
+    assert f"{CHAT}: enforce_eager is True, described as False" in said
+    assert "up --replace" in said
+
+
+def test_the_chat_model_thinks_only_when_asked_to(client: ollama_compat.Client) -> None:
+    """An unset `think` is that of the model that it replaces: off. The answer is the content then."""
+    asked: dict[str, object] = {"messages": [{"role": "user", "content": "안녕하세요"}], "options": {"num_predict": 8}}
+    answer = client.chat("exaone3.5:7.8b", **asked)  # type: ignore[call-overload]
+    assert answer.model == "exaone3.5:7.8b"
+    assert answer.message.content
+    assert answer.message.thinking is None
+    thinking = client.chat("exaone3.5:7.8b", think=True, **asked)  # type: ignore[call-overload]
+    assert thinking.message.thinking
+
+
+def test_embeddings_have_1024_dimensions_and_length_one(client: ollama_compat.Client) -> None:
+    embeddings = client.embed("daynice/kure-v1", ["대한민국의 수도", "서울"]).embeddings
+    assert [len(vector) for vector in embeddings] == [1024, 1024]
+    assert sum(value * value for value in embeddings[0]) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_presets_own_flags_are_in_force(client: ollama_compat.Client) -> None:
+    """The window of the stand-in, and the parser of its tools: a server without one refuses them."""
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    messages = [{"role": "user", "content": "What time is it?"}]
+    assert client.chat("exaone3.5:7.8b", messages, tools=[tool], options={"num_predict": 4}).done
+    shown = client.show("exaone3.5:7.8b")
+    assert shown.modelinfo is not None
+    assert 8192 in shown.modelinfo.values()
+
+
+def test_top_and_logs(launcher: Launcher, client: ollama_compat.Client) -> None:
+    client.generate("exaone3.5:7.8b", "x", options={"num_predict": 4})
+    assert CHAT in launcher.run("top", "--once")
+    assert EXAONE in launcher.run("logs", CHAT)
+    assert len(launcher.run("logs", CHAT, "-n", "3").splitlines()) == 3
+
+
+class Service:
+    """A service that keeps calling, with these variables; a context that kills it if it was not ended."""
+
+    def __init__(self, launcher: Launcher, variables: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(SERVICE), "exaone3.5:7.8b"],
+            env={**launcher.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self) -> str:
+        """One more answer that it has got."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def end(self) -> None:
+        """Let it end as services do; a call that has failed shows here."""
+        self._process.send_signal(signal.SIGTERM)
+        _, errors = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, errors
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+
+def test_there_and_back_with_a_service_that_keeps_calling(launcher: Launcher) -> None:
+    """The page on rolling back, step by step: no call of the service fails on the way."""
+    way = {"BACKEND_MODE": "ollama", "OLLAMA_HOST": launcher.environment["OLLAMA_HOST"]}
+    try:
+        with Service(launcher, launcher.variables()) as old:
+            assert old.answer().startswith("answered: ")
+            assert "  BACKEND_MODE=ollama" in launcher.run("rollback")
+            with Service(launcher, way) as instead:
+                assert instead.answer() == "answered: 'Ollama was here.'\n"
+                old.end()
+                launcher.run("down")
+                assert instead.answer() == "answered: 'Ollama was here.'\n"
+                launcher.run("up")
+                with Service(launcher, launcher.variables()) as back:
+                    assert back.answer().startswith("answered: ")
+                    instead.end()
+                    back.end()
+    finally:
+        _stop_ollama()
+
+
+def _stop_ollama() -> None:
+    """The stand-in outlives the command that started it, as Ollama would."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(OLLAMA).encode() in entry.read_bytes():
+                os.kill(int(entry.parent.name), signal.SIGTERM)
+
+
+def test_down_leaves_nothing(launcher: Launcher) -> None:
+    groups = [int(str(row["id"])) for row in statuses(launcher).values()]
+    assert len(groups) == 2
+    launcher.run("down")
+    assert not any(process_groups.runs(group) for group in groups)
+    assert launcher.run("status") == "No server is there. `vllm-launch up` starts some.\n"
