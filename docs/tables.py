@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import launch_tables
 import plan_tables
 
 from ollama_compat.dialects import CHAT, DIALECTS, Dialect, Switch
@@ -28,7 +29,10 @@ from tests.faults.faults import FAULTS
 from tests.faults.matrix import MATRIX
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/differences.md", "docs/reliability.md", "docs/providers.md", "docs/gpu-memory.md")
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("differences", "reliability", "providers", "launch", "gpu-memory")),
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -209,7 +213,7 @@ def sources() -> str:
     return table(("dialect", "source"), [(f"`{row.name}`", row.source) for row in DIALECTS])
 
 
-def _memory(rows: Callable[[], plan_tables.Table]) -> str:
+def _made(rows: Callable[[], plan_tables.Table]) -> str:
     return table(*rows())
 
 
@@ -227,7 +231,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "finishes": finishes,
     "statuses": statuses,
     "sources": sources,
-    **{f"memory_{rows.__name__}": partial(_memory, rows) for rows in plan_tables.ALL},
+    **{f"memory_{rows.__name__}": partial(_made, rows) for rows in plan_tables.ALL},
+    **{f"launch_{rows.__name__}": partial(_made, rows) for rows in launch_tables.ALL},
 }
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)

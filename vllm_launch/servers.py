@@ -66,6 +66,7 @@ class Server(BaseModel):
     model: str
     """The id of a model on the Hugging Face hub, or a folder (absolute; in a container: as it is mounted there)."""
     port: Annotated[int, Field(ge=1, le=65535)]
+    """Where its API is, on this machine."""
     host: str = HOST
     """The address of this machine that it is reached at; `0.0.0.0` for all."""
 
@@ -104,7 +105,9 @@ class Server(BaseModel):
     """A file that holds the key clients must send. It is read where the server starts, never put on a command line."""
 
     image: str = IMAGE
+    """What its container is made of."""
     entrypoint: tuple[str, ...] = ENTRYPOINT
+    """What runs in the container, before vLLM's arguments."""
     gpus: Literal["all"] | tuple[int, ...] = ()
     """The GPUs that it has, by their numbers."""
     shm_size: str = "8g"

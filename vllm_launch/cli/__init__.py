@@ -6,6 +6,6 @@ described.py  env, check, plan, compose, k8s: what follows from the descriptions
 watching.py   top
 """
 
-from .app import main
+from .app import application, main
 
-__all__ = ["main"]
+__all__ = ["application", "main"]

@@ -115,14 +115,20 @@ def _options(
     context.obj = Meant(load(file))
 
 
+def application() -> typer.Typer:
+    """The application with all of its commands, in the order of the help."""
+    for module in ("lifecycle", "described", "watching"):  # they add their commands
+        importlib.import_module(f"{__package__}.{module}")
+    return app
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status 1 after an error, and raises `SystemExit` otherwise."""
-    for module in ("lifecycle", "described", "watching"):  # they add their commands, in the order of the help
-        importlib.import_module(f"{__package__}.{module}")
+    run = application()
     # An ordinary exit, so that what is still starting is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        app(args=None if arguments is None else list(arguments))
+        run(args=None if arguments is None else list(arguments))
     except LaunchError as error:
         print(f"vllm-launch: {error}", file=sys.stderr)
         return 1
