@@ -13,12 +13,11 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
-
 from .. import container
 from ..presets import PRESETS
 from ..runtimes.base import LaunchError
 from ..servers import Server
+from ..yaml_text import written
 from . import beside, monitoring, variables
 from .beside import Spec
 
@@ -63,11 +62,11 @@ def generate(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLI
     variables.of_servers(described)
     parts = [*_vllm_parts(described, replicas), *_parts_beside()]
     common = _common([part.spec for part in parts if part.is_vllm])
-    anchors = ["x-service: &service", _indented(_yaml(beside.always()))]
+    anchors = ["x-service: &service", _indented(written(beside.always()))]
     if common:
-        anchors += ["x-vllm: &vllm", "  <<: *service", _indented(_yaml(common))]
+        anchors += ["x-vllm: &vllm", "  <<: *service", _indented(written(common))]
     blocks = [_block(part, common) for part in parts]
-    return "\n".join([_HEAD, "name: vllm", "", *anchors, "services:", *blocks, _yaml(_top_level(described))])
+    return "\n".join([_HEAD, "name: vllm", "", *anchors, "services:", *blocks, written(_top_level(described))])
 
 
 def env_example(servers: Iterable[Server] = PRESETS.values()) -> str:
@@ -262,31 +261,9 @@ def _common(specs: Sequence[Spec]) -> Spec:
 def _block(part: _Part, common: Spec) -> str:
     shared, anchor = (common, "vllm") if part.is_vllm and common else ({}, "service")
     spec = {key: value for key, value in part.spec.items() if key not in shared}
-    lines = [f"# {part.comment}", f"{part.name}:", f"  <<: *{anchor}", _indented(_yaml(spec))]
+    lines = [f"# {part.comment}", f"{part.name}:", f"  <<: *{anchor}", _indented(written(spec))]
     return textwrap.indent("\n".join(lines), "  ")
 
 
 def _indented(text: str) -> str:
     return textwrap.indent(text, "  ")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, lists of words on one line."""
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-def _list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.SequenceNode:
-    short = all(isinstance(item, str | int) and "\n" not in str(item) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
-
-
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(list, _list)
-
-
-def _yaml(value: Spec) -> str:
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=112)
-    return text

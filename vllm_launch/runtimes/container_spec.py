@@ -73,7 +73,7 @@ def host_config(server: Server) -> dict[str, Any]:
     from docker.types import DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 
     key = [] if server.api_key_file is None else [(str(server.api_key_file.expanduser()), container.KEY_FILE, True)]
-    bound = [*map(_volume, server.volumes.items()), *key]
+    bound = [*map(volume, server.volumes.items()), *key]
     gpus: list[DeviceRequest] = []
     if server.gpus == "all":
         gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
@@ -119,7 +119,7 @@ def described(name: str, found: Mapping[str, str]) -> Server:
 
 def folders(server: Server) -> list[Path]:
     """The folders and files of this machine that the container mounts."""
-    sources = [source for source, _, _ in map(_volume, server.volumes.items()) if _kind(source) == "bind"]
+    sources = [source for source, _, _ in map(volume, server.volumes.items()) if _kind(source) == "bind"]
     return [Path(source) for source in sources]
 
 
@@ -134,8 +134,8 @@ def token_archive(token: str) -> bytes:
     return archive.getvalue()
 
 
-def _volume(given: tuple[str, str]) -> tuple[str, str, bool]:
-    """(folder or named volume, path in the container, whether it is read only)."""
+def volume(given: tuple[str, str]) -> tuple[str, str, bool]:
+    """(folder or named volume, path in the container, whether it is read only). Raises `LaunchError`."""
     source, inside = given
     target, _, mode = inside.partition(":")
     if mode not in ("", "ro", "rw") or not target.startswith("/"):
