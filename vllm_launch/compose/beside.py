@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from .. import container
+from .. import router as vllm_router
 from . import variables as v
 
 Spec: TypeAlias = dict[str, object]
 """A service, by Compose's names."""
 
 ROUTER = "vllm-router"
-ROUTER_METRICS_PORT = 29000
 BESIDE = (ROUTER, "ollama", "redis", "prometheus", "grafana")
 """The names that no server can have."""
 
 _ROUTER_DOCKERFILE = f"""\
 FROM python:3.12-slim
-RUN pip install --no-cache-dir vllm-router=={v.ROUTER_VERSION}
+RUN pip install --no-cache-dir {vllm_router.REQUIREMENT}
 USER nobody
-ENTRYPOINT ["vllm-router"]
+ENTRYPOINT ["{vllm_router.COMMAND}"]
 """
 
 
@@ -60,27 +60,17 @@ def waits_for(*names: str) -> Spec:
 
 
 def router(replicas: Sequence[str], port: v.Variable) -> Spec:
-    """vLLM's router in front of replicas. It hands on the caller's key, and needs none itself.
-
-    A dead replica costs no call when its breaker opens before a call has used up its retries: `cache_aware` sends a
-    call back to the same replica until then. The defaults, 10 failures and 5 retries, let calls fail (0.1.17, tried).
-    """
+    """vLLM's router in front of replicas. It hands on the caller's key, and needs none itself."""
     workers = [f"http://{name}:{container.PORT}" for name in replicas]
     return {
         "image": str(v.ROUTER_IMAGE),
         "build": {"dockerfile_inline": _ROUTER_DOCKERFILE},
         "profiles": ["scale"],
-        "command": [
-            *("--host", container.LISTEN, "--port", str(container.PORT), "--worker-urls", *workers),
-            *("--policy", str(v.ROUTER_POLICY), "--retry-max-retries", "5", "--cb-failure-threshold", "2"),
-            *("--cb-success-threshold", "1", "--cb-timeout-duration-secs", "10", "--health-check-interval-secs", "5"),
-            *("--health-failure-threshold", "2", "--health-success-threshold", "1"),
-            *("--prometheus-host", container.LISTEN, "--prometheus-port", str(ROUTER_METRICS_PORT)),
-        ],
+        "command": vllm_router.arguments(workers, container.PORT, container.LISTEN, str(v.ROUTER_POLICY)),
         "ports": [f"{v.BIND_ADDRESS}:{port}:{container.PORT}"],
         "init": True,
         # Ready: at least one of the replicas answers.
-        "healthcheck": health(["CMD", *container.probe("python", "/readiness")]),
+        "healthcheck": health(["CMD", *container.probe("python", vllm_router.READINESS)]),
         "depends_on": waits_for(*replicas),
     }
 

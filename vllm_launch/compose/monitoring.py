@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from .. import container
-from .beside import ROUTER, ROUTER_METRICS_PORT
+from ..router import METRICS_PORT
+from .beside import ROUTER
 
 JOB = "vllm"
 _SERVER = 'server=~"$server"'
@@ -234,7 +235,7 @@ def _prometheus(servers: Sequence[str]) -> dict[str, Any]:
         "rule_files": ["/etc/prometheus/alerts.yml"],
         "scrape_configs": [
             _looked_up(JOB, list(servers), container.PORT),
-            _looked_up(ROUTER, [ROUTER], ROUTER_METRICS_PORT),
+            _looked_up(ROUTER, [ROUTER], METRICS_PORT),
         ],
     }
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .. import router
 from ..runtimes.base import LaunchError
 from ..servers import CPU_IMAGE, HOST, IMAGE, Server
 
@@ -36,9 +37,8 @@ START_PERIOD = Variable("START_PERIOD", "1800s", "how long a server may take to 
 GENERAL = (BIND_ADDRESS, TOOLS_BIND_ADDRESS, KEY_FILE, HF_TOKEN, HF_CACHE, START_PERIOD)
 """Of all services. `HF_TOKEN` is handed on and has no default."""
 
-ROUTER_VERSION = "0.1.17"
-ROUTER_IMAGE = Variable("VLLM_ROUTER_IMAGE", f"vllm-router:{ROUTER_VERSION}", "vLLM's router, built where missing")
-ROUTER_POLICY = Variable("VLLM_ROUTER_POLICY", "cache_aware", "cache_aware, round_robin, power_of_two, consistent_hash")
+ROUTER_IMAGE = Variable("VLLM_ROUTER_IMAGE", f"vllm-router:{router.VERSION}", "vLLM's router, built where missing")
+ROUTER_POLICY = Variable("VLLM_ROUTER_POLICY", router.POLICY, "cache_aware, round_robin, power_of_two, consistent_hash")
 OLLAMA_IMAGE = Variable("OLLAMA_IMAGE", "ollama/ollama:0.33.3", "Ollama's image")
 OLLAMA_PORT = Variable("OLLAMA_PORT", "11434", "its port")
 OLLAMA_HOME = Variable("OLLAMA_HOME", "ollama", "where it keeps models: a volume, or a folder as ~/.ollama")

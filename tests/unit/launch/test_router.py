@@ -1,0 +1,32 @@
+"""The arguments of vLLM's router."""
+
+from __future__ import annotations
+
+from vllm_launch import router
+
+
+def test_it_is_told_where_it_listens_and_whom_it_asks() -> None:
+    given = router.arguments(["http://a:1", "http://b:2"], 8001, host="0.0.0.0", policy="round_robin", metrics_port=9)
+    assert given[:9] == [
+        *("--host", "0.0.0.0", "--port", "8001"),
+        *("--worker-urls", "http://a:1", "http://b:2"),
+        *("--policy", "round_robin"),
+    ]
+    assert given[-4:] == ["--prometheus-host", "0.0.0.0", "--prometheus-port", "9"]
+
+
+def test_it_listens_on_this_machine_alone_unless_it_is_told_otherwise() -> None:
+    given = router.arguments(["http://a:1"], 8001)
+    assert [given[given.index(flag) + 1] for flag in ("--host", "--prometheus-host")] == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_every_flag_is_said_with_its_value() -> None:
+    given = router.arguments(["http://a:1"], 8001)
+    assert {flag.name: given[given.index(flag.name) + 1] for flag in router.FLAGS} == {
+        flag.name: str(flag.value) for flag in router.FLAGS
+    }
+
+
+def test_a_dead_replica_is_left_alone_before_a_call_has_used_up_its_retries() -> None:
+    values = {flag.name: flag.value for flag in router.FLAGS}
+    assert values["--cb-failure-threshold"] < values["--retry-max-retries"]
