@@ -1,4 +1,4 @@
-"""env, check, plan, compose: what follows from the descriptions of servers alone."""
+"""env, check, plan, compose, k8s: what follows from the descriptions of servers alone."""
 
 from __future__ import annotations
 
@@ -105,3 +105,49 @@ def compose_command(
         except OSError as error:
             raise LaunchError(f"{target} can't be written: {error.strerror}.") from error
         print(target)
+
+
+@app.command("k8s")
+def k8s_command(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all of the file, or the GPU pair.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write them there. None: print them.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", metavar="NAME", help="None: the one that kubectl is told.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Replicas of each server, at least.")] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(help="Replicas at most; as many as at least: no autoscaling.", show_default="twice as many"),
+    ] = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Which Prometheus KEDA asks. None: the operator's in namespace monitoring."),
+    ] = None,
+    claim: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A PersistentVolumeClaim for models. None: each pod downloads its own."),
+    ] = None,
+) -> None:
+    """Print Kubernetes manifests for the servers: Deployment, Service, PodMonitor and autoscaling of each.
+
+    Keys are in Secrets that you make; the manifests' first lines tell the commands.
+    """
+    from .. import kubernetes
+
+    config = meant(context).config
+    servers = config.named(names or [*config.servers] or [*GPU])
+    cluster = kubernetes.Cluster(namespace, replicas, max_replicas, prometheus or kubernetes.PROMETHEUS, claim)
+    text = kubernetes.generate(servers, cluster)
+    if file is None:
+        print(text, end="")
+        return
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise LaunchError(f"{file} can't be written: {error.strerror}.") from error
+    print(file)
