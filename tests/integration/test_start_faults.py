@@ -16,6 +16,7 @@ import pytest
 
 from testbed import environment, models
 from vllm_launch import Server, causes, faults, free_ports, logs
+from vllm_launch.runtimes import groups
 
 pytestmark = pytest.mark.vllm
 
@@ -44,31 +45,60 @@ def python():
     return found
 
 
+@pytest.fixture(scope="module")
+def warm(python):
+    """A vLLM that has made its imports, so that each start is two seconds and not ten."""
+    script = Path(__file__).with_name("warm_starts.py")
+    environ = {**_clean(), **_ENV}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([python, script], env=environ, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def dies(python):
+def dies(warm, tmp_path_factory):
     """Starts a server that is not to come up; returns the cause that is read from its log, and the log."""
 
-    def run(model=None, port=None, env=None, **fields):
-        [free] = free_ports(1)
-        model = str(model or models.path(models.SMOLLM2))
-        server = Server(name="dying", model=model, port=port or free, **{**_SMALL, **fields})
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "HF_"))}
-        ended = subprocess.run(
-            server.command(str(python)),
-            env={**environ, **_ENV, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=240,
-            check=False,
-        )
-        log = ended.stdout.decode(errors="replace")
-        assert ended.returncode != 0
-        cause = causes.explain(log, f"with status {ended.returncode}")
-        assert cause is not None, log[-2000:]
-        return cause, log
+    def run(model=None, port=None, **fields):
+        log = tmp_path_factory.mktemp("log") / "log"
+        asked = {"arguments": _dying(model, port, **fields).arguments(), "log": str(log)}
+        print(json.dumps(asked), file=warm.stdin, flush=True)
+        return _cause(int(warm.stdout.readline()), log.read_text(errors="replace"))
 
     return run
+
+
+@pytest.fixture
+def dies_with(python):
+    """The same with variables that are read when vLLM is imported."""
+
+    def run(env, model):
+        command = _dying(model).command(str(python))
+        environ = {**_clean(), **_ENV, **env}
+        ended = subprocess.run(
+            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=240, check=False
+        )
+        return _cause(ended.returncode, (ended.stdout + ended.stderr).decode(errors="replace"))
+
+    return run
+
+
+def _clean():
+    return {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "HF_"))}
+
+
+def _dying(model=None, port=None, **fields):
+    model = str(model or models.path(models.SMOLLM2))
+    return Server(name="dying", model=model, port=port or free_ports(1)[0], **{**_SMALL, **fields})
+
+
+def _cause(status, log):
+    assert status
+    cause = causes.explain(log, groups.how_it_ended(status))
+    assert cause is not None, log[-2000:]
+    return cause, log
 
 
 @pytest.fixture
@@ -194,16 +224,16 @@ def test_a_model_that_is_not_here_while_offline(dies):
     assert cause.name == "offline"
 
 
-def test_a_gated_model(dies):
+def test_a_gated_model(dies_with):
     with hub("GatedRepo", 403) as env:
-        cause, _ = dies("org/gated", env=env)
+        cause, _ = dies_with(env, "org/gated")
     assert cause.name == "gated model"
     assert "HF_TOKEN" in cause.advice
 
 
-def test_a_model_that_the_hub_does_not_know(dies):
+def test_a_model_that_the_hub_does_not_know(dies_with):
     with hub("RepoNotFound", 401) as env:
-        cause, _ = dies("org/nothing", env=env)
+        cause, _ = dies_with(env, "org/nothing")
     assert cause.name == "unknown model"
 
 
