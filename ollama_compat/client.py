@@ -207,7 +207,7 @@ class Client(_Backend, ollama.Client):
 
         vllm, translation = None, self._own()
         if translation is not None and not is_cloud(model):
-            with contextlib.closing(self._run(translation.locate(model))) as parts:
+            with contextlib.closing(self._run(translation.locate(model, self._client.timeout.read))) as parts:
                 vllm = next(parts)["url"]
         options = self._openai_options(self._client, vllm)
         return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http()))
@@ -267,7 +267,7 @@ class AsyncClient(_Backend, ollama.AsyncClient):
 
         vllm, translation = None, self._own()
         if translation is not None and not is_cloud(model):
-            async with contextlib.aclosing(self._run(translation.locate(model))) as parts:
+            async with contextlib.aclosing(self._run(translation.locate(model, self._client.timeout.read))) as parts:
                 vllm = (await anext(parts))["url"]
         options = self._openai_options(self._client, vllm)
         return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http()))

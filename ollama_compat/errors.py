@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -27,10 +28,17 @@ class ServerUnreachable(ConnectionError, httpx.ConnectError):
     this is both, so whatever a service catches today goes on catching it.
     """
 
+    waited_s: float | None = None
+    """How long it was waited for (seconds), where its time was up."""
+
     def __init__(self, message: str, reason: str = "", *, request: httpx.Request | None = None) -> None:
         """`message` names the URL, the model and what to check; `reason` is what the system said."""
         httpx.ConnectError.__init__(self, message, request=request)
         self.reason = reason
+
+
+class Silent(ServerUnreachable):
+    """A server took the connection, and did not say in time what it was asked."""
 
 
 class CircuitOpen(ServerUnreachable):
@@ -185,13 +193,25 @@ def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
     )
 
 
-def nowhere(unreached: tuple[str, ...], reached: tuple[str, ...], model: str) -> ServerUnreachable:
-    """A model that no server in reach has, while others are out of reach and may have it."""
+def silent(who: str, seconds: float, model: str | None = None) -> Silent:
+    """`who` took the connection and did not answer, wanted for `model`."""
+    reason = f"accepted the connection but did not answer within {round(seconds, 2):g} s"
+    wanted = f", wanted for model {model!r}," if model else ""
+    error = Silent(f"{who}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason)
+    error.waited_s = seconds
+    return error
+
+
+def nowhere(away: Mapping[str, str], reached: tuple[str, ...], model: str) -> ServerUnreachable:
+    """A model that no server in reach has, while others are out of reach and may have it.
+
+    `away` has the URLs of these, each with what it did instead of not being there ("": it is not there).
+    """
+    told = ", ".join(f"{url} (it {what})" if what else url for url, what in away.items())
     others = f" None of the servers in reach has it ({', '.join(reached)})." if reached else ""
     return ServerUnreachable(
-        f"Failed to connect to the vLLM servers {', '.join(unreached)}, wanted for model {model!r}.{others} Please "
-        f"check that they are running, that they have finished loading (GET {unreached[0]}/health), and that VLLM_URLS "
-        "names them."
+        f"Failed to connect to the vLLM servers {told}, wanted for model {model!r}.{others} Please check that they are "
+        f"running, that they have finished loading (GET {next(iter(away))}/health), and that VLLM_URLS names them."
     )
 
 

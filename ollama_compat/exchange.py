@@ -10,7 +10,7 @@ server with a list of replies.
     Sleep(seconds)      -> None               wait
     Enter(queue, s)     -> bool               wait in a queue for a place in it; False: none came free in time
     Spend(operation)    -> float              take one call from a rate; else the seconds until it is worth asking again
-    AskAll(requests, s) -> list               several requests at once; what has not come in time is a TimeoutError
+    AskAll(requests, s) -> list               several requests at once, each with its Reply or its exception
     a dict              -> None               a part for the caller, as Ollama would have sent it
 
 Where no reply comes at all, the exception is thrown in at the yield.
@@ -19,7 +19,7 @@ Where no reply comes at all, the exception is thrown in at the yield.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
@@ -32,7 +32,7 @@ Part: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request. `timeout` is in seconds; None leaves the client's own in force."""
+    """An HTTP request. `timeout` (seconds) is that of an `AskAll`; None leaves the client's own in force."""
 
     method: Literal["GET", "POST"]
     base: str
@@ -110,13 +110,17 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class AskAll:
-    """Send requests side by side and wait for all of their replies, `timeout` seconds in all.
+    """Send requests side by side and wait for all of their replies, `timeout` seconds in all, whatever the servers do.
 
-    The outcome has a `Reply` or an exception for each of them, in their order.
+    The outcome has a `Reply` or an exception for each of them, in their order; who has not answered in time is `Silent`
+    or `ServerUnreachable`.
     """
 
     requests: tuple[Request, ...]
     timeout: float
+    enough: Callable[[Reply], bool] | None = None
+    """Whether a reply is what was wanted: the others then have `grace` seconds more, and no longer than `timeout`."""
+    grace: float = 0.0
 
 
 Step: TypeAlias = Ask | Open | Next | Sleep | Enter | Spend | AskAll | Part
@@ -157,8 +161,7 @@ def ask(
     payload: Part | None = None,
     *,
     model: str | None = None,
-    timeout: float | None = None,
 ) -> Exchange[Reply]:
     """Send one request and return its reply."""
-    reply: Reply = yield Ask(Request(method, base, path, payload, model, timeout))
+    reply: Reply = yield Ask(Request(method, base, path, payload, model))
     return reply

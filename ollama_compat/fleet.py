@@ -1,10 +1,11 @@
 """The vLLM servers: what each serves, and which one takes a call.
 
 What a server serves is learnt from its `GET /v1/models` once, and again when a name is unknown, when a server answers
-that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Of calls that
-want to know it at once, one asks and the others wait for what it hears. Of several servers with a model, the one with
-the fewest calls in flight takes the next call; of equally busy ones the first, so that calls one after another find
-their prefix in one server's cache. A server whose circuit breaker is open takes none.
+that it does not have the model, and (at most every `RETRY_AFTER_S`) when it could not be reached before. Servers are
+asked side by side, and who is silent is not waited for long once another has the model. Of calls that want to know it
+at once, one asks and the others wait for what it hears. Of several servers with a model, the one with the fewest calls
+in flight takes the next call; of equally busy ones the first, so that calls one after another find their prefix in one
+server's cache. A server whose circuit breaker is open takes none.
 """
 
 from __future__ import annotations
@@ -13,12 +14,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-import httpx
 from ollama import ResponseError
 
-from .errors import CircuitOpen, ServerUnreachable, circuit_open, no_vllm, nowhere, refusal, unreachable
-from .exchange import Clock, Exchange, Reply, ask
+from .errors import (
+    CircuitOpen,
+    ServerUnreachable,
+    Silent,
+    circuit_open,
+    no_vllm,
+    nowhere,
+    refusal,
+    silent,
+    unreachable,
+)
+from .exchange import AskAll, Clock, Exchange, Reply, Request
 from .guard.breaker import Breaker
 from .guard.flight import SingleFlight
 from .guard.log import decided
@@ -26,9 +37,13 @@ from .models import same
 from .wire import Card, Cards, decode
 
 LEARN_TIMEOUT_S = 5.0
-"""How long a server may take to say what it serves (seconds)."""
-RELEARN_TIMEOUT_S = 1.0
-"""The same while another server has the model: a call must not wait long for one that may be dark."""
+"""How long a server may take to say what it serves (seconds); no longer than what is left of the caller's timeout."""
+LEAST_TIMEOUT_S = 0.1
+"""The same where hardly anything is left of it."""
+GRACE_S = 0.5
+"""How much longer the others may take once one has the model: a call must not wait long for who may be dark."""
+MARGIN_S = 0.25
+"""How much longer a call waits for what another hears than it would wait itself."""
 RETRY_AFTER_S = 10.0
 """How soon a server that could not be reached is asked again (seconds)."""
 
@@ -44,13 +59,15 @@ class Server:
     in_flight: int = 0
     trouble: Exception | None = None
     breaker: Breaker = field(default_factory=Breaker)
-    learning: SingleFlight = field(default_factory=SingleFlight, repr=False, compare=False)
 
     def card(self, name: str) -> Card | None:
         """The served model that answers to `name`: the exact name first, then as Ollama compares names."""
-        cards = self.cards or ()
-        exact = (card for card in cards if card.id == name)
-        return next(exact, None) or next((card for card in cards if same(card.id, name)), None)
+        return _card(self.cards or (), name)
+
+    def hurried(self, seconds: float) -> bool:
+        """Whether it was silent for a call that had much less time than this one."""
+        waited = self.trouble.waited_s if isinstance(self.trouble, ServerUnreachable) else None
+        return waited is not None and waited < seconds / 2
 
     def names(self) -> list[str]:
         """The names of what it serves."""
@@ -92,38 +109,44 @@ class Fleet:
     urls: tuple[str, ...]
     clock: Clock
     servers: list[Server] = field(init=False)
+    learning: SingleFlight = field(default_factory=SingleFlight, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
         """One `Server` for each URL, in the order given."""
         self.servers = [Server(url) for url in self.urls]
 
-    def find(self, name: str, avoid: Sequence[Server] = (), since: int | None = None) -> Exchange[Target | None]:
+    def find(
+        self, name: str, avoid: Sequence[Server] = (), since: int | None = None, left_s: float | None = None
+    ) -> Exchange[Target | None]:
         """The server that takes the next call of served model `name`, or None when no server has it.
 
         `avoid` holds servers that have just failed this call; the caller knows why. `since` is when the call began:
-        what a server has told from then on it is not asked again. Otherwise raises `ServerUnreachable` when no server
-        in reach has the model while others are out of reach, `CircuitOpen` when those that have it are left alone, and
-        a server's own refusal (a missing key).
+        what a server has told from then on it is not asked again. `left_s` is what is left of the caller's timeout.
+        Otherwise raises `ServerUnreachable` when no server in reach has the model while others are out of reach,
+        `CircuitOpen` when those that have it are left alone, and a server's own refusal (a missing key).
         """
-        since = self.clock.ticks() if since is None else since
+        now = self.clock.ticks()
+        since = now if since is None else since
+        seconds = _seconds(left_s)
         able = [server for server in self.servers if server not in avoid and self._allowed(server)]
         found = self._pick(name, able)
         # One that is being asked is not waited for where another has the model.
-        due = [server for server in able if self._due(server) and not (found and server.learning.busy)]
-        yield from self._learn(due, None, LEARN_TIMEOUT_S if found is None else RELEARN_TIMEOUT_S)
+        due = [] if found and self.learning.busy else [server for server in able if self._due(server)]
+        yield from self._learn(due, None, name, seconds if found is None else min(seconds, GRACE_S))
         target = self._pick(name, able)
         if target is None:
-            yield from self._learn(self._unsure(name, able, due), since)
+            left = _seconds(seconds - (self.clock.ticks() - now) / 1e9)
+            yield from self._learn(self._unsure(name, able, due, left), since, name, left)
             target = self._pick(name, able)
         if target is None and not avoid:
             self._raise_open(name)
             self.raise_trouble(name)
         return target
 
-    def catalog(self) -> Exchange[list[Target]]:
-        """Every served model, asked afresh; a model on several servers comes once."""
-        yield from self._learn(self.servers, self.clock.ticks())
+    def catalog(self, left_s: float | None = None) -> Exchange[list[Target]]:
+        """Every served model, asked afresh; a model on several servers comes once. `left_s` is the caller's timeout."""
+        yield from self._learn(self.servers, self.clock.ticks(), None, _seconds(left_s))
         if all(server.trouble for server in self.servers):
             self.raise_trouble("")
         found: dict[str, Target] = {}
@@ -171,50 +194,72 @@ class Fleet:
             if server.card(name) or (server.cards is None and not self._allowed(server)):
                 raise server.left_alone(self.clock.ticks())
 
-    def _unsure(self, name: str, able: Sequence[Server], due: Sequence[Server]) -> list[Server]:
+    def _unsure(self, name: str, able: Sequence[Server], due: Sequence[Server], seconds: float) -> list[Server]:
         """Those of `able` that may have the model by now, though nothing is known of it."""
         known = any(server.card(name) for server in self.servers)
-        # One that was due was asked just now, unless a call in another thread has forgotten again what it said.
-        unknown = [server for server in able if server.cards is None and (server not in due or server.trouble is None)]
+        # One that was due was asked just now, unless a call in another thread has forgotten again what it said, or had
+        # much less time to wait for it.
+        unknown = [
+            server
+            for server in able
+            if server.cards is None and (server not in due or server.trouble is None or server.hurried(seconds))
+        ]
         return unknown if known else [server for server in able if server.cards is not None or server in unknown]
 
-    def _learn(self, servers: Sequence[Server], since: int | None, timeout: float = LEARN_TIMEOUT_S) -> Exchange[None]:
-        """Ask what they serve, or wait for what another call hears.
+    def _learn(self, servers: Sequence[Server], since: int | None, name: str | None, seconds: float) -> Exchange[None]:
+        """Ask what they serve, or wait for what another call hears; `name` is of interest, None: all are.
 
         What was asked `since` then will do; None, and where nothing is known of a server: what was not heard before.
         """
         news = [(server, _news(server, since)) for server in servers]
-        for server, needed in news:
-            yield from server.learning.shared(needed, self._asked(server, timeout), timeout)
 
-    def _asked(self, server: Server, timeout: float) -> Exchange[None]:
-        now = self.clock.ticks()
-        on_trial = not server.breaker.closed and server.breaker.admit(now)
+        def unheard() -> list[Server]:
+            return [server for server, needed in news if needed()]
+
+        work = self._asked(unheard, name, seconds)
+        yield from self.learning.shared(lambda: bool(unheard()), work, seconds + MARGIN_S)
+
+    def _asked(self, unheard: Callable[[], list[Server]], name: str | None, seconds: float) -> Exchange[None]:
+        servers, now = unheard(), self.clock.ticks()
+        on_trial = [server for server in servers if not server.breaker.closed and server.breaker.admit(now)]
+        requests = tuple(Request("GET", server.url, "/v1/models", timeout=seconds) for server in servers)
         try:
-            reply = yield from ask("GET", server.url, "/v1/models", timeout=timeout)
-            server.cards, server.trouble = _cards(server.url, reply), None
+            told: list[Reply | Exception] = yield AskAll(requests, seconds, partial(_tells_of, name), GRACE_S)
+            for server, outcome in zip(servers, told, strict=True):
+                self._heard(server, outcome)
+                server.asked_at = now
+        finally:
+            for server in on_trial:  # it is the call itself that closes the circuit
+                server.breaker.left()
+
+    def _heard(self, server: Server, told: Reply | Exception) -> None:
+        """Keep what a server has said of itself, or that it has not."""
+        try:
+            if isinstance(told, Exception):
+                raise told
+            server.cards, server.trouble = _cards(server.url, told), None
+        except (Silent, ResponseError) as problem:
+            server.trouble = problem  # too busy to say what it serves, it may well serve what it did
         except ServerUnreachable as problem:
             server.cards, server.trouble = None, problem
             server.failed(self.clock.ticks(), problem.reason)
-        except (httpx.TimeoutException, ResponseError) as problem:
-            server.trouble = problem  # too busy to say what it serves, it may well serve what it did
-        finally:
-            if on_trial:  # it is the call itself that closes the circuit
-                server.breaker.left()
-        server.asked_at = now
 
     def raise_trouble(self, name: str) -> None:
         """Say why a model was not found, unless every server could be asked: then it is nowhere."""
-        troubles = [server.trouble for server in self.servers if server.trouble is not None]
+        troubles = {server.url: server.trouble for server in self.servers if server.trouble is not None}
         if not troubles:
             return
-        if len(self.servers) == 1 and isinstance(troubles[0], ServerUnreachable):
-            raise unreachable(self.urls[0], name or None, troubles[0].reason)
-        refused = [trouble for trouble in troubles if isinstance(trouble, ResponseError)]
-        if refused:
-            raise refused[0]
+        first, *more = troubles.values()
+        if len(self.servers) == 1 and isinstance(first, Silent):
+            raise silent(f"The vLLM server at {self.urls[0]}", first.waited_s or 0.0, name or None)
+        if len(self.servers) == 1 and isinstance(first, ServerUnreachable):
+            raise unreachable(self.urls[0], name or None, first.reason)
+        for trouble in (first, *more):
+            if isinstance(trouble, ResponseError):
+                raise trouble
         reached = tuple(server.url for server in self.servers if server.trouble is None)
-        raise nowhere(tuple(server.url for server in self.servers if server.trouble is not None), reached, name)
+        away = {url: trouble.reason if isinstance(trouble, Silent) else "" for url, trouble in troubles.items()}
+        raise nowhere(away, reached, name)
 
 
 def _news(server: Server, since: int | None) -> Callable[[], bool]:
@@ -230,3 +275,21 @@ def _cards(url: str, reply: Reply) -> tuple[Card, ...]:
         return tuple(decode(reply.body, Cards, url).data)
     refused = refusal(url, reply.status, reply.body)
     raise refused.error() if refused.status in (401, 403) else no_vllm(url, refused.status, refused.message)
+
+
+def _seconds(left: float | None) -> float:
+    """How long a server may take to say what it serves, where the caller has so much left."""
+    return LEARN_TIMEOUT_S if left is None else min(LEARN_TIMEOUT_S, max(LEAST_TIMEOUT_S, left))
+
+
+def _card(cards: Sequence[Card], name: str) -> Card | None:
+    exact = (card for card in cards if card.id == name)
+    return next(exact, None) or next((card for card in cards if same(card.id, name)), None)
+
+
+def _tells_of(name: str | None, reply: Reply) -> bool:
+    """Whether a reply is that of a server that has a model."""
+    try:
+        return name is not None and _card(_cards("", reply), name) is not None
+    except ResponseError:
+        return False

@@ -77,7 +77,8 @@ class Translation:
     ) -> Exchange[None] | None:
         """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools.
 
-        `timeout_s` is the caller's own: waiting for a turn and between retries stays within it.
+        `timeout_s` is the caller's own: learning who serves the model, waiting for a turn and between retries stay
+        within it.
         """
         body = body or {}
         if any(is_cloud(str(body.get(field, ""))) for field in ("model", "source", "from")):
@@ -88,14 +89,14 @@ class Translation:
             if path == start or path.startswith(f"{start}/"):
                 return _refused(f"{start} is not available on vLLM: {instead}")
         if path in SITE_OPERATIONS:
-            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names))
+            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names, timeout_s))
         if path not in OPERATIONS:
             return None
         return self.guard.answered(Question(path, body, OPERATIONS[path], timeout_s))
 
-    def locate(self, name: str) -> Exchange[None]:
-        """Where a model is served: one part, `{"url": base URL without /v1}`."""
-        target = yield from self.routes.find("/api/chat", name)
+    def locate(self, name: str, timeout_s: float | None = None) -> Exchange[None]:
+        """Where a model is served: one part, `{"url": base URL without /v1}`. `timeout_s` is the caller's own."""
+        target = yield from self.routes.find("/api/chat", name, left_s=timeout_s)
         yield {"url": target.url if target is not None else ""}
 
 

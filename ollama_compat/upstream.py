@@ -10,6 +10,7 @@ a reply has a most length.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import queue
 import threading
 import time
@@ -22,8 +23,9 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import ServerUnreachable, broken_off, malformed, redirected, response_error, unreachable
+from .errors import ServerUnreachable, broken_off, malformed, redirected, response_error, silent, unreachable
 from .exchange import Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
+from .hangup import Line
 from .keys import Keys
 from .settings import OLLAMA
 from .wire import EventDecoder, LineDecoder
@@ -90,32 +92,49 @@ class Upstream:
             return self._rates.spend(step.operation) if self._rates is not None else 0.0
         return self._ask_all(step)
 
-    def _ask(self, request: Request) -> Reply:
-        with self._sent(request) as response:
+    def _ask(self, request: Request, line: Line | None = None) -> Reply:
+        with self._sent(request, line) as response:
             return self._reply(response, request)
 
     def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        outcomes = _unanswered(step)
+        lines = [Line() for _ in step.requests]
+        outcomes: list[Reply | Exception | None] = [None] * len(lines)
         answered: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
 
         def answer(place: int, request: Request) -> None:
             try:
-                answered.put((place, self._ask(request)))
+                answered.put((place, self._ask(request, lines[place])))
             except Exception as error:
                 answered.put((place, _problem(error, self._client, request)))
 
-        until = time.monotonic() + step.timeout
-        for place, request in enumerate(step.requests):
-            threading.Thread(target=answer, args=(place, request), daemon=True).start()
-        for _ in step.requests:
-            with contextlib.suppress(queue.Empty):
+        started = time.monotonic()
+        until = started + step.timeout
+        try:
+            for place, request in enumerate(step.requests):
+                there = contextvars.copy_context()  # the caller's span is the request's too
+                threading.Thread(target=there.run, args=(answer, place, request), daemon=True).start()
+            for _ in lines:
                 place, outcome = answered.get(timeout=max(0.0, until - time.monotonic()))
                 outcomes[place] = outcome
-        return outcomes
+                if _is_enough(step, outcome):
+                    until = min(until, time.monotonic() + step.grace)
+        except queue.Empty:
+            pass
+        finally:
+            for line, told in zip(lines, outcomes, strict=True):
+                if told is None:
+                    line.hang_up()
+        waited = time.monotonic() - started
+        return [
+            outcome or _late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
+            for request, outcome, line in zip(step.requests, outcomes, lines, strict=True)
+        ]
 
     @contextlib.contextmanager
-    def _sent(self, request: Request) -> Iterator[httpx.Response]:
+    def _sent(self, request: Request, line: Line | None = None) -> Iterator[httpx.Response]:
         built = _build(self._client, request, self._keys)
+        if line is not None:
+            line.carries(built, self._client)
         response = self._client.send(built, stream=True, auth=_auth(request, self._keys), follow_redirects=False)
         try:
             _check(response, request)
@@ -189,28 +208,39 @@ class AsyncUpstream:
             return await self._rates.spend(step.operation) if self._rates is not None else 0.0
         return await self._ask_all(step)
 
-    async def _ask(self, request: Request) -> Reply:
-        async with self._sent(request) as response:
+    async def _ask(self, request: Request, line: Line | None = None) -> Reply:
+        async with self._sent(request, line) as response:
             return await self._reply(response, request)
 
     async def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        outcomes = _unanswered(step)
+        lines = [Line() for _ in step.requests]
+        outcomes: list[Reply | Exception | None] = [None] * len(lines)
 
         async def answer(place: int, request: Request) -> None:
             try:
-                outcomes[place] = await self._ask(request)
+                outcome: Reply | Exception = await self._ask(request, lines[place])
             except Exception as error:
-                outcomes[place] = _problem(error, self._client, request)
+                outcome = _problem(error, self._client, request)
+            outcomes[place] = outcome
+            if _is_enough(step, outcome):
+                waiting.deadline = min(waiting.deadline, anyio.current_time() + step.grace)
 
-        with anyio.move_on_after(step.timeout):
+        started = time.monotonic()
+        with anyio.move_on_after(step.timeout) as waiting:
             async with anyio.create_task_group() as tasks:
                 for place, request in enumerate(step.requests):
                     tasks.start_soon(answer, place, request)
-        return outcomes
+        waited = time.monotonic() - started
+        return [
+            outcome or _late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
+            for request, outcome, line in zip(step.requests, outcomes, lines, strict=True)
+        ]
 
     @contextlib.asynccontextmanager
-    async def _sent(self, request: Request) -> AsyncIterator[httpx.Response]:
+    async def _sent(self, request: Request, line: Line | None = None) -> AsyncIterator[httpx.Response]:
         built = _build(self._client, request, self._keys)
+        if line is not None:
+            line.carries(built, self._client)
         response = await self._client.send(built, stream=True, auth=_auth(request, self._keys), follow_redirects=False)
         try:
             _check(response, request)
@@ -233,9 +263,8 @@ class AsyncUpstream:
             yield _shown(event, self._keys)
 
 
-def _unanswered(step: AskAll) -> list[Reply | Exception]:
-    """The outcome while no reply has come."""
-    return [TimeoutError(f"no answer within {step.timeout:g} s") for _ in step.requests]
+def _is_enough(step: AskAll, outcome: Reply | Exception) -> bool:
+    return step.enough is not None and isinstance(outcome, Reply) and step.enough(outcome)
 
 
 def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | None) -> Step | None:
@@ -303,14 +332,13 @@ def _shown(event: bytes, keys: Keys) -> bytes:
 
 
 class _Body:
-    """The body of a reply as it comes, no longer than what is kept, and no later than its request allows."""
+    """The body of a reply as it comes, no longer than what is kept."""
 
     def __init__(self, response: httpx.Response, request: Request) -> None:
         self._response = response
         self._request = request
         self._pieces: list[bytes] = []
         self._size = 0
-        self._until = None if request.timeout is None else time.monotonic() + request.timeout
 
     def add(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -318,8 +346,6 @@ class _Body:
         most = MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES
         if self._size > most:
             raise malformed(self._request.base, f"it is longer than {most} bytes")
-        if self._until is not None and time.monotonic() > self._until:  # httpx times each piece, not their sum
-            raise httpx.ReadTimeout("the reply comes too slowly")
 
     def reply(self, keys: Keys) -> Reply:
         body = b"".join(self._pieces)
@@ -341,14 +367,15 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
     """A transport error as callers of the official client know it, with the server's name in it."""
+    if last.timeout is not None and isinstance(error, httpx.TimeoutException):
+        return _late(client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout)
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
-        return _unreached(client, last, f"no answer within {last.timeout or CONNECT_TIMEOUT_S:g} s")
+        return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError):
         return _unreached(client, last, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):
         kind = type(error)
-        allowed = client.timeout if last.timeout is None else f"{last.timeout:g} s"
-        return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {allowed})", request=None)
+        return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {client.timeout})", request=None)
     if isinstance(error, httpx.LocalProtocolError):  # its text may quote a key
         what = "has something in it that HTTP can't carry; please check headers= and the keys for line ends"
         return response_error(f"the request to {last.base or client.base_url} was not sent: it {what}", 400)
@@ -357,8 +384,24 @@ def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: R
     return error
 
 
+def _late(
+    client: httpx.Client | httpx.AsyncClient, last: Request, connected: bool, seconds: float
+) -> ServerUnreachable:
+    """The time of a request is up that has one of its own."""
+    if connected:
+        return silent(_who(client, last), seconds, last.model)
+    error = _unreached(client, last, f"no connection within {round(seconds, 2):g} s")
+    error.waited_s = seconds
+    return error
+
+
 def _unreached(client: httpx.Client | httpx.AsyncClient, last: Request, reason: str) -> ServerUnreachable:
     if last.credential == "vllm":
         return unreachable(last.base, last.model, reason)
-    where = f"Ollama at {client.base_url}" if last.credential == OLLAMA else f"{last.credential} at {last.base}"
-    return ServerUnreachable(f"Failed to connect to {where}: {reason}", reason)
+    return ServerUnreachable(f"Failed to connect to {_who(client, last)}: {reason}", reason)
+
+
+def _who(client: httpx.Client | httpx.AsyncClient, last: Request) -> str:
+    if last.credential == "vllm":
+        return f"The vLLM server at {last.base}"
+    return f"Ollama at {client.base_url}" if last.credential == OLLAMA else f"{last.credential} at {last.base}"

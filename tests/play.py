@@ -4,8 +4,8 @@
     played.requests[0].payload, played.parts[-1]
 
 A line of the script is the outcome of one `Ask` or `Open`: a `Reply`; a list of events, which opens a stream (an
-exception in the list is thrown in at its `NEXT`); or an exception, thrown in. For an `AskAll` it is the list of its
-outcomes. A script that is not used up is an error.
+exception in the list is thrown in at its `NEXT`); or an exception, thrown in. An `AskAll` takes a line for each of its
+requests. A script that is not used up is an error.
 
 A queue is entered without waiting: whether there was a place is the outcome. A rate answers from `Play.rates`.
 """
@@ -41,7 +41,7 @@ STAMP = "2026-08-21T09:31:20.000000000Z"
 SECOND = 1_000_000_000
 
 Event: TypeAlias = bytes | Exception
-Line: TypeAlias = Reply | Sequence[Event] | Sequence[Reply | Exception] | Exception
+Line: TypeAlias = Reply | Sequence[Event] | Exception
 
 
 class FakeClock:
@@ -116,14 +116,18 @@ class Play:
                 return answers.pop(0) if answers else 0.0, events
             case AskAll(requests):
                 self.requests += requests
-                return next(lines), events
+                return [self._line(request, lines) for request in requests], events
             case Ask(request) | Open(request):
                 self.requests.append(request)
-                line = next(lines, None)
-                assert line is not None, f"no line of the script answers {request}"
+                line = self._line(request, lines)
                 return (None, iter(line)) if isinstance(line, list) else (line, events)
         self.parts.append(step)
         return None, events
+
+    def _line(self, request: Request, lines: Iterator[Line]) -> Line:
+        line = next(lines, None)
+        assert line is not None, f"no line of the script answers {request}"
+        return line
 
     @property
     def payload(self) -> Part:

@@ -137,7 +137,7 @@ class Guard:
         while True:
             target = None
             try:
-                target = yield from attempt.route.find(attempt.failed, attempt.since)
+                target = yield from attempt.route.find(attempt.failed, attempt.since, self._left(question, attempt))
                 if target is not None:
                     yield from self._on(target, question, attempt, running)
                     return
@@ -151,6 +151,12 @@ class Guard:
                 raise self._hopeless(question, attempt)
             yield Sleep(seconds)
             attempt.failed = [server for server in attempt.failed if server not in attempt.again]
+
+    def _left(self, question: Question, attempt: Attempt) -> float | None:
+        """What is left of the caller's timeout, counted from its turn (seconds)."""
+        if question.timeout_s is None:
+            return None
+        return question.timeout_s - (self._clock.ticks() - attempt.since) / 1e9
 
     def _on(self, target: Target, question: Question, attempt: Attempt, running: Running) -> Exchange[None]:
         """One server. Its breaker is told how it did."""

@@ -28,7 +28,7 @@ _NAMED = 10
 """How many of a server's models a log line names."""
 
 Operation = Callable[[Call], Exchange[None]]
-Finder = Callable[[Sequence[Server], int], Exchange[Target | None]]
+Finder = Callable[[Sequence[Server], int, float | None], Exchange[Target | None]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Route:
     find: Finder
     """The server that takes the call, but for those that have just failed it; None when there is none left.
 
-    The number is when the call began, in ticks: what a server has said since then it is not asked again.
+    The numbers are when the call began, in ticks: what a server has said since then it is not asked again; and what is
+    left of the caller's timeout (seconds).
     """
     operation: Callable[[Operation], Operation]
     """How an operation is done there."""
@@ -84,13 +85,18 @@ class Routes:
         return Route(other, self._on_vllm(path, other), _as_it_is, profile)
 
     def _on_vllm(self, path: str, name: str) -> Finder:
-        def find(avoid: Sequence[Server], since: int) -> Exchange[Target | None]:
-            return (yield from self.find(path, name, avoid, since))
+        def find(avoid: Sequence[Server], since: int, left_s: float | None) -> Exchange[Target | None]:
+            return (yield from self.find(path, name, avoid, since, left_s))
 
         return find
 
     def find(
-        self, path: str, name: str, avoid: Sequence[Server] = (), since: int | None = None
+        self,
+        path: str,
+        name: str,
+        avoid: Sequence[Server] = (),
+        since: int | None = None,
+        left_s: float | None = None,
     ) -> Exchange[Target | None]:
         """The vLLM server for a model by its Ollama name, but for those that failed; None when no other has it.
 
@@ -99,7 +105,7 @@ class Routes:
         served = self.names.served(name)
         if not name.strip():
             raise model_required(path)
-        target = yield from self.fleet.find(served, avoid, since)
+        target = yield from self.fleet.find(served, avoid, since, left_s)
         if target is not None or avoid:
             return target
         if canonical(name) is None:
@@ -121,7 +127,7 @@ class Routes:
             url = OLLAMA if provider == OLLAMA else self.settings.providers[provider].base_url
             server = self._elsewhere.setdefault(provider, Server(url))
 
-        def find(avoid: Sequence[Server], _: int) -> Exchange[Target | None]:
+        def find(avoid: Sequence[Server], *_: object) -> Exchange[Target | None]:
             yield from ()
             if server in avoid:
                 return None

@@ -161,7 +161,7 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
 
 def _listed(site: Site) -> Exchange[list[tuple[str, Target]]]:
     """Names and the models behind them: profiles, then the map's names, then what is served under its own name."""
-    targets = yield from site.fleet.catalog()
+    targets = yield from site.fleet.catalog(site.timeout_s)
     listed: dict[str, tuple[str, Target]] = {}
     renamed = set()
     for name in site.names:

@@ -70,7 +70,7 @@ def delete(site: Site) -> Exchange[None]:
         yield {}
         return
     _refuse_configured(site, name)
-    target = yield from site.fleet.find(site.names.served(name))
+    target = yield from site.fleet.find(site.names.served(name), left_s=site.timeout_s)
     if target is None:
         raise model_not_found(site.path, name)
     raise response_error(f"{name!r} is served by {target.url}: to take it away, stop that vLLM server", 501)
@@ -82,7 +82,7 @@ def _refuse_configured(site: Site, name: str) -> None:
 
 
 def _served(site: Site, name: str) -> Exchange[None]:
-    target = yield from site.fleet.find(site.names.served(name))
+    target = yield from site.fleet.find(site.names.served(name), left_s=site.timeout_s)
     if target is None:
         raise not_served(site.path, name, site.urls)
 

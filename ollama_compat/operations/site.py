@@ -18,6 +18,8 @@ class Site:
     body: Mapping[str, Any]
     fleet: Fleet
     names: Names
+    timeout_s: float | None = None
+    """How long the caller waits for anything; None: for ever."""
 
     @property
     def urls(self) -> tuple[str, ...]:

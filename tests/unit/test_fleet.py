@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
-from ollama_compat.errors import CircuitOpen, broken_off, unreachable
-from ollama_compat.exchange import Ask, Enter
-from ollama_compat.fleet import LEARN_TIMEOUT_S, RETRY_AFTER_S, Fleet, Server
+from ollama_compat.errors import CircuitOpen, Silent, broken_off, silent, unreachable
+from ollama_compat.exchange import AskAll, Enter
+from ollama_compat.fleet import GRACE_S, LEARN_TIMEOUT_S, MARGIN_S, RETRY_AFTER_S, Fleet, Server
 from ollama_compat.guard.breaker import FAILURES, OPEN_S
 from ollama_compat.wire import Card
-from tests.play import SECOND, FakeClock, Play, play, reply
+from tests.play import SECOND, FakeClock, Play, StillClock, play, reply
 
 A, B = "http://a:8001", "http://b:8002"
 REFUSED = unreachable(A, None, "refused")
@@ -107,7 +106,7 @@ def test_a_server_out_of_reach_is_asked_again_after_a_while() -> None:
     "trouble",
     [
         REFUSED,
-        httpx.ReadTimeout("late"),
+        silent(A, 5.0),
         broken_off(A, "reset"),
         reply({"error": "no"}, 401),
         reply([]),
@@ -160,10 +159,10 @@ def stepped(exchange: Any, outcome: Any = None) -> Any:
 def test_of_calls_that_come_at_once_one_asks_and_the_others_wait_for_what_it_hears() -> None:
     made = fleet(A)
     first, *others = [made.find("smol") for _ in range(3)]
-    assert isinstance(stepped(first), Ask)
+    assert isinstance(stepped(first), AskAll)
     waits = [stepped(other) for other in others]
-    assert [wait.timeout for wait in waits] == [LEARN_TIMEOUT_S] * 2
-    assert stepped(first, serves("smol")).url == A
+    assert [wait.timeout for wait in waits] == [LEARN_TIMEOUT_S + MARGIN_S] * 2
+    assert stepped(first, [serves("smol")]).url == A
     assert [wait.queue.green_acquire(blocking=False) for wait in waits] == [True, True]
     assert [stepped(other, True).url for other in others] == [A, A]
 
@@ -173,10 +172,9 @@ def test_who_waited_does_not_ask_a_server_again_that_was_just_out_of_reach() -> 
     first, second = both.find("smol"), both.find("smol")
     stepped(first)
     wait = stepped(second)
-    assert first.throw(REFUSED).request.base == B
+    assert isinstance(wait, Enter)
+    assert stepped(first, [REFUSED, serves("smol")]).url == B
     assert wait.queue.green_acquire(blocking=False)
-    assert isinstance(stepped(second, True), Enter), "A is no matter any more; B is being asked"
-    assert stepped(first, serves("smol")).url == B
     assert stepped(second, True).url == B
 
 
@@ -187,8 +185,8 @@ def test_when_the_call_that_asks_goes_away_the_next_one_asks() -> None:
     wait = stepped(second)
     first.close()
     assert wait.queue.green_acquire(blocking=False)
-    assert stepped(second, True).request.path == "/v1/models"
-    assert stepped(second, serves("smol")).url == A
+    assert [request.path for request in stepped(second, True).requests] == ["/v1/models"]
+    assert stepped(second, [serves("smol")]).url == A
 
 
 def test_a_call_that_goes_away_has_not_asked() -> None:
@@ -213,10 +211,75 @@ def test_a_list_is_not_what_was_heard_before_it_was_asked_for() -> None:
     first, second = made.catalog(), made.catalog()
     stepped(first)
     wait = stepped(second)
-    stepped(first, serves("old"))
+    stepped(first, [serves("old")])
     assert wait.queue.green_acquire(blocking=False)
-    assert isinstance(stepped(second, True), Ask)
-    assert [target.card.id for target in stepped(second, serves("new"))] == ["new"]
+    assert isinstance(stepped(second, True), AskAll)
+    assert [target.card.id for target in stepped(second, [serves("new")])] == ["new"]
+
+
+# How long
+
+
+def time_given(exchange: Any) -> float:
+    """The seconds that the servers have to say what they serve."""
+    step = next(exchange)
+    assert isinstance(step, AskAll)
+    assert {request.timeout for request in step.requests} == {step.timeout}
+    return step.timeout
+
+
+@pytest.mark.parametrize(("left", "given"), [(None, 5.0), (60.0, 5.0), (0.7, 0.7), (0.0, 0.1), (-3.0, 0.1)])
+def test_servers_have_no_more_time_than_is_left_of_the_callers_timeout(left: float | None, given: float) -> None:
+    assert time_given(Fleet((A, B), StillClock()).find("smol", left_s=left)) == given
+    assert time_given(Fleet((A, B), StillClock()).catalog(left)) == given
+
+
+def test_what_is_asked_after_that_has_the_rest_of_it() -> None:
+    clock = StillClock()
+    both = Fleet((A, B), clock)
+    play(both.find("smol"), serves("smol"), serves("other"))
+    clock.now += SECOND
+    both.forget(both.servers[0])
+    exchange = both.find("new", left_s=3.0)
+    assert [request.base for request in next(exchange).requests] == [A]
+    clock.now += SECOND
+    step = exchange.send([serves("smol")])
+    assert ([request.base for request in step.requests], step.timeout) == ([B], 2.0)
+
+
+def test_while_another_has_the_model_a_server_has_little_time() -> None:
+    both = fleet()
+    play(both.find("smol"), serves("smol"), serves("smol"))
+    both.forget(both.servers[0])
+    assert time_given(both.find("smol", left_s=0.3)) == 0.3
+    assert time_given(both.find("smol")) == GRACE_S
+
+
+@pytest.mark.parametrize(
+    ("told", "enough"),
+    [(serves("other", "SMOL"), True), (serves("other"), False), (reply({}, 503), False), (reply([]), False)],
+)
+def test_the_others_have_little_time_once_one_has_the_model(told: Any, enough: bool) -> None:
+    step = next(fleet().find("smol"))
+    assert (step.grace, step.enough(told)) == (GRACE_S, enough)
+
+
+def test_a_list_waits_for_all() -> None:
+    assert not next(fleet().catalog()).enough(serves("smol"))
+
+
+def test_who_waited_for_a_call_in_a_hurry_asks_a_silent_server_with_its_own_time() -> None:
+    made = Fleet((A,), StillClock())
+    hurried, patient, likewise = made.find("smol", left_s=0.5), made.find("smol"), made.find("smol", left_s=0.9)
+    stepped(hurried)
+    stepped(patient)
+    stepped(likewise)
+    late = silent(A, 0.5)
+    with pytest.raises(Silent):
+        stepped(hurried, [late])
+    assert stepped(patient, True).timeout == LEARN_TIMEOUT_S
+    with pytest.raises(Silent):
+        stepped(likewise, True)
 
 
 # A circuit that is half open
@@ -284,6 +347,25 @@ def test_one_server_out_of_reach_is_told_with_the_model_and_the_reason() -> None
         play(fleet(A).find("smol"), REFUSED, REFUSED)
 
 
+def test_one_server_that_is_silent_is_told_with_the_model_and_the_time() -> None:
+    with pytest.raises(ServerUnreachable) as caught:
+        play(fleet(A).find("smol"), silent(A, 5.0))
+    assert str(caught.value).startswith(
+        f"The vLLM server at {A}, wanted for model 'smol', accepted the connection but did not answer within 5 s."
+    )
+
+
+def test_of_several_servers_the_silent_ones_are_told_apart() -> None:
+    with pytest.raises(ServerUnreachable) as caught:
+        play(fleet().find("smol"), REFUSED, silent(B, 5.0))
+    assert f"{A}, {B} (it accepted the connection but did not answer within 5 s), wanted" in str(caught.value)
+
+
+def test_a_mistake_of_this_side_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="the client has been closed"):
+        play(fleet(A).find("smol"), RuntimeError("the client has been closed"))
+
+
 def test_all_servers_out_of_reach_are_told() -> None:
     with pytest.raises(ServerUnreachable, match=f"{A}, {B}, wanted for model 'smol'"):
         play(fleet().find("smol"), REFUSED, REFUSED)
@@ -348,8 +430,8 @@ def test_what_another_call_forgets_meanwhile_is_learnt_again() -> None:
         return None
 
     made._pick = forgotten  # type: ignore[method-assign]
-    asked = exchange.send(serves("smol"))
-    assert asked.request.path == "/v1/models"
+    asked = exchange.send([serves("smol")])
+    assert [request.path for request in asked.requests] == ["/v1/models"]
     with pytest.raises(StopIteration) as found:
-        exchange.send(serves("smol"))
+        exchange.send([serves("smol")])
     assert found.value.value.url == A

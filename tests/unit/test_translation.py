@@ -9,8 +9,9 @@ import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable, Settings
 from ollama_compat.errors import unreachable
+from ollama_compat.exchange import AskAll
 from ollama_compat.translation import OPERATIONS, REFUSED, SITE_OPERATIONS, Translation
-from tests.play import MODEL_MISSING, FakeClock, Play, delta, play, reply, said
+from tests.play import MODEL_MISSING, FakeClock, Play, StillClock, delta, play, reply, said
 
 A, B = "http://a:8001", "http://b:8002"
 HI = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
@@ -118,7 +119,7 @@ def test_an_exchange_that_is_closed_early_is_in_flight_no_more() -> None:
     exchange = made.exchange("/api/chat", {**HI, "stream": True})
     assert exchange is not None
     next(exchange)
-    for outcome in (SMOL, OTHER, None):
+    for outcome in ([SMOL, OTHER], None):
         exchange.send(outcome)
     assert [server.in_flight for server in made.fleet.servers] == [1, 0]
     exchange.close()
@@ -127,6 +128,18 @@ def test_an_exchange_that_is_closed_early_is_in_flight_no_more() -> None:
 
 def test_where_a_model_is_served() -> None:
     assert play(translation().locate("smol"), OTHER, SMOL).parts == [{"url": B}]
+
+
+def test_who_serves_a_model_is_learnt_within_the_callers_timeout() -> None:
+    made = Translation(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
+    asked = [made.exchange(path, HI, 0.7) for path in ("/api/chat", "/api/tags", "/api/ps")]
+    asked.append(made.locate("smol", 0.7))
+    for exchange in asked:
+        assert exchange is not None
+        step = next(exchange)
+        assert isinstance(step, AskAll)
+        assert step.timeout == 0.7
+        exchange.close()
 
 
 # Names

@@ -11,7 +11,7 @@ from ollama import ResponseError
 
 from ollama_compat import Settings
 from ollama_compat.errors import unreachable
-from ollama_compat.exchange import Ask, Exchange
+from ollama_compat.exchange import AskAll, Exchange, Reply
 from ollama_compat.guard.stats import Counts, Running
 from ollama_compat.translation import Translation
 from ollama_compat.wire import Card
@@ -55,9 +55,13 @@ class Servers(Play):
         self.serves = serves
 
     def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
-        if isinstance(step, Ask) and step.request.path == "/v1/models":
-            return reply({"data": [{"id": name} for name in self.serves[step.request.base]]}), events
+        if isinstance(step, AskAll):
+            return [self.told(request.base) for request in step.requests], events
         return super()._answer(step, lines, events)
+
+    def told(self, base: str) -> Reply | Exception:
+        """What a server says that it serves."""
+        return reply({"data": [{"id": name} for name in self.serves[base]]})
 
 
 class Client:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ollama_compat.errors import CircuitOpen, ServerUnreachable
-from ollama_compat.exchange import Ask, Reply, Sleep
+from ollama_compat.exchange import Reply, Sleep
 from ollama_compat.guard.breaker import OPEN_S
 from tests.play import SECOND, refused, said
 from tests.unit.guard.client import (
@@ -34,10 +34,8 @@ class Nobody(Servers):
     def __init__(self) -> None:
         super().__init__({A: (), B: ()})
 
-    def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
-        if isinstance(step, Ask) and step.request.base == A:
-            return REFUSES, events
-        return super()._answer(step, lines, events)
+    def told(self, base: str) -> Any:
+        return REFUSES if base == A else super().told(base)
 
 
 class Sleeper(Servers):

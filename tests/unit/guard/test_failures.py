@@ -26,7 +26,7 @@ URL = "http://a:8001"
 EXAMPLES = [
     # no connection
     (unreachable(URL, "smol", "refused"), "unreachable"),
-    (nowhere((URL,), (), "smol"), "unreachable"),
+    (nowhere({URL: ""}, (), "smol"), "unreachable"),
     (ServerUnreachable("dark"), "unreachable"),
     (httpx.ConnectTimeout("dark"), "unreachable"),
     (circuit_open(URL, 5, "refused", 3.0), "circuit_open"),

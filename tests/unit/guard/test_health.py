@@ -29,7 +29,7 @@ def translation() -> Translation:
 
 def health(made: Translation | None, *outcomes: Any) -> Any:
     """What is told when these are the outcomes: `/health` and `/v1/models` of A, then of B."""
-    (part,) = play(examined(made, 2.0), list(outcomes)).parts
+    (part,) = play(examined(made, 2.0), *outcomes).parts
     return part
 
 
@@ -130,7 +130,7 @@ def test_calls_in_flight_are_told() -> None:
 
 
 def test_in_mode_ollama_it_is_ollama_that_is_asked() -> None:
-    played = Play().run(examined(None, 2.0), [reply({"version": "0.33.0"})])
+    played = Play().run(examined(None, 2.0), reply({"version": "0.33.0"}))
     (request,) = played.requests
     assert (request.method, request.url, request.credential, request.timeout) == ("GET", "/api/version", "ollama", 2.0)
     assert played.parts == [

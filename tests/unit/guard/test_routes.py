@@ -33,7 +33,7 @@ def told(found: list[Route]) -> list[tuple[str, str]]:
 
 
 def found(route: Route, *avoid: Server) -> Target | None:
-    target: Target | None = play(route.find(avoid, 0)).result
+    target: Target | None = play(route.find(avoid, 0, None)).result
     return target
 
 
@@ -121,7 +121,7 @@ def test_while_its_circuit_is_open_it_is_not_asked() -> None:
 
 def test_a_name_that_no_server_has() -> None:
     with pytest.raises(ResponseError, match="model 'nope' not found") as caught:
-        play(routes().of("/api/chat", "nope")[0].find((), 0), reply({"data": [{"id": "smol"}]}))
+        play(routes().of("/api/chat", "nope")[0].find((), 0, None), reply({"data": [{"id": "smol"}]}))
     assert caught.value.status_code == 404
 
 
