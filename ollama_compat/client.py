@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,10 @@ KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
 
 
+_FORKED: dict[int, threading.RLock] = {}
+"""For each process that is the child of a fork: the lock under which clients begin anew in it."""
+
+
 class _Backend:
     """Which backend a client has, settled when it is made."""
 
@@ -47,14 +52,16 @@ class _Backend:
     _client: Any
     _translation: Translation | None = None
     _made: tuple[str | None, dict[str, Any]]
-    _process: int
+    _process: int | None = None
+    """The process that the connections, locks and counts are of."""
 
     def _choose(self, host: str | None, keywords: dict[str, Any]) -> dict[str, Any]:
         """Take the settings out of a client's keywords; the rest is for the official client."""
         own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
         self.settings = _settings(own)
         self._made = host, keywords
-        self._process = os.getpid()
+        if self._process is None:
+            self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
             from .checks import check  # cost nothing in mode `ollama`
             from .translation import Translation
@@ -71,8 +78,13 @@ class _Backend:
 
     def _own(self) -> Translation | None:
         """The translation, if there is one, of this very process."""
-        if self._translation is not None and self._process != os.getpid():
-            self._after_fork(self._translation)
+        process = os.getpid()
+        if self._translation is not None and self._process != process:
+            # A lock of this very process: the parent's may be held for ever.
+            with _FORKED.setdefault(process, threading.RLock()):
+                if self._process != process:
+                    self._after_fork(self._translation)
+                    self._process = process  # last: whoever reads it finds all else done
         return self._translation
 
     def _after_fork(self, parents: Translation) -> None:

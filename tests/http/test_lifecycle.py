@@ -177,9 +177,11 @@ assert client.stats()["totals"]["calls"] == 4
 """
 
 
-def run(script: str, url: str) -> None:
+def run(script: str, *arguments: str) -> None:
     """Run a script in a process of its own, in which a fork leaves the tests alone."""
-    done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -195,6 +197,52 @@ def test_the_child_of_a_fork_has_connections_places_and_counts_of_its_own(server
     childs = {connection for text, connection in texts if text == "child"}
     childs |= {asked.connection for asked in server.asked if asked.path == "/health"}
     assert childs.isdisjoint(connection for text, connection in texts if text != "child")
+
+
+FORKED_THREADS = """
+import os, sys, threading
+import ollama as official
+import ollama_compat as ollama
+
+client = ollama.Client(backend_mode="vllm", vllm_urls=sys.argv[1], trust_env=False)
+
+def chat(text):
+    return client.chat("smol", [{"role": "user", "content": text}])
+
+chat("parent")
+child = os.fork()
+if not child:
+    making, others = threading.Event(), threading.Event()
+    made = official.Client.__init__
+
+    def slowly(self, *args, **kwargs):
+        making.set()
+        others.wait(1)  # in vain: who comes second waits for the new connections to be there
+        made(self, *args, **kwargs)
+
+    official.Client.__init__ = slowly
+    said = []
+    first = threading.Thread(target=lambda: said.append(chat("child")))
+    first.start()
+    making.wait()
+    second = threading.Thread(target=lambda: (said.append(chat("child")), others.set()))
+    second.start()
+    first.join()
+    second.join()
+    assert len(said) == 2
+    assert client.stats()["totals"]["calls"] == 2, client.stats()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+def test_threads_that_begin_at_once_in_the_child_of_a_fork_use_none_of_the_parents_connections(
+    server: Server,
+) -> None:
+    run(FORKED_THREADS, server.url)
+    texts = [(asked.content["messages"][-1]["content"], asked.connection) for asked in server.posts(CHAT)]
+    assert [text for text, _ in texts] == ["parent", "child", "child"]
+    assert {connection for text, connection in texts if text == "child"}.isdisjoint({texts[0][1]})
 
 
 FORKED_ASYNC = """
