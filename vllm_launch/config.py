@@ -15,7 +15,7 @@
     port = 8011
     gpus = [1]
 
-The keys of a server are the fields of `servers.Server`.
+The keys of a server are the fields of `servers.Server`. A relative `api_key_file` is beside the TOML file.
 """
 
 from __future__ import annotations
@@ -102,9 +102,13 @@ def _server(file: Path, name: str, table: Mapping[str, object]) -> Server:
         raise LaunchError(f"{place}: there is no preset {preset!r}. Known: {', '.join(PRESETS)}.")
     base = PRESETS[str(preset)].model_dump() if preset in PRESETS else {}
     try:
-        return Server.model_validate({**base, **given, "name": name})
+        server = Server.model_validate({**base, **given, "name": name})
     except ValidationError as problem:
         raise LaunchError("\n".join(_told(place, error) for error in problem.errors(include_url=False))) from None
+    if server.api_key_file is None:
+        return server
+    key_file = file.absolute().parent / server.api_key_file.expanduser()
+    return server.model_copy(update={"api_key_file": key_file})
 
 
 def _told(place: str, error: object) -> str:

@@ -43,8 +43,12 @@ def client() -> httpx.Client:
 
 
 def ask(server: Server, http: httpx.Client) -> Answer:
-    """How the server is. Raises nothing but what its key file does (`OSError`)."""
-    key = server.key().get("VLLM_API_KEY")
+    """How the server is."""
+    try:
+        key = server.key().get("VLLM_API_KEY")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        return Answer("unhealthy", f"its api_key_file, {server.api_key_file}, can't be read: {why}")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         health = http.get(f"{server.base_url}/health")

@@ -102,17 +102,15 @@ def up(
             watch(Event(step.server, "stays"))
     starts = sorted((step for step in todo if step.action != "stay"), key=lambda step: _share(step.server))
     for step in starts:
-        runtime.prepare(step.server, lambda line, server=step.server: watch(Event(server, "prepares", line)))  # type: ignore[misc]
+        _prepare(runtime, step.server, watch)
     launch = _Launch(runtime, watch, timeout_s)
-    try:
+    with launch.leaving_nothing_unready():
         if waiting:
             launch.run(starts, [step.found for step in todo if step.action == "stay" and step.found])
         else:
             for step in starts:
                 runtime.keep(launch.start(step))
                 launch.starting.pop(step.server.name)
-    finally:
-        launch.stop_unready()
     if launch.failures:
         raise LaunchError("\n\n".join(launch.failures))
     names = {server.name for server in wanted}
@@ -127,6 +125,14 @@ def down(runtime: Runtime, names: Sequence[str], report: Callable[[str], None], 
             report(f"Stopping {instance.name}")
             runtime.stop(instance, grace_s)
     return [instance.name for instance in found]
+
+
+def _prepare(runtime: Runtime, server: Server, watch: Watch) -> None:
+    try:
+        runtime.prepare(server, lambda line: watch(Event(server, "prepares", line)))
+    except LaunchError as error:
+        watch(Event(server, "failed", str(error)))
+        raise
 
 
 class _Launch:
@@ -177,11 +183,32 @@ class _Launch:
         self._since[server.name] = time.monotonic()
         return instance
 
-    def stop_unready(self) -> None:
-        """Stop what did not become ready."""
-        for name in self._own.intersection(self.starting):
-            with contextlib.suppress(LaunchError):  # the first error is the one to tell
+    @contextlib.contextmanager
+    def leaving_nothing_unready(self) -> Iterator[None]:
+        """However it ends, what was started here and is not ready is stopped. What can't be stopped is told."""
+        try:
+            yield
+        except BaseException as error:
+            left = self._stop_unready()
+            if not left:
+                raise
+            told = [*self.failures, *([str(error)] if isinstance(error, LaunchError) else [])]
+            names = " ".join(left)
+            told.append(
+                f"Not ready, and not stopped: {names}. Look for it later (vllm-launch status), and take it down:"
+                f" vllm-launch down {names}"
+            )
+            raise LaunchError("\n\n".join(told)) from error
+
+    def _stop_unready(self) -> list[str]:
+        """The names of those that could not be stopped."""
+        left = []
+        for name in sorted(self._own.intersection(self.starting)):
+            try:
                 self._runtime.stop(self.starting[name], _LOADING_GRACE_S)
+            except LaunchError:  # the first error is the one to tell
+                left.append(name)
+        return left
 
     def _look(self, http: httpx.Client) -> None:
         states = {instance.name: instance for instance in self._runtime.instances()}
@@ -196,17 +223,28 @@ class _Launch:
             del self.starting[name]
             raise LaunchError(self._explained(now, f"ended while it was starting, {now.ended}"))
         answer = ready.ask(now.server, http)
-        if answer.ready:
+        if answer.ready and self._kept(now):
             del self.starting[name]
-            if name in self._own:
-                self._runtime.keep(now)
             self._watch(Event(now.server, "ready", now.server.base_url, seconds))
         elif answer.readiness == "stranger":
             raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")
         elif seconds > self._timeout_s:
-            raise LaunchError(self._explained(now, f"was not ready after {self._timeout_s:.0f} seconds"))
+            stopped = "; it has been stopped" if name in self._own else ""
+            raise LaunchError(self._explained(now, f"was not ready after {self._timeout_s:.0f} seconds{stopped}"))
         else:
             self._watch(Event(now.server, "starts", logs.activity(self._runtime.log(now, 200)), seconds))
+
+    def _kept(self, instance: Instance) -> bool:
+        """See to it that it outlives its launcher, whichever that is; False while another one has to do that first."""
+        if instance.name not in self._own and instance.kept:
+            return True
+        try:
+            self._runtime.keep(instance)
+        except LaunchError:
+            if instance.name in self._own:
+                raise
+            return False
+        return True
 
     def _explained(self, instance: Instance, what: str) -> str:
         return explained(instance, what, self._runtime.log(instance, 2000))
@@ -220,9 +258,9 @@ class _Launch:
             self.failures.append(str(error))
             self._watch(Event(server, "failed", str(error)))
             if server.name in self.starting:
-                instance = self.starting.pop(server.name)
                 if server.name in self._own:
-                    self._runtime.stop(instance, _LOADING_GRACE_S)
+                    self._runtime.stop(self.starting[server.name], _LOADING_GRACE_S)
+                del self.starting[server.name]
 
 
 def explained(instance: Instance, what: str, log: str) -> str:

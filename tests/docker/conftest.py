@@ -6,11 +6,8 @@ named `name_of(…)`; one that is still there at the end is a failure.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +21,9 @@ from testbed import environment, image, models
 from testbed.image import Image
 from testbed.paths import TestbedError
 from vllm_launch.runtimes.containers import Containers
+from vllm_launch.servers import Server
 
-_PREFIX = f"test-{os.getpid()}-"
-
-
-def name_of(what: str) -> str:
-    """A container's name that only this run of the tests has."""
-    return _PREFIX + what
+from .helpers import PREFIX, name_of, sockets_forgotten, stand_in
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +35,7 @@ def engine() -> Iterator[DockerClient]:
     if not client.api.base_url.startswith("http+docker:"):
         pytest.skip(f"the Docker engine at {client.api.base_url} can't mount folders of this machine")
     yield client
-    left = [container for container in client.containers.list(all=True) if str(container.name).startswith(_PREFIX)]
+    left = [container for container in client.containers.list(all=True) if str(container.name).startswith(PREFIX)]
     for container in left:
         container.remove(force=True, v=True)
     client.close()
@@ -63,7 +56,7 @@ def runtime(engine: DockerClient) -> Iterator[Containers]:
     runtime = Containers(engine)
     yield runtime
     for instance in runtime.instances():
-        if instance.name.startswith(_PREFIX):
+        if instance.name.startswith(PREFIX):
             runtime.stop(instance, 1)
 
 
@@ -71,6 +64,12 @@ def runtime(engine: DockerClient) -> Iterator[Containers]:
 def plain_image(engine: DockerClient) -> Image:
     """An image whose `python3` is the one of these tests."""
     return _tried(engine, image.build(engine, Path(sys.executable)))
+
+
+@pytest.fixture
+def loads(plain_image: Image) -> Server:
+    """A description of one that never gets beyond loading."""
+    return stand_in(plain_image, "loads", model="loads")
 
 
 @pytest.fixture(scope="session")
@@ -89,22 +88,13 @@ def vllm_image(engine: DockerClient) -> Image:
 @pytest.fixture
 def forgotten_sockets() -> Iterator[None]:
     """For tests in which the engine does not answer."""
-    with _forgotten_sockets():
+    with sockets_forgotten():
         yield
-
-
-@contextlib.contextmanager
-def _forgotten_sockets() -> Iterator[None]:
-    """The SDK does not close a socket that it could not connect, or that the engine has left."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
 
 
 def _connected() -> DockerClient | str:
     """A client, or why there is none."""
-    with _forgotten_sockets():
+    with sockets_forgotten():
         try:
             client = docker.from_env(timeout=60)
             client.ping()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from docker import DockerClient
 
 from testbed.image import Image
 from vllm_launch.runtimes.base import Instance
@@ -15,10 +20,16 @@ from vllm_launch.runtimes.containers import Containers
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import Server
 
-from .conftest import name_of
+from .stand_in import LOADING_WORDS
 
 HERE = Path(__file__).parent
+PREFIX = f"test-{os.getpid()}-"
 _T = TypeVar("_T")
+
+
+def name_of(what: str) -> str:
+    """A container's name that only this run of the tests has."""
+    return PREFIX + what
 
 
 def stand_in(image: Image, what: str, **changes: Any) -> Server:
@@ -68,9 +79,24 @@ def answers(server: Server, path: str = "/health") -> httpx.Response | None:
         return None
 
 
+def is_loading(engine: DockerClient, server: Server) -> bool:
+    """Whether a stand-in that loads has got so far."""
+    there = engine.containers.list(filters={"name": server.name}, ignore_removed=True)
+    return any(LOADING_WORDS in container.logs().decode() for container in there)
+
+
 def told(server: Server, what: str) -> None:
-    """Tell the stand-in to `die` or to `sicken`."""
+    """Tell the stand-in to `die`, to `sicken` or to `hang`."""
     try:
         httpx.post(f"{server.base_url}/{what}", trust_env=False)
     except httpx.HTTPError:
-        assert what == "die"
+        assert what != "sicken"
+
+
+@contextlib.contextmanager
+def sockets_forgotten() -> Iterator[None]:
+    """The SDK does not close a socket that it could not connect, or that the engine has left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()

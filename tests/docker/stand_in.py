@@ -1,8 +1,11 @@
 """Stands in for vLLM in a container, in a tenth of a second: answers its health, and does what the model's name says.
 
-    python3 stand_in.py --host 0.0.0.0 --port 8000 --model <dies | lives> …
+    python3 stand_in.py --host 0.0.0.0 --port 8000 --model <lives | loads | dies> …
 
-`POST /die` ends it with status 3, `POST /sicken` makes its health fail, `GET /environment` shows its variables.
+One that loads says so and never gets further.
+
+`POST /die` ends it with status 3, `POST /sicken` makes its health fail, `POST /hang` has it listen no more,
+`GET /environment` shows its variables.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 DYING_WORDS = "ValueError: 모델이 없습니다"
+LOADING_WORDS = "Loading safetensors checkpoint shards:  25% Completed | 1/4"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/die":
             print("told to die", flush=True)
             os._exit(3)
+        if self.path == "/hang":
+            self.server.socket.close()
         Handler.healthy = self.path != "/sicken"
         self._answer(200, {})
 
@@ -57,6 +64,9 @@ def main() -> None:
     if given.model == "dies":
         print(DYING_WORDS, flush=True)
         sys.exit(1)
+    if given.model == "loads":
+        print(LOADING_WORDS, flush=True)
+        signal.pause()
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
 
 

@@ -179,8 +179,8 @@ def test_docker_shows_whether_the_model_answers_and_that_it_no_longer_does(
         return container.health
 
     assert eventually(lambda: health() == "healthy")
-    assert runtime.unhealthy(instance) == ""
+    assert found(runtime, server).unhealthy == ""
     told(server, "sicken")
     assert eventually(lambda: health() == "unhealthy")
-    assert "health checks in a row have failed" in runtime.unhealthy(instance)
+    assert "health checks in a row have failed" in found(runtime, server).unhealthy
     assert found(runtime, server).state == "running", "it is the model that does not answer"

@@ -35,12 +35,17 @@ app = typer.Typer(
 
 Names: TypeAlias = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[NAME]...", help="Servers of the file or presets. None: all of the file, or a preset pair."
+    typer.Argument(metavar="NAME", help="Servers of the file or presets. None: all of the file, or a preset pair."),
+]
+StartRuntime: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime", "-r", metavar="docker|process", help="How servers run. Default: the file's, else docker."
     ),
 ]
 RuntimeOption: TypeAlias = Annotated[
-    str | None, typer.Option("--runtime", "-r", metavar="docker|process", help="How servers run. Default: docker.")
+    str | None,
+    typer.Option("--runtime", "-r", metavar="docker|process", help="Only servers that run so. Default: both."),
 ]
 PythonOption: TypeAlias = Annotated[
     str | None, typer.Option(help="The Python that has vLLM, for `--runtime process`. Default: the one that is found.")
@@ -72,7 +77,7 @@ class Meant:
 
     def runtimes(self, name: str | None) -> list[Runtime]:
         """The runtime that is asked for, or all that answer."""
-        return [self.runtime(name)] if name else answering()
+        return [self.runtime(name)] if name else answering(warn)
 
 
 def has_gpu() -> bool:
@@ -89,6 +94,11 @@ def meant(context: typer.Context) -> Meant:
 def output() -> Console:
     """Standard output; lines are never broken where it is no terminal."""
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def warn(line: str) -> None:
+    """Tell something beside the result, on standard error."""
+    print(f"vllm-launch: {line}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -130,6 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(args=None if arguments is None else list(arguments))
     except LaunchError as error:
-        print(f"vllm-launch: {error}", file=sys.stderr)
+        warn(str(error))
         return 1
     return 0

@@ -18,7 +18,7 @@ from .app import JsonOption, Names, PythonOption, app, meant, output, print_json
 @app.command("env")
 def env_command(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="None: those that run.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: those that run.")] = None,
     form: Annotated[str, typer.Option("--format", metavar="shell|dotenv|json", help="How it is written.")] = "shell",
 ) -> None:
     """Print the variables for a service: eval "$(vllm-launch env)"."""
@@ -83,7 +83,7 @@ def plan_command(
 def compose_command(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all of the file, or all presets.")
+        list[str] | None, typer.Argument(metavar="NAME", help="None: all of the file, or all presets.")
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write all files of the stack there.")
@@ -111,7 +111,7 @@ def compose_command(
 def k8s_command(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all of the file, or the GPU pair.")
+        list[str] | None, typer.Argument(metavar="NAME", help="None: all of the file, or the GPU pair.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write them there. None: print them.")

@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from .. import causes, ready, rollback, up
+from .. import ready, rollback, status, up
 from ..progress import Board, Row, board, step
 from ..runtimes import Instance, LaunchError, Runtime
-from .app import JsonOption, Names, PythonOption, RuntimeOption, app, has_gpu, meant, output, print_json
+from .app import (
+    JsonOption,
+    Names,
+    PythonOption,
+    RuntimeOption,
+    StartRuntime,
+    app,
+    has_gpu,
+    meant,
+    output,
+    print_json,
+    warn,
+)
 
 
 @app.command("up")
 def up_command(
     context: typer.Context,
     names: Names = None,
-    runtime: RuntimeOption = None,
+    runtime: StartRuntime = None,
     python: PythonOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the servers answer.")] = True,
     replace: Annotated[bool, typer.Option("--replace", help="Start anew what runs otherwise than described.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds until a server must be ready.")] = up.READY_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Start servers and wait until they answer. What runs as described stays."""
+    """Start servers and wait until they answer. What runs as described stays.
+
+    What is ready outlives this command. What is not yet, when it ends by Ctrl-C, an error or a kill, is stopped.
+    """
     servers = meant(context).servers(names)
     chosen = meant(context).runtime(runtime, python)
     options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
     try:
         if as_json:
-            print_json([_told(instance) for instance in up.up(chosen, servers, lambda _: None, **options)])
+            brought = up.up(chosen, servers, lambda _: None, **options)
+            print_json([each.to_json() for each in _looks((chosen, instance) for instance in brought)])
             return
         with board() as rows:
             up.up(chosen, servers, _Shown(rows), **options)
@@ -51,7 +66,7 @@ def up_command(
 @app.command("down")
 def down_command(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all that run.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all that run.")] = None,
     runtime: RuntimeOption = None,
     grace: Annotated[float, typer.Option(help="Seconds that a server has to finish.")] = up.GRACE_S,
     as_json: JsonOption = False,
@@ -71,26 +86,24 @@ def down_command(
 @app.command("status")
 def status_command(context: typer.Context, runtime: RuntimeOption = None, as_json: JsonOption = False) -> None:
     """Tell how the servers are; exit status 1 where one of them is not ready."""
-    found = [(each, instance) for each in meant(context).runtimes(runtime) for instance in each.instances()]
-    with ready.client() as http:
-        told = [_told(instance, ready.ask(instance.server, http)) for _, instance in found]
+    found = _looks((each, instance) for each in meant(context).runtimes(runtime) for instance in each.instances())
     if as_json:
-        print_json(told)
-    elif not told:
+        print_json([each.to_json() for each in found])
+    elif not found:
         print("No server is there. `vllm-launch up` starts some.")
     else:
-        output().print(_table(told))
-        for each, instance in found:
-            if instance.state != "running" and (cause := causes.explain(each.log(instance, 2000), instance.ended)):
-                print(f"\n{instance.name} ended {instance.ended}. {cause}")
-    if any(row["state"] != "ready" for row in told):
+        output().print(status.table(found))
+        for each in found:
+            if each.reason:
+                print(f"{each.name}: {each.reason}")
+    if any(each.state != "ready" for each in found):
         raise typer.Exit(1)
 
 
 @app.command("logs")
 def logs_command(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="None: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they write, until Ctrl-C.")] = False,
     lines: Annotated[int | None, typer.Option("--lines", "-n", help="Only the last lines.")] = None,
     runtime: RuntimeOption = None,
@@ -114,7 +127,7 @@ def logs_command(
 @app.command("rollback")
 def rollback_command(
     context: typer.Context,
-    runtime: RuntimeOption = None,
+    runtime: StartRuntime = None,
     pull: Annotated[bool, typer.Option("--pull", help="Have Ollama fetch the models that it lacks.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds until Ollama must answer.")] = rollback.READY_TIMEOUT_S,
     as_json: JsonOption = False,
@@ -158,15 +171,20 @@ class _Shown:
     def __init__(self, rows: Board) -> None:
         self._board = rows
         self._rows: dict[str, Row] = {}
+        self._stay: set[str] = set()
 
     def __call__(self, event: up.Event) -> None:
         name = event.server.name
         if event.kind == "stays":
             self._board.console.print(f"[green]✓[/] {escape(name)} runs as described", highlight=False)
+            self._stay.add(name)
             return
         row = self._rows.get(name)
+        if row is None and name in self._stay and event.kind == "ready":
+            return
         if row is None:
-            row = self._rows[name] = self._board.add(f"Starting {name}")
+            doing = "Waiting for" if name in self._stay else "Starting"
+            row = self._rows[name] = self._board.add(f"{doing} {name}")
         match event.kind:
             case "ready":
                 row.done(f"ready on {event.text}")
@@ -176,6 +194,11 @@ class _Shown:
                 row.note(event.text or "importing vLLM")
             case _:
                 row.note(event.text)
+
+
+def _looks(servers: Iterable[tuple[Runtime, Instance]]) -> list[status.Status]:
+    with ready.client() as http:
+        return [status.look(runtime, instance, http) for runtime, instance in servers]
 
 
 def _named(runtimes: list[Runtime], names: list[str] | None) -> list[tuple[Runtime, Instance]]:
@@ -194,37 +217,9 @@ def _follow(runtime: Runtime, instance: Instance, label: int, lines: int | None)
         for line in runtime.follow(instance, lines):
             _print_line(instance.name, label, line)
     except LaunchError as error:
-        print(f"vllm-launch: {error}", file=sys.stderr)
+        warn(str(error))
 
 
 def _print_line(name: str, label: int, line: str) -> None:
     sys.stdout.write(f"{name:<{label}} | {line}\n" if label else f"{line}\n")
     sys.stdout.flush()
-
-
-def _told(instance: Instance, answer: ready.Answer | None = None) -> dict[str, Any]:
-    """A server as `--json` tells it. `state`: ready, starting, unhealthy, restarting, exited, or stranger."""
-    server = instance.server
-    state = {"silent": "starting"}.get(answer.readiness, answer.readiness) if answer else "ready"
-    return {
-        "name": server.name,
-        "runtime": instance.runtime,
-        "state": state if instance.state == "running" else instance.state,
-        "reason": instance.ended or (answer.reason if answer else ""),
-        "url": server.base_url,
-        "models": list(server.served),
-        "id": instance.id,
-        "started_at": instance.started_at,
-    }
-
-
-_COLORS = {"ready": "green", "starting": "yellow", "restarting": "yellow"}
-
-
-def _table(told: list[dict[str, Any]]) -> Table:
-    table = Table("server", "state", "address", "models", "runtime", "id", box=None, header_style="bold")
-    for row in told:
-        state = f"[{_COLORS.get(row['state'], 'red')}]{row['state']}[/]"
-        cells = (row["url"], ", ".join(row["models"]), row["runtime"], row["id"])
-        table.add_row(escape(row["name"]), state, *(escape(str(cell)) for cell in cells))
-    return table

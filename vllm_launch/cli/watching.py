@@ -30,7 +30,7 @@ def top_command(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Servers of the file or presets, whoever started them. None: all."),
+        typer.Argument(metavar="NAME", help="Servers of the file or presets, whoever started them. None: all."),
     ] = None,
     urls: Annotated[list[str] | None, typer.Option("--url", metavar="URL", help="Any server's; repeatable.")] = None,
     once: Annotated[

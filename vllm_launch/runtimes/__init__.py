@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-
-from .base import Instance, LaunchError, Runtime, RuntimeName, State
+from .base import Instance, LaunchError, Report, Runtime, RuntimeName, State
 
 __all__ = ["Instance", "LaunchError", "Runtime", "RuntimeName", "State", "answering", "opened"]
 
@@ -20,9 +18,17 @@ def opened(name: RuntimeName, python: str | None = None) -> Runtime:
     return Processes(python=python)
 
 
-def answering() -> list[Runtime]:
-    """The runtimes that there are on this machine: processes always, Docker where its engine answers."""
+def answering(report: Report) -> list[Runtime]:
+    """The runtimes that there are on this machine: processes always, Docker where its engine answers.
+
+    One that ought to answer and does not is told to `report`: its servers may well run.
+    """
+    from . import engine
+
     found: list[Runtime] = [opened("process")]
-    with contextlib.suppress(LaunchError):
+    try:
         found.append(opened("docker"))
+    except LaunchError as error:
+        if engine.is_expected():
+            report(f"Containers are left out. {error}")
     return found

@@ -34,6 +34,12 @@ class Instance:
     """Seconds since 1970."""
     ended: str = ""
     """How it ended, in words, as `with status 1`; empty while it runs."""
+    kept: bool = True
+    """Whether it outlives its launcher (`Runtime.keep`)."""
+    unhealthy: str = ""
+    """What the runtime's own health check has against it, in words; empty where it has nothing, or there is none."""
+    restarts: int = 0
+    """How often the runtime has started it again by itself."""
 
     @property
     def name(self) -> str:
@@ -55,7 +61,11 @@ class Runtime(Protocol):
         ...
 
     def keep(self, instance: Instance) -> None:
-        """It is ready: from now on it outlives this program, and is started again where the runtime can do that."""
+        """It is ready: from now on it outlives this program, and is started again where the runtime can do that.
+
+        Harmless where it is kept already. One whose launcher is gone is kept too; where that still runs, keeping it may
+        be refused: it is that one's to keep.
+        """
         ...
 
     def stop(self, instance: Instance, grace: float) -> None:

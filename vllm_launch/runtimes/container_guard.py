@@ -13,19 +13,22 @@ import contextlib
 import sys
 import time
 
-_TRIES = 4
+_SWEEPS = 4
+_TRIES = 120
 _EVERY_S = 1.0
 
 
 def main(label: str) -> None:
     """Wait for the launcher's end, then remove what it did not keep."""
     sys.stdin.read()
-    # More than once: the engine may still be making a container, or be starting again itself.
-    for attempt in range(_TRIES):
+    swept = 0
+    for _ in range(_TRIES):  # the engine may be away, and come back with its containers running
         with contextlib.suppress(Exception):
             sweep(label)
-        if attempt < _TRIES - 1:
-            time.sleep(_EVERY_S)
+            swept += 1
+        if swept == _SWEEPS:  # more than once: it may still have been making one
+            return
+        time.sleep(_EVERY_S)
 
 
 def sweep(label: str) -> None:

@@ -72,7 +72,7 @@ def host_config(server: Server) -> dict[str, Any]:
     """What it is given of the machine: ports, folders, GPUs, memory, log files."""
     from docker.types import DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 
-    key = [] if server.api_key_file is None else [(str(server.api_key_file.expanduser()), container.KEY_FILE, True)]
+    key = [] if server.api_key_file is None else [(str(server.api_key_file.absolute()), container.KEY_FILE, True)]
     bound = [*map(volume, server.volumes.items()), *key]
     gpus: list[DeviceRequest] = []
     if server.gpus == "all":

@@ -47,16 +47,14 @@ class Containers:
 
     def prepare(self, server: Server, report: Report) -> None:
         """Refuse what can't be started, then fetch the image if it is missing."""
+        engine.require_reachable(self._client, server, _failure(server))
         if server.needs_gpu:
             engine.require_gpu(self._client, _failure(server))
         self._require_files(server)
         there = self._find(server.name)
         if there is not None and not _is_ours(there):
             raise LaunchError(_taken(server, there))
-        if (
-            there is None or there.status != "running"
-        ):  # that one has the port itself, and gives it up when it is replaced
-            self._require_port(server)
+        self._require_port(server)
         engine.fetch(self._client, server.image, report)
 
     def start(self, server: Server) -> Instance:
@@ -135,17 +133,6 @@ class Containers:
         finally:
             stream.close()
 
-    def unhealthy(self, instance: Instance) -> str:
-        """Why the engine says that it is unhealthy, in words; empty where it does not."""
-        with engine.speaking(f"The health of {instance.name} can't be asked"):
-            state = self._client.containers.get(instance.id).attrs["State"]
-        health = state.get("Health") or {}
-        if state.get("Status") != "running" or health.get("Status") != "unhealthy":
-            return ""
-        said = str(health["Log"][-1]["Output"]).strip().splitlines() if health.get("Log") else []
-        failed = f"{health.get('FailingStreak', 0)} health checks in a row have failed"
-        return f"{failed}: {said[-1]}" if said else failed
-
     def _find(self, name: str) -> Container | None:
         from docker.errors import NotFound
 
@@ -171,7 +158,10 @@ class Containers:
             )
 
     def _require_port(self, server: Server) -> None:
-        if self._holder(server.port) is not None or (engine.is_local(self._client) and _is_listened_on(server)):
+        holder = self._holder(server.port)
+        if holder is not None and holder.name == server.name:
+            return  # it gives the port up when it is replaced
+        if holder is not None or (engine.is_local(self._client) and _is_listened_on(server)):
             raise LaunchError(self._port_taken(server))
 
     def _port_taken(self, server: Server) -> str:
@@ -254,6 +244,9 @@ def _instance(container: Container) -> Instance:
         id=str(container.id)[:12],
         started_at=_seconds(state["StartedAt"] if state["Status"] != "created" else container.attrs["Created"]),
         ended="" if runs == "running" else ended(state),
+        kept=container.attrs["HostConfig"]["RestartPolicy"]["Name"] not in ("", container_spec.NOT_RESTARTED["Name"]),
+        unhealthy=unhealthy(state),
+        restarts=int(container.attrs.get("RestartCount") or 0),
     )
 
 
@@ -266,6 +259,16 @@ def ended(state: dict[str, Any]) -> str:
     status = int(state["ExitCode"])
     by_signal = 128 < status <= 128 + signal.SIGRTMAX
     return groups.how_it_ended(128 - status if by_signal else status)
+
+
+def unhealthy(state: dict[str, Any]) -> str:
+    """What the engine's health check has against a container, in words, from what the engine says of its state."""
+    health = state.get("Health") or {}
+    if state["Status"] != "running" or health.get("Status") != "unhealthy":
+        return ""
+    said = str(health["Log"][-1]["Output"]).strip().splitlines() if health.get("Log") else []
+    failed = f"{health.get('FailingStreak', 0)} health checks in a row have failed"
+    return f"{failed}: {said[-1]}" if said else failed
 
 
 def _seconds(time: str) -> float:

@@ -10,14 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from ..servers import Server
 from .base import LaunchError, Report
 
 if TYPE_CHECKING:
     from docker import DockerClient
+
+# What the SDK calls a socket (docker/api/client.py); an engine that it speaks to by ssh is `http+docker://ssh`.
+_SOCKETS = ("http+docker://localhost", "http+docker://localnpipe")
+
+_USUAL_SOCKET = Path("/var/run/docker.sock")
 
 TIMEOUT_S = 60
 """How long the engine may take for an answer (seconds): a loaded one starts a container in some ten."""
@@ -93,6 +102,11 @@ def connect(timeout: int = TIMEOUT_S) -> DockerClient:
         return docker.from_env(timeout=timeout)
 
 
+def is_expected() -> bool:
+    """Whether this machine looks as if it had an engine, or is told of one."""
+    return bool(os.environ.get("DOCKER_HOST")) or _USUAL_SOCKET.exists() or shutil.which("dockerd") is not None
+
+
 @contextlib.contextmanager
 def speaking(failure: str) -> Iterator[None]:
     """Turn what the SDK raises inside into `LaunchError`; `failure` says what could not be done."""
@@ -120,7 +134,20 @@ def refused(failure: str, sentence: str) -> str:
 
 def is_local(client: DockerClient) -> bool:
     """Whether the engine is reached by a socket of this machine, so that its folders are this machine's."""
-    return client.api.base_url.startswith("http+docker:")
+    return str(client.api.base_url) in _SOCKETS
+
+
+def require_reachable(client: DockerClient, server: Server, failure: str) -> None:
+    """Refuse early what would be waited for in vain: an address of this machine, and an engine of another one."""
+    if is_local(client) or not _is_loopback(urlsplit(server.base_url).hostname):
+        return
+    engine = urlsplit(client.api.base_url).hostname
+    if not _is_loopback(engine):
+        raise LaunchError(
+            f"{failure}: the Docker engine at {_address()} is on another machine, where nobody here can reach"
+            f" {server.base_url}. Run vllm-launch there, or give the server an address of that machine as its host, and"
+            " an api_key_file: whoever reaches that address may use it."
+        )
 
 
 def require_gpu(client: DockerClient, failure: str) -> None:
@@ -130,8 +157,6 @@ def require_gpu(client: DockerClient, failure: str) -> None:
     toolkit's hook, which it looks for on its own PATH (moby, daemon/nvidia_linux.go). A distant engine's PATH can't be
     seen from here: it refuses when the container starts, in the words of `REFUSALS`.
     """
-    import shutil
-
     with speaking(failure):
         info: dict[str, Any] = client.info()
     devices = info.get("DiscoveredDevices") or []
@@ -188,6 +213,10 @@ class Layers:
         return f"{layers}, {current:.1f} of {total:.1f} GB" if total else layers
 
 
+def _is_loopback(host: str | None) -> bool:
+    return host == "localhost" or (host or "").startswith("127.") or host == "::1"
+
+
 def _address() -> str:
     return os.environ.get("DOCKER_HOST") or "its usual socket"
 
@@ -200,6 +229,8 @@ def _unreachable(error: str) -> str:
             f"this user may not speak to it ({where}). Join the group docker (`sudo usermod -aG docker $USER`, then log"
             " in again), or run this as root."
         )
+    if "paramiko" in error:
+        return f"to reach one by ssh ({where}), Docker's SDK for Python needs paramiko: pip install paramiko"
     return (
         f"none answers ({where}). Start it (`sudo systemctl start docker`), correct DOCKER_HOST, or use"
         f" plain processes: --runtime process.\nThe SDK says: {error}"

@@ -129,6 +129,7 @@ class Processes:
             id=str(record.leader.pid),
             started_at=record.started_at,
             ended=record.ended(status),
+            kept=record.kept,
         )
 
     def _record(self, instance: Instance) -> Record | None:

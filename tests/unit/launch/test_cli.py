@@ -34,7 +34,7 @@ def runtime(monkeypatch, tmp_path):
     monkeypatch.setattr(ready, "ask", fake.ask)
     monkeypatch.setattr(up, "_POLL_S", 0)
     monkeypatch.setattr(cli_app, "opened", lambda *_: fake)
-    monkeypatch.setattr(cli_app, "answering", lambda: [fake])
+    monkeypatch.setattr(cli_app, "answering", lambda _: [fake])
     return fake
 
 
@@ -143,7 +143,7 @@ def test_status_lists_servers_and_fails_where_one_is_not_ready(runtime, run):
     runtime.logs = {"embed": "ValueError: No such weights"}
     status, out, _ = run("status")
     assert status == 1
-    assert "embed ended with status 1." in out
+    assert "embed: ended with status 1. Cause: " in out
     assert "ValueError: No such weights" in out
 
 

@@ -1,0 +1,106 @@
+"""How servers are: what `vllm-launch status` shows, as a table for people and as JSON for scripts.
+
+A runtime knows whether a server's process is there, the server itself says whether it answers, and its log says what it
+is doing or what it died of; `look` asks all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import httpx
+from rich.markup import escape
+from rich.table import Table
+
+from . import causes, logs, ready
+from .runtimes.base import Instance, Runtime, RuntimeName
+
+State: TypeAlias = Literal["ready", "starting", "unhealthy", "stranger", "restarting", "exited"]
+"""starting: it has not answered yet. unhealthy: it answered, and does no more, or says that something is wrong.
+stranger: something else answers at its address. restarting: it has ended, and its runtime starts it again."""
+
+_COLORS: dict[State, str] = {"ready": "green", "starting": "yellow", "restarting": "yellow"}
+_LOG_LINES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one server is."""
+
+    name: str
+    runtime: RuntimeName
+    state: State
+    reason: str
+    """Why it is not ready, in words; empty where it is."""
+    url: str
+    """Its base URL, without `/v1`."""
+    models: tuple[str, ...]
+    """The names that clients ask for."""
+    id: str
+    """The id of its container (12 characters), or of the process that leads its group."""
+    started_at: float
+    """Seconds since 1970."""
+    restarts: int
+    """How often its runtime has started it again by itself."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "models": list(self.models)}
+
+
+def look(runtime: Runtime, instance: Instance, http: httpx.Client) -> Status:
+    """How it is now. Raises `LaunchError` where its log can't be read."""
+    state, reason = _state(runtime, instance, http)
+    server = instance.server
+    return Status(
+        name=server.name,
+        runtime=instance.runtime,
+        state=state,
+        reason=reason,
+        url=server.base_url,
+        models=server.served,
+        id=instance.id,
+        started_at=instance.started_at,
+        restarts=instance.restarts,
+    )
+
+
+def table(statuses: Sequence[Status]) -> Table:
+    """A row for each."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("server", "state", "address", "runtime", "id"):
+        made.add_column(heading, no_wrap=True)
+    made.add_column("models", overflow="fold")
+    for status in statuses:
+        state = f"[{_COLORS.get(status.state, 'red')}]{status.state}[/]"
+        cells = (status.url, status.runtime, status.id, ", ".join(status.models))
+        made.add_row(escape(status.name), state, *map(escape, cells))
+    return made
+
+
+def _state(runtime: Runtime, instance: Instance, http: httpx.Client) -> tuple[State, str]:
+    """Its state, and why it is not ready."""
+    if instance.state != "running":
+        log = runtime.log(instance, _LOG_LINES)
+        return instance.state, f"ended {instance.ended}{_again(instance)}{_cause(log, instance.ended)}"
+    answer = ready.ask(instance.server, http)
+    if answer.readiness != "silent":
+        return answer.readiness, answer.reason
+    if instance.unhealthy:
+        return "unhealthy", f"{answer.reason}; {instance.unhealthy}"
+    log = runtime.log(instance, _LOG_LINES)
+    earlier = _cause(log, "") if instance.restarts else ""
+    return "starting", f"{logs.activity(log)}{_again(instance)}{earlier}"
+
+
+def _again(instance: Instance) -> str:
+    if not instance.restarts:
+        return ""
+    return "; restarted once" if instance.restarts == 1 else f"; restarted {instance.restarts} times"
+
+
+def _cause(log: str, ended: str) -> str:
+    cause = causes.explain(log, ended)
+    return f". {cause}" if cause else ""
