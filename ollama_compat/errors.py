@@ -45,6 +45,17 @@ class CircuitOpen(ServerUnreachable):
     """A server has failed so often in a row that it is left alone for a while."""
 
 
+class Exhausted(ServerUnreachable):
+    """This process itself has nothing left to make a connection with: no server's fault."""
+
+
+class Unready(ResponseError):
+    """A server can't say what it serves yet."""
+
+    retry_after: float | None = None
+    """Seconds until it wants to be asked again, where it said so."""
+
+
 class BrokenOff(ResponseError):
     """The connection ended before the answer did."""
 
@@ -197,9 +208,18 @@ def silent(who: str, seconds: float, model: str | None = None) -> Silent:
     """`who` took the connection and did not answer, wanted for `model`."""
     reason = f"accepted the connection but did not answer within {round(seconds, 2):g} s"
     wanted = f", wanted for model {model!r}," if model else ""
-    error = Silent(f"{who}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason)
+    error = Silent(f"{who[:1].upper()}{who[1:]}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason)
     error.waited_s = seconds
     return error
+
+
+def exhausted(who: str, reason: str) -> Exhausted:
+    """No connection to `who`, for want of what the system said that there is none of."""
+    return Exhausted(
+        f"This process can't open another connection, to {who}: {reason}. Please check its limits (ulimit -n) and how "
+        "many calls it makes at once (VLLM_MAX_CONCURRENT).",
+        reason,
+    )
 
 
 def nowhere(away: Mapping[str, str], reached: tuple[str, ...], model: str) -> ServerUnreachable:
@@ -266,6 +286,15 @@ def no_vllm(url: str, status: int, said: str) -> ResponseError:
         "Please check VLLM_URLS.",
         502,
     )
+
+
+def unready(url: str, status: int, said: str, retry_after: float | None) -> Unready:
+    """A server that does not list its models now, and may in a while; `said` is its reason."""
+    why = {429: "has too much to do", 503: "is still loading, or gone behind its proxy"}.get(status, "is not well")
+    text = f"{url} {why}: GET {url}/v1/models gave status {status} ({said or 'no body'})"
+    error = _error(Unready, f"{text}. It is ready when GET {url}/health gives status 200.", status)
+    error.retry_after = retry_after
+    return error
 
 
 def model_not_found(path: str, name: str) -> ResponseError:

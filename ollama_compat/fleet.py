@@ -20,6 +20,7 @@ from ollama import ResponseError
 
 from .errors import (
     CircuitOpen,
+    Exhausted,
     ServerUnreachable,
     Silent,
     circuit_open,
@@ -28,9 +29,11 @@ from .errors import (
     refusal,
     silent,
     unreachable,
+    unready,
 )
 from .exchange import AskAll, Clock, Exchange, Reply, Request
 from .guard.breaker import Breaker
+from .guard.failures import UNREACHABLE, classify, is_late
 from .guard.flight import SingleFlight
 from .guard.log import decided
 from .models import same
@@ -46,6 +49,7 @@ MARGIN_S = 0.25
 """How much longer a call waits for what another hears than it would wait itself."""
 RETRY_AFTER_S = 10.0
 """How soon a server that could not be reached is asked again (seconds)."""
+_TOLD = 300  # characters of a failure that are kept
 
 
 @dataclass
@@ -73,14 +77,16 @@ class Server:
         """The names of what it serves."""
         return [card.id for card in self.cards or ()]
 
-    def succeeded(self) -> None:
+    def succeeded(self, now: int) -> None:
         """It did its part of a call."""
-        if self.breaker.succeeded():
+        if self.breaker.succeeded(now):
             decided("circuit closed", "it answers again", server=self.url)
 
-    def failed(self, now: int, why: str) -> None:
+    def failed(self, now: int, error: Exception) -> None:
         """It failed a call, by its own fault."""
-        if self.breaker.failed(now, why):
+        why = str(error)[:_TOLD]
+        opened = self.breaker.late(now, why) if is_late(error) else self.breaker.failed(now, why)
+        if opened:
             decided("circuit opened", why, server=self.url, failures=self.breaker.failures)
 
     def left_alone(self, now: int) -> CircuitOpen:
@@ -238,11 +244,13 @@ class Fleet:
             if isinstance(told, Exception):
                 raise told
             server.cards, server.trouble = _cards(server.url, told), None
-        except (Silent, ResponseError) as problem:
-            server.trouble = problem  # too busy to say what it serves, it may well serve what it did
-        except ServerUnreachable as problem:
-            server.cards, server.trouble = None, problem
-            server.failed(self.clock.ticks(), problem.reason)
+        except (ServerUnreachable, ResponseError) as problem:
+            failure = classify(problem, began=False)
+            server.trouble = problem
+            if failure is UNREACHABLE and not isinstance(problem, Silent):
+                server.cards = None  # any other may well serve what it did
+            if failure.counts:
+                server.failed(self.clock.ticks(), problem)
 
     def raise_trouble(self, name: str) -> None:
         """Say why a model was not found, unless every server could be asked: then it is nowhere."""
@@ -250,8 +258,11 @@ class Fleet:
         if not troubles:
             return
         first, *more = troubles.values()
+        for trouble in (first, *more):
+            if isinstance(trouble, Exhausted):
+                raise trouble
         if len(self.servers) == 1 and isinstance(first, Silent):
-            raise silent(f"The vLLM server at {self.urls[0]}", first.waited_s or 0.0, name or None)
+            raise silent(f"the vLLM server at {self.urls[0]}", first.waited_s or 0.0, name or None)
         if len(self.servers) == 1 and isinstance(first, ServerUnreachable):
             raise unreachable(self.urls[0], name or None, first.reason)
         for trouble in (first, *more):
@@ -265,7 +276,7 @@ class Fleet:
 def _news(server: Server, since: int | None) -> Callable[[], bool]:
     """Whether a server has not been asked since then; see `Fleet._learn`."""
     after = since or 0
-    if since is None or server.cards is None:
+    if since is None or server.cards is None or server.trouble is not None:
         after = max(after, 0 if server.asked_at is None else server.asked_at + 1)
     return lambda: server.asked_at is None or server.asked_at < after
 
@@ -274,6 +285,8 @@ def _cards(url: str, reply: Reply) -> tuple[Card, ...]:
     if reply.ok:
         return tuple(decode(reply.body, Cards, url).data)
     refused = refusal(url, reply.status, reply.body)
+    if refused.status == 429 or refused.status >= 500:
+        raise unready(url, refused.status, refused.message, reply.retry_after)
     raise refused.error() if refused.status in (401, 403) else no_vllm(url, refused.status, refused.message)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
+import os
 import queue
 import threading
 import time
@@ -23,7 +25,7 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import ServerUnreachable, broken_off, malformed, redirected, response_error, silent, unreachable
+from .errors import ServerUnreachable, broken_off, exhausted, malformed, redirected, response_error, silent, unreachable
 from .exchange import Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
 from .hangup import Line
 from .keys import Keys
@@ -371,6 +373,8 @@ def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: R
         return _late(client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout)
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
         return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
+    if isinstance(error, httpx.ConnectError) and (shortage := _shortage(error)):
+        return exhausted(_who(client, last), shortage)
     if isinstance(error, httpx.ConnectError):
         return _unreached(client, last, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):
@@ -382,6 +386,19 @@ def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: R
     if isinstance(error, httpx.RequestError):
         return broken_off(last.base, f"{type(error).__name__}: {error}")
     return error
+
+
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+def _shortage(error: BaseException | None) -> str | None:
+    """What this process has not enough of to connect, in the system's words; None: it is not that."""
+    if error is None:
+        return None
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        return os.strerror(error.errno)
+    below = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
+    return next((found for inner in below if (found := _shortage(inner))), None)
 
 
 def _late(
@@ -403,5 +420,5 @@ def _unreached(client: httpx.Client | httpx.AsyncClient, last: Request, reason: 
 
 def _who(client: httpx.Client | httpx.AsyncClient, last: Request) -> str:
     if last.credential == "vllm":
-        return f"The vLLM server at {last.base}"
+        return f"the vLLM server at {last.base}"
     return f"Ollama at {client.base_url}" if last.credential == OLLAMA else f"{last.credential} at {last.base}"

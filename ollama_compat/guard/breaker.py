@@ -1,7 +1,9 @@
 """A circuit breaker for each server: after `FAILURES` failures in a row it is left alone for `OPEN_S`.
 
 Then one call is let through on trial: its success closes the circuit, its failure opens it for as long again. Only what
-is the server's fault counts (failures.py). The libraries there are don't fit a client that is sync or async by turns:
+is the server's fault counts (failures.py). That a caller's time was up counts once the server has answered nobody for
+`QUIET_S`: a call with a short timeout does not keep the others from a server that is merely slow, and one that hangs
+for all is left alone. The libraries there are don't fit a client that is sync or async by turns:
 they hold a lock while the call runs, let every waiting call through on trial, or read the machine's own clock.
 """
 
@@ -17,6 +19,8 @@ FAILURES = 5
 """Failures in a row that open a circuit."""
 OPEN_S = 10.0
 """How long a server is left alone (seconds)."""
+QUIET_S = 10.0
+"""How long a server must have answered nobody before a timeout counts (seconds)."""
 
 
 @dataclass
@@ -30,6 +34,8 @@ class Breaker:
     """When a trial may begin; None while the circuit is closed."""
     _trial: int | None = None
     """When the trial that runs began."""
+    _heard: int | None = None
+    """When it last did its part."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
@@ -62,8 +68,9 @@ class Breaker:
         """How long the server is still left alone."""
         return 0.0 if self._until is None else max(0.0, (self._until - now) / 1e9)
 
-    def succeeded(self) -> bool:
+    def succeeded(self, now: int) -> bool:
         """The server did its part. Returns whether that closed the circuit; only a trial can."""
+        self._heard = now
         if not self.failures and self._until is None:
             return False
         with self._lock:
@@ -84,6 +91,12 @@ class Breaker:
                 return False
             self._until, self._trial = now + int(OPEN_S * 1e9), None
             return True
+
+    def late(self, now: int, why: str) -> bool:
+        """The server did not answer within a caller's timeout. Returns whether that opened the circuit."""
+        if self._heard is not None and now - self._heard < QUIET_S * 1e9:
+            return False
+        return self.failed(now, why)
 
     def left(self) -> None:
         """A call ended without telling anything of the server: if it was on trial, another may be."""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import httpx
 from ollama import ResponseError
 
-from ..errors import BrokenOff, CircuitOpen, Limited, Malformed, ModelGone, ServerUnreachable
+from ..errors import BrokenOff, CircuitOpen, Exhausted, Limited, Malformed, ModelGone, ServerUnreachable
+from .breaker import QUIET_S
+
+QUIET = f"the server has answered nobody for {QUIET_S:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,13 @@ class Failure:
 
 UNREACHABLE = Failure("unreachable", "no connection: refused, dark, unknown host", True, True, counts=True)
 CIRCUIT_OPEN = Failure("circuit_open", "the circuit breaker leaves the server alone", elsewhere=True)
+EXHAUSTED = Failure("exhausted", "this process has no file or memory left for a connection")
 RESET = Failure("reset", "the connection ended before the answer began", True, True, counts=True)
 BUSY = Failure("busy", "429: the server has too much to do", True, True)
 UNAVAILABLE = Failure("unavailable", "502, 503: loading, or gone behind its proxy", True, True, counts=True)
 SERVER_ERROR = Failure("server_error", "500, 504, or any other 5xx", elsewhere=True, counts=True)
 MALFORMED = Failure("malformed", "a reply that is not the protocol's", elsewhere=True, counts=True)
-TIMEOUT = Failure("timeout", "no answer within the caller's timeout", counts=True)
+TIMEOUT = Failure("timeout", f"no answer within the caller's timeout; counted where {QUIET}", counts=True)
 CUT_OFF = Failure("cut_off", "any failure after the answer has begun", counts=True)
 GONE = Failure("gone", "404: the server no longer has the model", elsewhere=True)
 NOT_FOUND = Failure("not_found", "no server has the model", stand_in=True)
@@ -49,6 +53,7 @@ OTHER = Failure("other", "anything else")
 FAILURES = (
     UNREACHABLE,
     CIRCUIT_OPEN,
+    EXHAUSTED,
     RESET,
     BUSY,
     UNAVAILABLE,
@@ -75,10 +80,19 @@ def classify(error: BaseException, *, began: bool) -> Failure:
     return CUT_OFF if began and (repeatable or failure.counts) else failure
 
 
+def is_late(error: BaseException) -> bool:
+    """Whether it is that a time was up: the caller's may be short, so it tells little of the server."""
+    return isinstance(error, httpx.TimeoutException) or (
+        isinstance(error, ServerUnreachable) and error.waited_s is not None
+    )
+
+
 def _row(error: BaseException) -> Failure:
     match error:
         case CircuitOpen():
             return CIRCUIT_OPEN
+        case Exhausted():
+            return EXHAUSTED
         case ServerUnreachable() | httpx.ConnectTimeout():
             return UNREACHABLE
         case httpx.PoolTimeout():

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import ModelGone, model_not_found
+from ..errors import ModelGone, Unready, model_not_found
 from ..exchange import Clock, Exchange, Sleep
 from ..fleet import Fleet, Server, Target
 from ..operations.call import Call, Memory, Progress
 from ..settings import OLLAMA, Settings
 from .company import Companion, accompanied
-from .failures import GONE, UNAUTHORIZED, UNREACHABLE, Failure, classify
+from .failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE, Failure, classify
 from .log import decided
 from .retry import Patience
 from .routes import VLLM, Operation, Route, Routes
@@ -183,13 +183,13 @@ class Guard:
         try:
             with self._fleet.taking(server):
                 yield from attempt.route.operation(question.operation)(call)
-            server.succeeded()
+            server.succeeded(clock.ticks())
         except Exception as error:
             self._judge(server, error, attempt)
             raise
         except GeneratorExit:
             if progress.first is not None:
-                server.succeeded()
+                server.succeeded(clock.ticks())
             raise
         finally:
             server.breaker.left()
@@ -200,9 +200,9 @@ class Guard:
     def _judge(self, server: Server, error: Exception, attempt: Attempt) -> None:
         failure = classify(error, began=attempt.progress.first is not None)
         if failure.counts:
-            server.failed(self._clock.ticks(), told(error))
-        else:
-            server.succeeded()
+            server.failed(self._clock.ticks(), error)
+        elif failure not in (EXHAUSTED, OTHER):
+            server.succeeded(self._clock.ticks())
         if server in attempt.again:
             attempt.again.remove(server)
         if failure.again:
@@ -218,6 +218,8 @@ class Guard:
         if not failure.elsewhere:
             raise error
         attempt.trouble = attempt.trouble or error
+        if isinstance(error, Unready):
+            attempt.progress.retry_after = error.retry_after
         return failure
 
     def _wait(self, attempt: Attempt, running: Running) -> float | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,6 +122,50 @@ def test_a_server_that_falls_silent_on_what_it_serves_is_given_up(
 def test_a_blank_key_is_none(over_sockets: Connect, key: str) -> None:
     with serving({"/v1/models": MODELS, CHAT: http(RECORDED)}) as url:
         assert over_sockets(url, vllm_api_key=key).chat(**HI).done
+
+
+# This process
+
+WITHOUT_FILES = """
+import asyncio, os, resource, sys
+import ollama_compat as ollama
+
+if sys.argv[2] == "sync":
+    client, run = ollama.Client(vllm_urls=sys.argv[1], backend_mode="vllm", trust_env=False), lambda answer: answer
+else:
+    client, run = ollama.AsyncClient(vllm_urls=sys.argv[1], backend_mode="vllm", trust_env=False), asyncio.Runner().run
+
+def ask(learnt):
+    if not learnt:
+        client._translation.fleet.forget(client._translation.fleet.servers[0])
+    try:
+        return run(call()) if sys.argv[2] == "async" else client.chat(*question)
+    except ConnectionError as error:
+        return str(error)
+
+async def call():
+    return await client.chat(*question)
+
+question = "smol", [{"role": "user", "content": "hi"}]
+assert ask(True).done  # all is imported, and no connection is kept
+open_files = len(os.listdir("/proc/self/fd")) - 1  # without the listing's own
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard))
+said = [ask(learnt) for learnt in [True] * 8 + [False] * 8]
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+for text in said:
+    assert text.startswith("This process can't open another connection, to the vLLM server at " + sys.argv[1]), text
+    assert "Too many open files" in text, text
+assert ask(True).done, "no circuit is open"
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_process_that_can_open_no_more_files_is_told_so_and_no_server_is_blamed(kind: str) -> None:
+    with serving({"/v1/models": MODELS, CHAT: http(RECORDED)}) as url:
+        command = [sys.executable, "-c", WITHOUT_FILES, url, kind]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Many at once, and the end of a client

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
-from ollama_compat.errors import CircuitOpen, Silent, broken_off, silent, unreachable
-from ollama_compat.exchange import AskAll, Enter
+from ollama_compat.errors import CircuitOpen, Exhausted, Silent, Unready, broken_off, exhausted, silent, unreachable
+from ollama_compat.exchange import AskAll, Enter, Reply
 from ollama_compat.fleet import GRACE_S, LEARN_TIMEOUT_S, MARGIN_S, RETRY_AFTER_S, Fleet, Server
 from ollama_compat.guard.breaker import FAILURES, OPEN_S
 from ollama_compat.wire import Card
@@ -289,7 +289,7 @@ def test_a_server_that_is_asked_on_trial_and_is_not_there_is_left_alone_for_as_l
     made = fleet(A)
     server = made.servers[0]
     for _ in range(FAILURES):
-        server.failed(made.clock.ticks(), "refused")
+        server.failed(made.clock.ticks(), REFUSED)
     made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
     with pytest.raises(CircuitOpen):
         play(made.find("smol"), REFUSED)
@@ -301,7 +301,7 @@ def test_what_a_server_says_on_trial_leaves_the_trial_to_the_call() -> None:
     made = fleet(A)
     server = made.servers[0]
     for _ in range(FAILURES):
-        server.failed(made.clock.ticks(), "refused")
+        server.failed(made.clock.ticks(), REFUSED)
     made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
     assert url(play(made.find("smol"), serves("smol"))) == A
     now = made.clock.ticks()
@@ -374,6 +374,65 @@ def test_all_servers_out_of_reach_are_told() -> None:
 def test_a_refusal_is_told_before_those_out_of_reach() -> None:
     with pytest.raises(ResponseError, match=f"{B} wants another API key"):
         play(fleet().find("smol"), REFUSED, reply({"error": "Unauthorized"}, 401))
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [(503, "is still loading, or gone behind its proxy"), (429, "has too much to do"), (500, "is not well")],
+)
+def test_a_server_that_may_list_its_models_later_is_told_with_its_status_and_its_reason(status: int, why: str) -> None:
+    with pytest.raises(Unready) as caught:
+        play(fleet(A).find("smol"), Reply(status, b"wait", retry_after=7.0))
+    assert caught.value.error == (
+        f"{A} {why}: GET {A}/v1/models gave status {status} (wait). It is ready when GET {A}/health gives status 200."
+    )
+    assert (caught.value.status_code, caught.value.retry_after) == (status, 7.0)
+
+
+def test_what_a_server_could_not_say_it_is_asked_again_in_the_same_call() -> None:
+    made = fleet(A)
+    play(made.find("smol"), serves("smol"))
+    since = made.clock.ticks()
+    with pytest.raises(Unready):
+        play(made.find("new", (), since), reply({}, 503))
+    assert url(play(made.find("new", (), since), serves("smol", "new"))) == A
+
+
+def test_that_this_process_can_not_connect_is_no_servers_fault() -> None:
+    made = fleet()
+    play(made.find("smol"), serves("smol"), serves("other"))
+    for _ in range(2 * FAILURES):
+        with pytest.raises(Exhausted, match="Too many open files"):
+            play(made.find("new"), serves("smol"), exhausted(B, "Too many open files"))
+    assert url(play(made.find("other"))) == B
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, reply({}, 503), reply({}, 500), reply([]), broken_off(A, "reset")])
+def test_what_the_breaker_counts_of_calls_it_counts_of_learning(trouble: Any) -> None:
+    made = fleet(A)
+    for _ in range(FAILURES):
+        with pytest.raises((ServerUnreachable, ResponseError)):
+            play(made.find("smol"), trouble)
+    with pytest.raises(CircuitOpen):
+        play(made.find("smol"))
+
+
+@pytest.mark.parametrize("trouble", [reply({}, 429), reply({"error": "no"}, 401)])
+def test_what_it_does_not_count_of_calls_it_does_not_count_of_learning(trouble: Any) -> None:
+    made = fleet(A)
+    for _ in range(2 * FAILURES):
+        with pytest.raises(ResponseError):
+            play(made.find("smol"), trouble)
+    assert made.servers[0].breaker.failures == 0
+
+
+def test_a_server_that_is_silent_to_all_is_left_alone() -> None:
+    made = fleet(A)
+    for _ in range(FAILURES):
+        with pytest.raises(ServerUnreachable, match="did not answer within 5 s"):
+            play(made.find("smol"), silent("the vLLM server", 5.0))
+    with pytest.raises(CircuitOpen):
+        play(made.find("smol"))
 
 
 def test_a_server_that_is_no_vllm_is_told() -> None:

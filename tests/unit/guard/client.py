@@ -84,9 +84,9 @@ class Client:
     def ask(self, *script: Any, timeout_s: float | None = None, play: Play | None = None, **body: Any) -> Play:
         return (play or Servers(self.serves)).run(self.exchange(timeout_s=timeout_s, **body), *script)
 
-    def fails(self, *script: Any, **body: Any) -> tuple[Play, Exception]:
+    def fails(self, *script: Any, play: Play | None = None, **body: Any) -> tuple[Play, Exception]:
         """A call that fails: what was asked, and the error."""
-        play = Servers(self.serves)
+        play = play or Servers(self.serves)
         with pytest.raises((ResponseError, ConnectionError, httpx.HTTPError)) as caught:
             self.ask(*script, play=play, **body)
         return play, caught.value

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ollama_compat.guard.breaker import FAILURES, OPEN_S, Breaker
+from ollama_compat.guard.breaker import FAILURES, OPEN_S, QUIET_S, Breaker
 from tests.play import SECOND
 
 OPEN = int(OPEN_S * SECOND)
@@ -52,8 +52,21 @@ def test_a_success_between_failures_begins_the_count_anew() -> None:
     breaker = Breaker()
     for _ in range(4):
         breaker.failed(NOW, "refused")
-    assert not breaker.succeeded(), "it was not open, so it was not closed"
+    assert not breaker.succeeded(NOW), "it was not open, so it was not closed"
     assert [breaker.failed(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> None:
+    breaker, quiet = Breaker(), int(QUIET_S * SECOND)
+    breaker.succeeded(NOW)
+    assert [breaker.late(NOW + quiet - 1, "late") for _ in range(50)] == [False] * 50
+    assert breaker.failures == 0
+    assert [breaker.late(NOW + quiet, "late") for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_a_timeout_of_a_server_that_has_never_answered_counts() -> None:
+    breaker = Breaker()
+    assert [breaker.late(NOW, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_what_the_last_failure_said_is_kept() -> None:
@@ -91,7 +104,7 @@ def test_failures_of_calls_from_before_do_not_put_the_trial_off() -> None:
 @pytest.mark.parametrize("after", [SECOND, OPEN + SECOND])
 def test_a_success_of_a_call_from_before_does_not_close_it(after: int) -> None:
     breaker = opened()
-    assert not breaker.succeeded()
+    assert not breaker.succeeded(NOW)
     assert not breaker.closed
     assert breaker.failures == FAILURES
     assert breaker.allows(NOW + after) is (after > OPEN)
@@ -124,7 +137,7 @@ def test_of_many_threads_that_ask_at_once_one_goes_through() -> None:
 
 def test_a_trial_that_succeeds_closes_it() -> None:
     breaker = on_trial()
-    assert breaker.succeeded(), "that is worth telling"
+    assert breaker.succeeded(NOW), "that is worth telling"
     assert breaker.state(NOW + OPEN) == "closed"
     assert breaker.admit(NOW + OPEN)
     assert breaker.failures == 0
@@ -132,7 +145,7 @@ def test_a_trial_that_succeeds_closes_it() -> None:
 
 def test_after_it_has_closed_it_takes_five_failures_again() -> None:
     breaker = on_trial()
-    breaker.succeeded()
+    breaker.succeeded(NOW)
     assert [breaker.failed(NOW + OPEN, "refused") for _ in range(5)] == [False] * 4 + [True]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 
-from ollama_compat.errors import CircuitOpen, ServerUnreachable
+from ollama_compat.errors import CircuitOpen, ServerUnreachable, exhausted
 from ollama_compat.exchange import Reply, Sleep
-from ollama_compat.guard.breaker import OPEN_S
+from ollama_compat.guard.breaker import OPEN_S, QUIET_S
 from tests.play import SECOND, refused, said
 from tests.unit.guard.client import (
     ANSWER,
@@ -26,6 +27,8 @@ from tests.unit.guard.client import (
     asked,
     content,
 )
+
+SLOW = httpx.ReadTimeout("slow")
 
 
 class Nobody(Servers):
@@ -60,6 +63,33 @@ def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
     assert isinstance(error, CircuitOpen)
     assert f"{A} has failed 5 times in a row and is left alone for 10 s more" in str(error)
     assert client.last.error == "circuit_open"
+
+
+def test_callers_in_a_hurry_do_not_keep_the_others_from_a_server_that_answers_them() -> None:
+    client = Client(b=())
+    client.ask(said(ANSWER))
+    for _ in range(10):
+        client.fails(SLOW)
+    assert content(client.ask(said(ANSWER))) == ANSWER
+
+
+def test_a_server_that_answers_nobody_for_a_while_is_left_alone() -> None:
+    client = Client(b=())
+    client.ask(said(ANSWER))
+    client.clock.now += int(QUIET_S * SECOND)
+    for _ in range(5):
+        client.fails(SLOW)
+    assert isinstance(client.fails()[1], CircuitOpen)
+
+
+@pytest.mark.parametrize("error", [exhausted(A, "Too many open files"), httpx.PoolTimeout("no connection is free")])
+def test_what_is_this_sides_own_is_neither_a_failure_of_the_server_nor_a_success(error: Exception) -> None:
+    client = Client(b=())
+    for _ in range(4):
+        client.fails(BOOM)
+        client.fails(error)
+    client.fails(BOOM)
+    assert isinstance(client.fails()[1], CircuitOpen)
 
 
 def test_another_server_takes_its_calls() -> None:
@@ -100,7 +130,7 @@ def test_a_call_that_finds_nobody_and_so_opens_the_circuit_fails_at_once() -> No
     client = Client(b=())
     client.made.fleet.forget(client.made.fleet.servers[0])
     for _ in range(4):
-        client.made.fleet.servers[0].failed(client.clock.now, "refused")
+        client.made.fleet.servers[0].failed(client.clock.now, REFUSES)
     play = Nobody()
     with pytest.raises(ServerUnreachable):
         client.ask(play=play)

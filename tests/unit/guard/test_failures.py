@@ -11,15 +11,18 @@ from ollama_compat.errors import (
     ServerUnreachable,
     broken_off,
     circuit_open,
+    exhausted,
     limited,
     malformed,
     nowhere,
     redirected,
     response_error,
+    silent,
     unreachable,
+    unready,
 )
 from ollama_compat.guard import failures
-from ollama_compat.guard.failures import FAILURES, Failure, classify
+from ollama_compat.guard.failures import FAILURES, Failure, classify, is_late
 
 URL = "http://a:8001"
 
@@ -29,6 +32,8 @@ EXAMPLES = [
     (nowhere({URL: ""}, (), "smol"), "unreachable"),
     (ServerUnreachable("dark"), "unreachable"),
     (httpx.ConnectTimeout("dark"), "unreachable"),
+    (silent(URL, 5.0, "smol"), "unreachable"),
+    (exhausted(URL, "Too many open files"), "exhausted"),
     (circuit_open(URL, 5, "refused", 3.0), "circuit_open"),
     # no answer
     (broken_off(URL, "RemoteProtocolError"), "reset"),
@@ -52,6 +57,8 @@ EXAMPLES = [
     *((response_error("no", status), "unauthorized") for status in (401, 402, 403)),
     (response_error("too many requests", 429), "busy"),
     *((response_error("loading", status), "unavailable") for status in (502, 503)),
+    (unready(URL, 503, "loading", None), "unavailable"),
+    (unready(URL, 429, "", 1.0), "busy"),
     *((response_error("boom", status), "server_error") for status in (500, 504, 505, 507, 520, 529, 599)),
     (response_error("no such endpoint", 501), "other"),
     (ResponseError("no status"), "server_error"),
@@ -74,6 +81,7 @@ def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
     [
         ("unreachable", True, True, False, True),
         ("circuit_open", False, True, False, False),
+        ("exhausted", False, False, False, False),
         ("reset", True, True, False, True),
         ("busy", True, True, False, False),
         ("unavailable", True, True, False, True),
@@ -97,7 +105,7 @@ def test_what_a_row_allows(kind: str, again: bool, elsewhere: bool, stand_in: bo
 def test_the_table_has_every_row_once() -> None:
     rows = [value for value in vars(failures).values() if isinstance(value, Failure)]
     assert list(FAILURES) == rows
-    assert len({row.kind for row in rows}) == len(rows) == 15
+    assert len({row.kind for row in rows}) == len(rows) == 16
     assert all(row.meaning for row in rows)
 
 
@@ -122,6 +130,22 @@ def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Except
 )
 def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str) -> None:
     assert classify(error, began=True).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [
+        (httpx.ReadTimeout("slow"), True),
+        (httpx.ConnectTimeout("dark"), True),
+        (silent(URL, 5.0), True),
+        (unreachable(URL, None, "refused"), False),
+        (exhausted(URL, "Too many open files"), False),
+        (broken_off(URL, "reset"), False),
+    ],
+    ids=_name,
+)
+def test_that_a_time_was_up_is_told_apart(error: Exception, late: bool) -> None:
+    assert is_late(error) is late
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=_name)

@@ -9,7 +9,7 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import ServerUnreachable
-from ollama_compat.errors import BrokenOff, broken_off
+from ollama_compat.errors import BrokenOff, Unready, broken_off, exhausted
 from ollama_compat.exchange import Part, Reply
 from tests.play import MODEL_MISSING, delta, event, refused, said
 from tests.unit.guard.client import (
@@ -25,6 +25,7 @@ from tests.unit.guard.client import (
     A,
     B,
     Client,
+    Servers,
     asked,
     content,
 )
@@ -137,6 +138,58 @@ def test_no_wait_goes_beyond_the_callers_timeout() -> None:
     assert played.sleeps == []
     assert isinstance(error, ResponseError)
     assert error.status_code == 429
+
+
+class Loads(Servers):
+    """A playing in which server A first answers this when it is asked what it serves."""
+
+    def __init__(self, *answers: Reply) -> None:
+        super().__init__({A: ("smol",), B: ()})
+        self._answers = list(answers)
+
+    def told(self, base: str) -> Any:
+        return self._answers.pop(0) if base == A and self._answers else super().told(base)
+
+
+def unlearnt(**settings: Any) -> Client:
+    """A client that has not learnt yet what its servers serve."""
+    client = Client(b=(), **settings)
+    for server in client.made.fleet.servers:
+        client.made.fleet.forget(server)
+    return client
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_server_that_can_not_list_its_models_yet_is_asked_again_when_it_wishes(status: int) -> None:
+    answers = Reply(status, b"", retry_after=7.5), Reply(status, b"")
+    played = unlearnt().ask(said(ANSWER), play=Loads(*answers))
+    assert content(played) == ANSWER
+    assert played.sleeps[0] == 7.5
+    assert played.sleeps[1] < 1
+
+
+def test_after_three_tries_it_is_told_that_it_loads() -> None:
+    client = unlearnt()
+    played, error = client.fails(play=Loads(*[Reply(503, b"")] * 3))
+    assert len(played.sleeps) == 2
+    assert isinstance(error, Unready)
+    assert client.last.error == "unavailable"
+
+
+def test_a_server_that_is_broken_is_not_asked_again_what_it_serves() -> None:
+    played, error = unlearnt().fails(play=Loads(Reply(500, b"")))
+    assert isinstance(error, Unready)
+    assert played.sleeps == []
+
+
+def test_that_this_process_can_not_connect_is_told_at_once() -> None:
+    client = Client(vllm_failover={"smol": "other"})
+    for _ in range(10):
+        played, error = client.fails(exhausted(A, "Too many open files"))
+        assert (asked(played), played.sleeps) == ([A + CHAT], [])
+        assert isinstance(error, ConnectionError)
+        assert client.last.error == "exhausted"
+    assert content(client.ask(said(ANSWER))) == ANSWER
 
 
 # Who stands in

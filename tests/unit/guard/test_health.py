@@ -36,7 +36,7 @@ def health(made: Translation | None, *outcomes: Any) -> Any:
 def opened(made: Translation, seconds_ago: float = 0) -> None:
     """Have A's circuit open."""
     for _ in range(FAILURES):
-        made.fleet.servers[0].failed(made.clock.ticks() - int(seconds_ago * SECOND), "refused")
+        made.fleet.servers[0].failed(made.clock.ticks() - int(seconds_ago * SECOND), REFUSES)
 
 
 def test_every_server_is_asked_side_by_side_within_one_time() -> None:
@@ -105,7 +105,7 @@ def test_the_circuit_breaker_of_all_is_the_worst_of_them() -> None:
     made = translation()
     opened(made, OPEN_S)
     for _ in range(FAILURES):
-        made.fleet.servers[1].failed(made.clock.ticks(), "refused")
+        made.fleet.servers[1].failed(made.clock.ticks(), REFUSES)
     assert health(made, OK, SMOL, OK, OTHER)["circuit_breaker"] == "open"
 
 

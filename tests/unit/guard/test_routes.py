@@ -8,7 +8,7 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import Settings
-from ollama_compat.errors import CircuitOpen
+from ollama_compat.errors import CircuitOpen, ServerUnreachable
 from ollama_compat.fleet import Server, Target
 from ollama_compat.guard.breaker import FAILURES, OPEN_S
 from ollama_compat.guard.routes import Route, Routes
@@ -112,7 +112,7 @@ def test_while_its_circuit_is_open_it_is_not_asked() -> None:
     target = found(deepseek)
     assert target is not None
     for _ in range(FAILURES):
-        target.server.failed(made.clock.ticks(), "boom")
+        target.server.failed(made.clock.ticks(), ServerUnreachable("boom"))
     with pytest.raises(CircuitOpen, match=r"https://api\.deepseek\.com has failed 5 times"):
         found(deepseek)
     made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
