@@ -229,10 +229,16 @@ class _Launch:
         elif answer.readiness == "stranger":
             raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")
         elif seconds > self._timeout_s:
-            stopped = "; it has been stopped" if name in self._own else ""
-            raise LaunchError(self._explained(now, f"was not ready after {self._timeout_s:.0f} seconds{stopped}"))
+            raise LaunchError(self._explained(now, self._overdue(now, answer)))
         else:
-            self._watch(Event(now.server, "starts", logs.activity(self._runtime.log(now, 200)), seconds))
+            ill = _ill(now, answer)
+            self._watch(Event(now.server, "starts", ill or logs.activity(self._runtime.log(now, 200)), seconds))
+
+    def _overdue(self, instance: Instance, answer: ready.Answer) -> str:
+        name, ill = instance.name, _ill(instance, answer)
+        now = "it has been stopped" if name in self._own else f"to start it anew: vllm-launch down {name}, then up"
+        why = f" ({ill})" if ill else ""
+        return f"was not ready after {self._timeout_s:.0f} seconds{why}; {now}"
 
     def _kept(self, instance: Instance) -> bool:
         """See to it that it outlives its launcher, whichever that is; False while another one has to do that first."""
@@ -271,6 +277,11 @@ def explained(instance: Instance, what: str, log: str) -> str:
         message += f"\n{cause}"
     last = "\n".join(f"  {line}" for line in logs.lines(log)[-_TAIL_LINES:])
     return f"{message}\nThe last lines of its log:\n{last or '  (it is empty)'}"
+
+
+def _ill(instance: Instance, answer: ready.Answer) -> str:
+    """What is wrong with it, where that is more than that it does not answer yet."""
+    return answer.reason if answer.readiness == "unhealthy" else instance.unhealthy
 
 
 def _step(server: Server, found: Instance | None) -> Step:

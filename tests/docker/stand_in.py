@@ -38,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             print("told to die", flush=True)
             os._exit(3)
         if self.path == "/hang":
+            self.server.shutdown()
             self.server.socket.close()
         Handler.healthy = self.path != "/sicken"
         self._answer(200, {})
@@ -68,6 +69,7 @@ def main() -> None:
         print(LOADING_WORDS, flush=True)
         signal.pause()
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
+    signal.pause()
 
 
 if __name__ == "__main__":

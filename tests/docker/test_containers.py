@@ -9,6 +9,7 @@ from docker import DockerClient
 
 import vllm_launch.container as shared
 from testbed.image import Image
+from vllm_launch import ready, status
 from vllm_launch.runtimes.container_guard import sweep
 from vllm_launch.runtimes.container_spec import DIGEST_LABEL, LAUNCHER_LABEL
 from vllm_launch.runtimes.containers import Containers
@@ -180,7 +181,10 @@ def test_docker_shows_whether_the_model_answers_and_that_it_no_longer_does(
 
     assert eventually(lambda: health() == "healthy")
     assert found(runtime, server).unhealthy == ""
-    told(server, "sicken")
+    told(server, "hang")
     assert eventually(lambda: health() == "unhealthy")
-    assert "health checks in a row have failed" in found(runtime, server).unhealthy
     assert found(runtime, server).state == "running", "it is the model that does not answer"
+    with ready.client() as http:
+        now = status.look(runtime, found(runtime, server), http)
+    assert now.state == "unhealthy"
+    assert "health checks in a row have failed: ConnectionRefusedError" in now.reason

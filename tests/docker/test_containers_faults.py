@@ -142,6 +142,16 @@ def test_a_server_that_is_to_be_replaced_does_not_stand_in_its_own_way(runtime: 
     assert found(runtime, server).server == changed
 
 
+def test_a_server_that_is_to_move_to_a_taken_port_is_refused_while_it_still_runs(
+    runtime: Containers, plain_image: Image
+) -> None:
+    first, other = stand_in(plain_image, "first"), stand_in(plain_image, "other")
+    started(runtime, first)
+    started(runtime, other)
+    assert f"is taken by the server {other.name}" in refusal(runtime, first.model_copy(update={"port": other.port}))
+    assert answers(first)
+
+
 def test_a_gpu_where_there_is_none(runtime: Containers, engine: DockerClient, plain_image: Image) -> None:
     if "nvidia" in engine.info()["Runtimes"]:
         pytest.skip("this engine gives GPUs to containers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from docker import DockerClient
@@ -12,7 +13,7 @@ from testbed import servers
 from testbed.image import Image
 from testbed.paths import HERE
 from vllm_launch import up
-from vllm_launch.runtimes.base import Instance
+from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import ENTRYPOINT, Server
@@ -35,18 +36,38 @@ def contained(server: Server, image: Image) -> Server:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What one `up` has come to."""
+
+    pair: list[Instance]
+    refused: str
+    """What it said of the third server."""
+
+
 @pytest.fixture(scope="module")
-def pair(engine: DockerClient, vllm_image: Image) -> Iterator[list[Instance]]:
-    """A chat and an embedding server, both ready."""
+def brought(engine: DockerClient, vllm_image: Image) -> Iterator[Brought]:
+    """A chat and an embedding server, both ready, and one that was given a flag that vLLM does not have."""
     runtime = Containers(engine)
-    chat_port, embed_port = free_ports(2)
-    wanted = [contained(server, vllm_image) for server in (servers.chat(chat_port), servers.embed(embed_port))]
+    chat_port, embed_port, port = free_ports(3)
+    pair = [contained(server, vllm_image) for server in (servers.chat(chat_port), servers.embed(embed_port))]
+    wrong = pair[0].model_copy(
+        update={"name": name_of("wrong"), "port": port, "extra_args": ("--max-model-length=64",)}
+    )
+    names = [server.name for server in pair]
     try:
-        up.up(runtime, wanted, lambda _: None, timeout_s=240)
-        names = [server.name for server in wanted]
-        yield [instance for instance in runtime.instances() if instance.name in names]
+        with pytest.raises(LaunchError) as failed:
+            up.up(runtime, [*pair, wrong], lambda _: None, timeout_s=240)
+        assert set(names) <= {instance.name for instance in runtime.instances()}, str(failed.value)
+        yield Brought([each for each in runtime.instances() if each.name in names], str(failed.value))
     finally:
-        up.down(runtime, [server.name for server in wanted], ignore)
+        up.down(runtime, [*names, wrong.name], ignore)
+
+
+@pytest.fixture
+def pair(brought: Brought) -> list[Instance]:
+    """Both that are ready."""
+    return brought.pair
 
 
 @pytest.fixture
@@ -67,6 +88,14 @@ def test_a_service_calls_both_of_them(client: ollama.Client) -> None:
     assert answer.done
     assert answer.message.content
     assert [len(vector) for vector in vectors] == [384, 384]
+
+
+def test_one_with_an_unknown_flag_is_explained_and_does_not_keep_the_others_from_being_ready(brought: Brought) -> None:
+    assert brought.refused.startswith(
+        f"The vLLM server '{name_of('wrong')}' ended while it was starting, with status 2."
+    )
+    assert "Cause: this vLLM does not know --max-model-length=64. Nearest: --max-model-len." in brought.refused
+    assert brought.refused.count("The vLLM server") == 1, "of the others there is nothing to tell"
 
 
 def test_they_are_ready_kept_and_found(pair: list[Instance], engine: DockerClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vllm_launch.ready import Answer
 from vllm_launch.runtimes import Instance, LaunchError
@@ -24,9 +25,10 @@ class FakeRuntime:
     done: list[tuple[str, str]] = field(default_factory=list)
     name: str = "process"
 
-    def has(self, server: Server, state: str = "running") -> None:
-        """It is there before the test begins."""
-        self.there[server.name] = Instance(server, "process", state, "1", 0.0, "with status 1" * (state == "exited"))
+    def has(self, server: Server, state: str = "running", **more: Any) -> None:
+        """It is there before the test begins. `more`: further fields of `Instance`."""
+        ended = "with status 1" * (state != "running")
+        self.there[server.name] = Instance(server, "process", state, "1", 0.0, ended, **more)
 
     def prepare(self, server, report):
         self._do("prepare", server.name)

@@ -91,3 +91,10 @@ def test_a_file_that_is_not_there(tmp_path):
         load(tmp_path / "none.toml")
     with pytest.raises(LaunchError, match="can't be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("named", "meant"), [("key", "{folder}/key"), ("~/key", "/home/me/key"), ("/a/key", "/a/key")])
+def test_a_key_file_is_meant_from_where_the_file_is(file, tmp_path, monkeypatch, named, meant):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = file(f'[servers.vllm-llm]\napi_key_file = "{named}"')
+    assert str(load(path).servers["vllm-llm"].api_key_file) == meant.format(folder=tmp_path)

@@ -14,7 +14,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from vllm_launch.presets import PRESETS
-from vllm_launch.runtimes import container_guard, container_spec, engine
+from vllm_launch.runtimes import answering, container_guard, container_spec, engine
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers, _lines, ended
 from vllm_launch.servers import Server
@@ -154,6 +154,7 @@ class TestWords:
                 "usermod -aG docker",
             ),
             (requests.exceptions.ConnectionError("Connection refused"), "none answers"),
+            (DockerException("Install paramiko package to enable ssh:// support"), "pip install paramiko"),
             (requests.exceptions.ReadTimeout("Read timed out."), "does not answer in time"),
         ],
     )
@@ -218,6 +219,59 @@ class TestFetching:
         with pytest.raises(LaunchError, match=r"The image a:b can't be fetched: the disk is full; `docker system df`"):
             engine.fetch(client, "a:b", told.append)
         assert told == ["fetching a:b", "fetching the image: 0 of 1 layers"]
+
+
+class TestADistantEngine:
+    @pytest.mark.parametrize("base_url", ["http://gpu:2375", "https://10.0.0.5:2376", "http+docker://ssh"])
+    def test_an_address_of_this_machine_is_refused(self, base_url: str) -> None:
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            with pytest.raises(LaunchError, match=r"It can't start: the Docker engine at .* is on another machine"):
+                engine.require_reachable(fake(base_url=base_url), server(host=host), "It can't start")
+
+    def test_an_address_of_that_machine_is_not(self) -> None:
+        engine.require_reachable(fake(base_url="http://gpu:2375"), server(host="10.0.0.5"), "x")
+
+    @pytest.mark.parametrize(
+        "base_url",
+        ["http+docker://localhost", "http+docker://localnpipe", "http://127.0.0.1:2375", "http://[::1]:2375"],
+    )
+    def test_an_engine_of_this_machine_may_publish_there(self, base_url: str) -> None:
+        engine.require_reachable(fake(base_url=base_url), server(), "x")
+
+    def test_one_by_ssh_is_not_of_this_machine(self) -> None:
+        assert not engine.is_local(fake(base_url="http+docker://ssh"))
+
+
+class TestAnEngineThatDoesNotAnswer:
+    @pytest.fixture(autouse=True)
+    def _none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def refuse(*_: object) -> None:
+            raise LaunchError("none answers")
+
+        monkeypatch.setattr(engine, "connect", refuse)
+        monkeypatch.setattr(engine, "_USUAL_SOCKET", tmp_path / "docker.sock")
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "state"))
+
+    def asked(self) -> tuple[list[str], list[str]]:
+        told: list[str] = []
+        return [runtime.name for runtime in answering(told.append)], told
+
+    def test_where_nothing_looks_like_docker_there_is_nothing_to_tell(self) -> None:
+        assert self.asked() == (["process"], [])
+
+    def test_where_one_is_named_its_containers_are_told_to_be_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", "tcp://gpu:2375")
+        assert self.asked() == (["process"], ["Containers are left out. none answers"])
+
+    def test_where_its_socket_is_there(self, tmp_path: Path) -> None:
+        (tmp_path / "docker.sock").touch()
+        assert self.asked()[1] == ["Containers are left out. none answers"]
+
+    def test_where_it_is_installed(self, tmp_path: Path) -> None:
+        (tmp_path / "dockerd").touch(mode=0o755)
+        assert self.asked()[1] == ["Containers are left out. none answers"]
 
 
 def fake(**answers: Any) -> Any:
@@ -311,8 +365,8 @@ def test_a_key_file_that_is_not_there_is_told_before_anything_starts(tmp_path: P
         runtime.prepare(server(api_key_file=tmp_path / "none"), lambda _: None)
 
 
-def test_the_guard_tries_again_while_the_engine_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes: Iterator[Exception | None] = iter([OSError("restarting"), None, None, None])
+def test_the_guard_waits_for_an_engine_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: Iterator[Exception | None] = iter([OSError("restarting")] * 30 + [None] * 4)
     swept: list[str] = []
 
     def sweep(label: str) -> None:
@@ -324,4 +378,4 @@ def test_the_guard_tries_again_while_the_engine_is_away(monkeypatch: pytest.Monk
     monkeypatch.setattr(container_guard, "_EVERY_S", 0.0)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     container_guard.main("a=b")
-    assert swept == ["a=b", "a=b", "a=b"]
+    assert swept == ["a=b", "a=b", "a=b", "a=b"], "more than once: the engine may have been making one"

@@ -68,3 +68,9 @@ def test_the_key_is_sent(tmp_path):
     assert asked({"/health": OK, "/v1/models": guarded}, server).ready
     answer = asked({"/health": OK, "/v1/models": guarded})
     assert (answer.readiness, "asks for a key" in answer.reason) == ("stranger", True)
+
+
+def test_a_key_file_that_is_gone_is_a_reason_and_no_crash(tmp_path):
+    answer = asked({}, SERVER.model_copy(update={"api_key_file": tmp_path / "gone"}))
+    assert answer.readiness == "unhealthy"
+    assert answer.reason == f"its api_key_file, {tmp_path / 'gone'}, can't be read: No such file or directory"

@@ -149,9 +149,24 @@ def test_one_that_exits_is_told_with_its_cause_and_left_for_its_log(runtime, bri
 
 def test_one_that_is_never_ready_is_stopped(runtime, bring_up):
     runtime.plays = {"chat": ["loading"]}
-    with pytest.raises(LaunchError, match="was not ready after 0 seconds"):
+    with pytest.raises(LaunchError, match="was not ready after 0 seconds; it has been stopped"):
         bring_up(CHAT, timeout_s=0)
     assert runtime.did("stop") == ["chat"]
+
+
+def test_one_that_somebody_else_has_started_and_that_is_never_ready_is_left_alone(runtime, bring_up):
+    runtime.has(CHAT, kept=False)
+    runtime.plays = {"chat": ["loading"]}
+    with pytest.raises(LaunchError, match=r"was not ready after 0 seconds; to start it anew: vllm-launch down chat"):
+        bring_up(CHAT, timeout_s=0)
+    assert runtime.done == []
+
+
+def test_one_that_answers_no_more_is_told_to_be_ill_and_not_to_be_starting(runtime, bring_up):
+    runtime.has(CHAT, unhealthy="3 health checks in a row have failed")
+    runtime.plays = {"chat": ["loading", "loading", "ready"]}
+    bring_up(CHAT)
+    assert bring_up.events[1].text == "3 health checks in a row have failed"
 
 
 def test_a_stranger_at_its_address(runtime, bring_up):
@@ -220,6 +235,40 @@ def test_one_that_somebody_removes_meanwhile(runtime, bring_up):
     runtime.instances = lambda: [] if runtime.did("start") else instances()
     with pytest.raises(LaunchError, match="was removed by somebody else"):
         bring_up(CHAT)
+
+
+def test_one_whose_launcher_is_gone_is_kept_once_it_is_ready(runtime, bring_up):
+    runtime.has(CHAT, kept=False)
+    runtime.plays = {"chat": ["loading", "ready"]}
+    bring_up(CHAT)
+    assert runtime.done == [("keep", "chat")]
+
+
+def test_one_that_another_launcher_has_not_kept_yet_is_not_told_to_be_ready(runtime, bring_up):
+    runtime.has(CHAT, kept=False)
+    runtime.refuses = {("keep", "chat"): "it is another one's"}
+    runtime.plays = {"chat": ["ready", "ready", "exited"]}
+    with pytest.raises(LaunchError, match="'chat' ended while it was starting"):
+        bring_up(CHAT)
+    assert "ready" not in kinds(bring_up, "chat")
+
+
+def test_what_can_not_be_prepared_has_failed(runtime, bring_up):
+    runtime.refuses = {("prepare", "chat"): "no such image"}
+    with pytest.raises(LaunchError, match="no such image"):
+        bring_up(CHAT)
+    assert kinds(bring_up, "chat") == ["failed"]
+
+
+def test_what_can_not_be_stopped_is_named_beside_the_first_reason(runtime, bring_up):
+    runtime.plays = {"chat": ["exited"], "embed": ["loading", "interrupt"]}
+    runtime.refuses = {("stop", "embed"): "no engine answers"}
+    with pytest.raises(LaunchError) as caught:
+        bring_up(CHAT, EMBED)
+    first, last = str(caught.value).split("\n\n")
+    assert first.startswith("The vLLM server 'chat' ended")
+    assert last.startswith("Not ready, and not stopped: embed.")
+    assert last.endswith("vllm-launch down embed")
 
 
 # Without waiting, and down
