@@ -27,11 +27,12 @@ from ollama_compat.settings import CONFIG, VARIABLES
 from ollama_compat.translation import REFUSED
 from tests.faults.faults import FAULTS
 from tests.faults.matrix import MATRIX
+from vllm_launch import router
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("differences", "reliability", "providers", "launch", "gpu-memory")),
+    *(f"docs/{name}.md" for name in ("differences", "reliability", "providers", "launch", "gpu-memory", "scale")),
 )
 
 
@@ -217,6 +218,12 @@ def _made(rows: Callable[[], plan_tables.Table]) -> str:
     return table(*rows())
 
 
+def router_flags() -> str:
+    """What vLLM's router is told."""
+    rows = [(f"`{row.name} {row.value}`", str(row.default), row.why) for row in router.FLAGS]
+    return table(("flag", "the router's default", "what it is"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "environment": environment,
     "options": options,
@@ -225,6 +232,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused": refused,
     "failures": failures,
     "matrix": matrix,
+    "router": router_flags,
     "dialects": dialects,
     "switches": switches,
     "replies": replies,

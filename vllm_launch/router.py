@@ -45,7 +45,13 @@ FLAGS = (
     ),
     Flag("--cb-success-threshold", 1, 3, "successes after which it is trusted again"),
     Flag("--cb-timeout-duration-secs", 10, 60, "seconds until it is tried again"),
-    Flag("--health-check-interval-secs", 5, 60, "seconds between two checks of its health"),
+    Flag(
+        "--health-check-interval-secs",
+        1,
+        60,
+        "seconds between two checks of its health; until they fail, `GET /v1/models`, which is not tried again and "
+        "opens no breaker, may still go to a dead replica",
+    ),
     Flag("--health-failure-threshold", 2, 3, "failed checks after which it gets no calls"),
     Flag("--health-success-threshold", 1, 2, "good checks after which it gets some again"),
 )
