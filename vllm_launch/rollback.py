@@ -18,7 +18,7 @@ import httpx
 import ollama
 import yaml
 
-from .compose import beside
+from .compose import beside, variables
 from .runtimes import LaunchError, RuntimeName, groups
 from .runtimes.state import state_folder, writing
 
@@ -64,8 +64,7 @@ def rollback(
         _require_local(url)
         report(f"No Ollama answers at {url}: one is started")
         if runtime == "docker":
-            _start_container(report, gpu=gpu)
-            version = _await(url, timeout_s, lambda: None)
+            version = _start_container(url, report, timeout_s, gpu=gpu)
         else:
             version = _start_process(url, timeout_s)
     return Way(url, version or "", started, _missing(url, models))
@@ -131,17 +130,37 @@ def _require_local(url: str) -> None:
         )
 
 
-def _start_container(report: Report, *, gpu: bool) -> None:
-    command = [*_compose(), "--file", "-", "up", "--detach", "ollama"]
-    done = subprocess.run(command, input=compose_file(gpu=gpu), capture_output=True, text=True, check=False)
+def _start_container(url: str, report: Report, timeout_s: float, *, gpu: bool) -> str:
+    file = compose_file(gpu=gpu)
+    command = [*_compose(), "--file", "-"]
+    # Published where it is asked: OLLAMA_HOST alone says so.
+    environ = {**os.environ, variables.OLLAMA_PORT.name: str(httpx.URL(url).port or 80)}
+
+    def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], input=file, env=environ, capture_output=True, text=True, check=False
+        )
+
+    def look() -> None:
+        if not compose("ps", "--status", "restarting", "--quiet").stdout:
+            return
+        log = compose("logs", "--no-log-prefix", "--tail", str(_TOLD_LINES)).stdout
+        compose("stop")
+        raise LaunchError(f"The container of Ollama ends as soon as it is started:\n{_last(log)}")
+
+    done = compose("up", "--detach", "ollama")
     for line in done.stderr.splitlines():
         report(line.strip())
     if done.returncode:
-        last = "\n".join(f"  {line}" for line in done.stderr.splitlines()[-_TOLD_LINES:])
         raise LaunchError(
-            f"The container of Ollama could not be started:\n{last}\n"
+            f"The container of Ollama could not be started:\n{_last(done.stderr)}\n"
             "An Ollama that is installed on this machine: vllm-launch rollback --runtime process"
         )
+    return _await(url, timeout_s, look)
+
+
+def _last(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()[-_TOLD_LINES:])
 
 
 def _compose() -> list[str]:
@@ -168,8 +187,8 @@ def _start_process(url: str, timeout_s: float) -> str:
 
     def look() -> None:
         if started.poll() is not None:
-            last = "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-_TOLD_LINES:])
-            raise LaunchError(f"`ollama serve` ended {groups.how_it_ended(started.returncode)}:\n{last}")
+            ended = groups.how_it_ended(started.returncode)
+            raise LaunchError(f"`ollama serve` ended {ended}:\n{_last(log.read_text(errors='replace'))}")
 
     assert started.stdin is not None
     with started.stdin as pipe:  # closed without a word, it ends what was started
