@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -85,5 +86,6 @@ def test_as_json(look):
 
 def test_a_narrow_terminal_breaks_the_models_and_nothing_else(look):
     page = io.StringIO()
-    Console(file=page, width=60).print(status.table([look(Answer("ready"))]))
-    assert "chat    ready  http://127.0.0.1:8001  process  1" in page.getvalue()
+    told = replace(look(Answer("ready")), models=("LGAI-EXAONE/EXAONE-4.0-32B-AWQ",))
+    Console(file=page, width=65).print(status.table([told]))
+    assert "chat    ready  http://127.0.0.1:8001  process  1   LGAI-EX" in page.getvalue()
