@@ -1,7 +1,7 @@
 """Bringing servers up and taking them down, over any runtime.
 
 `up` is idempotent: what runs as it is described stays, what differs is replaced only when that is asked for, what is
-not there or has exited is started. Servers that share a GPU load one after another, the smallest first: vLLM measures
+not there or has ended is started. Servers that share a GPU load one after another, the smallest first: vLLM measures
 what memory is free while it starts, and another one that loads beside it spoils the measure. What has become ready
 stays, whatever happens to the others; what `up` has started and is not ready when it ends badly (an error, Ctrl-C, the
 time limit) is stopped. What has exited by itself is left lying, so that its log can be read.
@@ -285,7 +285,7 @@ def _ill(instance: Instance, answer: ready.Answer) -> str:
 
 
 def _step(server: Server, found: Instance | None) -> Step:
-    if found is None or found.state == "exited":
+    if found is None or found.state != "running":
         return Step(server, "start", found)
     return Step(server, "stay" if found.server.digest == server.digest else "replace", found)
 

@@ -128,10 +128,11 @@ class Containers:
         with engine.speaking(f"The log of {instance.name} can't be followed"):
             container = self._client.containers.get(instance.id)
             stream = container.logs(stream=True, follow=True, tail="all" if lines is None else lines)
-        try:
-            yield from _lines(stream)
-        finally:
-            stream.close()
+            try:
+                yield from _lines(stream)
+            finally:
+                stream.close()
+            self._client.ping()  # where the engine has gone, the container may well run on
 
     def _find(self, name: str) -> Container | None:
         from docker.errors import NotFound
@@ -263,6 +264,8 @@ def ended(state: dict[str, Any]) -> str:
 
 def unhealthy(state: dict[str, Any]) -> str:
     """What the engine's health check has against a container, in words, from what the engine says of its state."""
+    if state["Status"] == "paused":
+        return "its container is paused (docker unpause)"
     health = state.get("Health") or {}
     if state["Status"] != "running" or health.get("Status") != "unhealthy":
         return ""

@@ -16,7 +16,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from vllm_launch.presets import PRESETS
 from vllm_launch.runtimes import answering, container_guard, container_spec, engine
 from vllm_launch.runtimes.base import Instance, LaunchError
-from vllm_launch.runtimes.containers import Containers, _lines, ended
+from vllm_launch.runtimes.containers import Containers, _lines, ended, unhealthy
 from vllm_launch.servers import Server
 
 
@@ -182,6 +182,33 @@ class TestWords:
     )
     def test_how_a_container_ended(self, state: dict[str, Any], words: str) -> None:
         assert ended(state) == words
+
+    @pytest.mark.parametrize(
+        ("state", "words"),
+        [
+            ({"Status": "running"}, ""),
+            ({"Status": "running", "Health": {"Status": "healthy", "FailingStreak": 1}}, ""),
+            (
+                {"Status": "running", "Health": {"Status": "unhealthy", "FailingStreak": 3, "Log": []}},
+                "3 health checks in a row have failed",
+            ),
+            (
+                {
+                    "Status": "running",
+                    "Health": {
+                        "Status": "unhealthy",
+                        "FailingStreak": 4,
+                        "Log": [{"Output": "Traceback\nOSError: no\n"}],
+                    },
+                },
+                "4 health checks in a row have failed: OSError: no",
+            ),
+            ({"Status": "exited", "Health": {"Status": "unhealthy", "FailingStreak": 3}}, ""),
+            ({"Status": "paused"}, "its container is paused (docker unpause)"),
+        ],
+    )
+    def test_what_a_health_check_has_against_a_container(self, state: dict[str, Any], words: str) -> None:
+        assert unhealthy(state) == words
 
     def test_lines_are_whole_though_their_bytes_come_in_pieces(self) -> None:
         written = "서버를 시작합니다\r\nloading: 0%\rloading: 100%\nthe end".encode()

@@ -84,8 +84,9 @@ def test_what_differs_is_replaced_when_told_to(runtime, bring_up):
     assert runtime.done == [("prepare", "chat"), ("stop", "chat"), ("start", "chat"), ("keep", "chat")]
 
 
-def test_what_has_exited_is_started_anew(runtime, bring_up):
-    runtime.has(CHAT, "exited")
+@pytest.mark.parametrize("state", ["exited", "restarting"])
+def test_what_has_ended_is_started_anew_though_its_runtime_tries_as_well(runtime, bring_up, state):
+    runtime.has(CHAT, state)
     bring_up(CHAT)
     assert runtime.did("stop") == ["chat"]
     assert runtime.did("start") == ["chat"]
