@@ -231,7 +231,8 @@ def _unreachable(error: str) -> str:
         )
     if "paramiko" in error:
         return f"to reach one by ssh ({where}), Docker's SDK for Python needs paramiko: pip install paramiko"
+    otherwise = "correct DOCKER_HOST" if given else "install Docker where there is none"
     return (
-        f"none answers ({where}). Start it (`sudo systemctl start docker`), correct DOCKER_HOST, or use"
+        f"none answers ({where}). Start it (`sudo systemctl start docker`), {otherwise}, or use"
         f" plain processes: --runtime process.\nThe SDK says: {error}"
     )
