@@ -208,7 +208,9 @@ def silent(who: str, seconds: float, model: str | None = None) -> Silent:
     """`who` took the connection and did not answer, wanted for `model`."""
     reason = f"accepted the connection but did not answer within {round(seconds, 2):g} s"
     wanted = f", wanted for model {model!r}," if model else ""
-    error = Silent(f"{who[:1].upper()}{who[1:]}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason)
+    error = Silent(
+        f"{who[:1].upper()}{who[1:]}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason
+    )
     error.waited_s = seconds
     return error
 
@@ -292,7 +294,8 @@ def unready(url: str, status: int, said: str, retry_after: float | None) -> Unre
     """A server that does not list its models now, and may in a while; `said` is its reason."""
     why = {429: "has too much to do", 503: "is still loading, or gone behind its proxy"}.get(status, "is not well")
     text = f"{url} {why}: GET {url}/v1/models gave status {status} ({said or 'no body'})"
-    error = _error(Unready, f"{text}. It is ready when GET {url}/health gives status 200.", status)
+    look = f"It is ready when GET {url}/health gives status 200. Please check that VLLM_URLS names it."
+    error = _error(Unready, f"{text}. {look}", status)
     error.retry_after = retry_after
     return error
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Part: TypeAlias = dict[str, Any]
 
+LIST = "/v1/models"
+"""The path at which a server says what it serves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

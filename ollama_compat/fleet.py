@@ -31,7 +31,7 @@ from .errors import (
     unreachable,
     unready,
 )
-from .exchange import AskAll, Clock, Exchange, Reply, Request
+from .exchange import LIST, AskAll, Clock, Exchange, Reply, Request
 from .guard.breaker import Breaker
 from .guard.failures import UNREACHABLE, classify, is_late
 from .guard.flight import SingleFlight
@@ -228,7 +228,7 @@ class Fleet:
     def _asked(self, unheard: Callable[[], list[Server]], name: str | None, seconds: float) -> Exchange[None]:
         servers, now = unheard(), self.clock.ticks()
         on_trial = [server for server in servers if not server.breaker.closed and server.breaker.admit(now)]
-        requests = tuple(Request("GET", server.url, "/v1/models", timeout=seconds) for server in servers)
+        requests = tuple(Request("GET", server.url, LIST, timeout=seconds) for server in servers)
         try:
             told: list[Reply | Exception] = yield AskAll(requests, seconds, partial(_tells_of, name), GRACE_S)
             for server, outcome in zip(servers, told, strict=True):

@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ import msgspec
 from httpx._client import UseClientDefault
 
 from .errors import ServerUnreachable, broken_off, exhausted, malformed, redirected, response_error, silent, unreachable
-from .exchange import Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
+from .exchange import LIST, Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
 from .hangup import Line
 from .keys import Keys
 from .settings import OLLAMA
@@ -339,19 +340,17 @@ class _Body:
     def __init__(self, response: httpx.Response, request: Request) -> None:
         self._response = response
         self._request = request
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()  # a list of tiny pieces would be many times its size
 
     def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
+        self._body += piece
         most = MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES
-        if self._size > most:
+        if len(self._body) > most:
             raise malformed(self._request.base, f"it is longer than {most} bytes")
 
     def reply(self, keys: Keys) -> Reply:
-        body = b"".join(self._pieces)
-        if self._response.is_success:
+        body = bytes(self._body)
+        if self._response.is_success and self._request.path != LIST:  # names are shown, vectors are not
             return Reply(self._response.status_code, body)
         return Reply(self._response.status_code, keys.hidden(body), _retry_after(self._response))
 
@@ -362,8 +361,9 @@ def _retry_after(response: httpx.Response) -> float | None:
     if said.isascii() and said.isdigit():
         return float(said)
     try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (TypeError, ValueError):
+        when = parsedate_to_datetime(said)
+        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):  # the last: a year that no clock has
         return None
 
 
@@ -391,14 +391,16 @@ def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: R
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-def _shortage(error: BaseException | None) -> str | None:
+def _shortage(error: BaseException) -> str | None:
     """What this process has not enough of to connect, in the system's words; None: it is not that."""
-    if error is None:
-        return None
-    if isinstance(error, OSError) and error.errno in _SHORT:
-        return os.strerror(error.errno)
-    below = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
-    return next((found for inner in below if (found := _shortage(inner))), None)
+    found: list[BaseException | None] = [error]
+    for cause in found:  # it grows; one that was raised twice may be its own cause
+        if isinstance(cause, OSError) and cause.errno in _SHORT:
+            return os.strerror(cause.errno)
+        below = cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()
+        inner = None if cause is None else cause.__cause__ or cause.__context__
+        found += [each for each in (*below, inner) if each not in found]
+    return None
 
 
 def _late(

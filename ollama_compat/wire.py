@@ -184,8 +184,7 @@ class LineDecoder:
     def __init__(self, url: str) -> None:
         """`url` is named in errors."""
         self._url = url
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._open = bytearray()  # the line that has no end yet: a list of tiny pieces would be many times its size
 
     def feed(self, piece: bytes) -> list[bytes]:
         """What each line says that `piece` completes."""
@@ -193,27 +192,24 @@ class LineDecoder:
         if not lines:
             self._keep(rest)
             return []
-        lines[0] = b"".join((*self._pieces, lines[0]))
-        self._pieces.clear()
-        self._size = 0
+        if self._open:
+            lines[0] = bytes(self._open + lines[0])
+            self._open.clear()
         self._keep(rest)
         return [data for line in lines if (data := self._data(line)) is not None]
 
     def finish(self) -> list[bytes]:
         """The line that was still open when the stream ended: the last one may lack its line feed."""
-        data = self._data(b"".join(self._pieces))
-        self._pieces.clear()
+        data = self._data(bytes(self._open))
+        self._open.clear()
         return [] if data is None else [data]
 
     def _data(self, line: bytes) -> bytes | None:
         return line.strip() or None
 
     def _keep(self, rest: bytes) -> None:
-        if not rest:
-            return
-        self._pieces.append(rest)
-        self._size += len(rest)
-        if self._size > MAX_EVENT_BYTES:
+        self._open += rest
+        if len(self._open) > MAX_EVENT_BYTES:
             raise malformed(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 from ollama import ResponseError
 
 from ..errors import Malformed, elsewhere, refusal
-from ..exchange import AskAll, Exchange, Reply, Request
+from ..exchange import LIST, AskAll, Exchange, Reply, Request
 from ..keys import Keys
 from ..settings import OLLAMA
 from ..wire import Cards, decode
@@ -63,7 +63,7 @@ def examined(
     yield _summed("vllm", [_server(server, now, alive, models, keys) for server, alive, models in pairs])
 
 
-_PATHS = ("/health", "/v1/models")
+_PATHS = ("/health", LIST)
 
 
 def _ollama(timeout_s: float, keys: Keys, url: str) -> Exchange[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from ollama_compat import ResponseError
+from ollama_compat.exchange import Request
+from ollama_compat.upstream import _Body
 
 from .caller import Caller
 from .network import CHAT, END, RECORDED, URL, Answer, Network, answering, document, event, said, stream
@@ -123,6 +126,58 @@ def test_a_line_without_an_end_is_given_up(caller: Caller, network: Network) -> 
     assert f"{URL} sent a malformed reply: a line of more than" in refusal(caller, "chat").error
 
 
+def test_tiny_pieces_take_no_more_memory_than_what_they_hold(
+    caller: Caller, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = 50_000
+    monkeypatch.setattr("ollama_compat.wire.MAX_EVENT_BYTES", 2 * pieces - 1)
+    network.on(URL + CHAT, stream(*(bytes((120, number % 100 + 20)) for number in range(pieces))))
+    caller.list()
+    tracemalloc.start()
+    with pytest.raises(ResponseError, match="a line of more than"):
+        caller.chat("smol", [{"role": "user", "content": "hi"}])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * pieces, "a list of them would take 70 bytes for each"
+
+
+def test_a_body_of_tiny_pieces_takes_no_more_memory_than_what_it_holds() -> None:
+    pieces = 50_000
+    body = _Body(httpx.Response(200), Request("GET", URL, "/v1/embeddings"))
+    tracemalloc.start()
+    for number in range(pieces):
+        body.add(bytes((120, number % 256)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * pieces
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        ("0", True),
+        ("Wed, 01 Jan 2020 00:00:00 GMT", True),
+        ("Wed, 01 Jan 2020 00:00:00 -0000", True),
+        ("Mon, 01 Jan 0001 00:00:00 GMT", True),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", True),
+        ("Fri, 31 Dec 99999999999999 23:59:59 GMT", True),
+        ("soon", True),
+        ("-5", True),
+        ("1" * 4000, False),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", False),
+    ],
+)
+def test_whenever_a_server_wants_to_be_asked_again_the_answer_or_its_refusal_comes(
+    caller: Caller, network: Network, said: str, again: bool
+) -> None:
+    network.on(URL + CHAT, Answer(429, b"too much to do", retry_after=said), answering("Hello"))
+    if again:
+        assert caller.chat("smol", [{"role": "user", "content": "hi"}]).message.content == "Hello"
+    else:
+        with pytest.raises(ResponseError, match="too much to do"):
+            caller.chat("smol", [{"role": "user", "content": "hi"}])
+
+
 def test_comments_and_other_fields_are_skipped(caller: Caller, network: Network) -> None:
     network.on(URL + CHAT, stream(b": ping\n\nevent: x\nid: 1\nretry: 5\n", said("Hi"), b"\n\n", END))
     assert caller.chat(**ASKED).message.content == "Hi"
@@ -197,13 +252,21 @@ def test_a_list_of_models_that_is_none_is_an_error_that_names_the_server(
     assert URL in refusal(caller, "chat").error
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, b'{"detail":"Not Found"}'), (404, HTML), (500, b""), (503, HTML)])
-def test_a_server_without_a_list_of_models_is_said_to_be_no_vllm(
-    caller: Caller, network: Network, status: int, body: bytes
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (404, b'{"detail":"Not Found"}', "does not answer like a vLLM server"),
+        (404, HTML, "does not answer like a vLLM server"),
+        (500, b"", "is not well"),
+        (503, HTML, "is still loading, or gone behind its proxy"),
+    ],
+)
+def test_a_server_without_a_list_of_models_is_said_to_be_no_vllm_or_not_ready(
+    caller: Caller, network: Network, status: int, body: bytes, told: str
 ) -> None:
     network.on(f"{URL}/v1/models", Answer(status, body))
     error = refusal(caller, "chat").error
-    assert error.startswith(f"{URL} does not answer like a vLLM server: GET {URL}/v1/models gave status {status}")
+    assert error.startswith(f"{URL} {told}: GET {URL}/v1/models gave status {status}")
     assert "VLLM_URLS" in error
 
 

@@ -116,6 +116,17 @@ def test_a_key_that_comes_back_in_a_stream_is_not_told(
     assert KEY not in all_told(error, caller, logged)
 
 
+def test_a_key_that_comes_back_as_the_name_of_a_model_is_not_told(
+    over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
+) -> None:
+    server.answers["/v1/models"] = serves("smol", f"for Bearer {KEY}")
+    caller = over_sockets(vllm_api_key=KEY)
+    assert [model.model for model in caller.list().models] == ["smol:latest", "for Bearer [key]:latest"]
+    error = failed(caller, "chat", {**HI, "model": "nope"})
+    assert "serves smol, for Bearer [key]" in logged.text
+    assert KEY not in all_told(error, caller, logged)
+
+
 def test_ollamas_key_is_not_sent_to_vllm(
     over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
