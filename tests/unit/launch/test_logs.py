@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launch import log, logs
+from vllm_launch import logs
 from vllm_launch.logs import Figures, Stage
 
 STARTS = Path(__file__).parent / "starts"
@@ -193,15 +193,3 @@ def test_terminal_escapes_are_taken_out():
 )
 def test_keys_are_taken_out(written, shown):
     assert logs.readable(written) == shown
-
-
-def test_a_log_file_is_read_from_its_end(tmp_path):
-    written = tmp_path / "server.log"
-    assert (log.tail(written), log.activity(written), log.cause(written)) == ([], "", "")
-    written.write_text(
-        "INFO: x\n" * 20000 + "(Worker pid=1) pydantic.ValidationError: 1 error\n(Worker pid=1)   Value error, long\n"
-    )
-    assert log.tail(written)[-1] == "  Value error, long"
-    assert len(log.tail(written)) < 20000
-    assert log.activity(written) == "importing vLLM"
-    assert log.cause(written) == "pydantic.ValidationError: 1 error: Value error, long"
