@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -235,6 +236,7 @@ class StandIn(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def die(self) -> None:
+        """Once or twice."""
         self.shutdown()
         self.server_close()
 
@@ -257,19 +259,47 @@ class _Answer(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_lone_caller_loses_no_call_when_the_replica_dies_that_has_answered_it(installed: None) -> None:
+@pytest.fixture
+def stand_ins(installed: None) -> Iterator[dict[str, StandIn]]:
+    """Two replicas, by URL."""
     replicas = {replica.url: replica for replica in (StandIn(), StandIn())}
+    yield dict(replicas)
+    for replica in replicas.values():
+        replica.die()
 
-    def answer(base_url: str) -> object:
-        reply = httpx.post(f"{base_url}/v1/chat/completions", json=CHAT, timeout=30, trust_env=False)
-        return reply.json()["by"] if reply.is_success else reply.text
 
-    with router.running(list(replicas), LOGS / "router-lone.log") as base_url:
-        dead = replicas.pop(str(answer(base_url)))
-        dead.die()
-        (other,) = replicas
-        assert [answer(base_url) for _ in range(4)] == [other] * 4
-    replicas[other].die()
+def answer(url: str, body: dict[str, object] | None = None) -> str:
+    """Who answers; what is said instead where nobody does."""
+    method = "GET" if body is None else "POST"
+    reply = httpx.request(method, url, json=body, timeout=30, trust_env=False)
+    return str(reply.json()["by"]) if reply.is_success else reply.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/embeddings", {"model": "minilm", "input": "Hello"})]
+)
+def test_a_lone_caller_loses_no_call_when_the_replica_dies_that_has_answered_it(
+    path: str, body: dict[str, object], stand_ins: dict[str, StandIn]
+) -> None:
+    with router.running(list(stand_ins), LOGS / "router-lone.log") as base_url:
+        stand_ins.pop(answer(base_url + path, body)).die()
+        (other,) = stand_ins
+        assert [answer(base_url + path, body) for _ in range(4)] == [other] * 4
+
+
+def test_what_is_served_is_told_by_another_replica_once_the_dead_one_is_found_out(
+    stand_ins: dict[str, StandIn],
+) -> None:
+    with router.running(list(stand_ins), LOGS / "router-models.log") as base_url:
+        stand_ins.pop(answer(f"{base_url}/v1/models")).die()
+        (other,) = stand_ins
+        told = ""
+        for _ in range(100):
+            told = answer(f"{base_url}/v1/models")
+            if told == other:
+                break
+            time.sleep(0.1)
+        assert told == other
 
 
 @dataclass
