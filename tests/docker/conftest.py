@@ -86,10 +86,12 @@ def vllm_image(engine: DockerClient) -> Image:
 
 
 @pytest.fixture
-def forgotten_sockets() -> Iterator[None]:
+def forgotten_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
     """For tests in which the engine does not answer."""
+    request.applymarker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    yield
     with sockets_forgotten():
-        yield
+        pass
 
 
 def _connected() -> DockerClient | str:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +20,10 @@ import docker
 from docker import DockerClient
 from docker.errors import DockerException
 
+from .helpers import eventually, sockets_forgotten
+
 _BRIDGE = "vllm-launch-t"  # 15 characters at most
 _DISK_MIB = 48
-_STARTS_WITHIN_S = 30.0
 
 
 def why_not() -> str:
@@ -41,6 +41,7 @@ class SecondEngine:
         self.url = f"unix://{folder / 'docker.sock'}"
         self._folder = folder
         self._data = folder / "data"
+        self._exec = folder / "exec"
         self._fill = self._data / "fill"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,18 +66,17 @@ class SecondEngine:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        folders = {"data-root": self._data, "exec-root": self._folder / "exec", "pidfile": self._folder / "pid"}
+        folders = {"data-root": self._data, "exec-root": self._exec, "pidfile": self._folder / "pid"}
         network = ("--bridge", _BRIDGE, "--iptables=false", "--ip-masq=false", "--ip-forward=false")
         apart = ("--containerd-namespace", _BRIDGE, "--containerd-plugins-namespace", f"{_BRIDGE}-plugins")
         places = [part for name, path in folders.items() for part in (f"--{name}", str(path))]
         with (self._folder / "log").open("ab") as log:
             command = ["dockerd", "--host", self.url, *places, *network, *apart]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + _STARTS_WITHIN_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"The second engine does not start:\n{(self._folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.1)
+        with sockets_forgotten():
+            answers = eventually(self._answers)
+        if not answers:
+            raise RuntimeError(f"The second engine does not start:\n{(self._folder / 'log').read_text()[-2000:]}")
 
     def client(self) -> DockerClient:
         return DockerClient(base_url=self.url, timeout=30)
@@ -86,6 +86,9 @@ class SecondEngine:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        # Its containerd dies with it (PDEATHSIG), but not at once, and the next engine would wait for that one.
+        eventually(lambda: not any("shim" not in program for program in self._left().values()))
+        (self._exec / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
@@ -100,21 +103,35 @@ class SecondEngine:
 
     def _answers(self) -> bool:
         with contextlib.suppress(DockerException):
-            client = docker.DockerClient(base_url=self.url)
-            answers: bool = client.ping()
-            client.close()
-            return answers
+            docker.DockerClient(base_url=self.url).close()  # it asks for the engine's version
+            return True
         return False
 
     def _clean(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait(30)
-        for left in self._folder.glob("exec/**/*.pid"):  # its containerd, where it was killed itself
-            with contextlib.suppress(ValueError, ProcessLookupError):
-                os.kill(int(left.read_text()), signal.SIGKILL)
-        _run("umount", "--lazy", str(self._data))
+        for process in self._left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for mounted in self._mounted():
+            _run("umount", "--lazy", mounted)
         _run("ip", "link", "delete", _BRIDGE)
+
+    def _left(self) -> dict[int, str]:
+        """The processes of its containerd, which an engine that is killed leaves behind, and their programs."""
+        found = {}
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                program, *arguments = file.read_text(errors="replace").split("\0")
+                if "containerd" in program and any(each.startswith(str(self._exec)) for each in arguments):
+                    found[int(file.parent.name)] = program
+        return found
+
+    def _mounted(self) -> list[str]:
+        """What is mounted in its folder, the innermost first: its data, and what it has left behind."""
+        places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        return sorted((place for place in places if place.startswith(str(self._folder))), reverse=True)
 
 
 def _run(*command: str) -> None:
