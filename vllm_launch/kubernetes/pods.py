@@ -3,8 +3,9 @@
 How a container starts its server, reads its key and is asked for its health is `../container.py`'s, as for Docker.
 What differs from Docker, and why:
 
-- Kubernetes takes pods away as a matter of course: updates, scaling, drained nodes. vLLM aborts what it is answering
-  when it gets SIGTERM, unless it has `--shutdown-timeout` (0.32, v1/engine/core.py); so it gets that.
+- Kubernetes takes pods away as a matter of course: updates, scaling, drained nodes. At SIGTERM vLLM cuts off what it is
+  answering, unless it has `--shutdown-timeout` (0.32, v1/engine/core.py), or even leaves a stream open without an end
+  until it is killed: its engine may be gone before it has told of the aborted request. So it gets that flag.
 - Kubernetes sets variables for each Service of the namespace, as docker links once did: one called `vllm` sets
   `VLLM_PORT=tcp://…`, which vLLM reads as its own and stops (vllm/envs.py). So `enableServiceLinks` is off.
 """
