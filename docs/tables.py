@@ -25,8 +25,8 @@ from ollama_compat.providers import SAID
 from ollama_compat.replies import FINISHES, SHAPES, STATUSES
 from ollama_compat.settings import CONFIG, VARIABLES
 from ollama_compat.translation import REFUSED
-from tests.faults.faults import FAULTS
-from tests.faults.matrix import MATRIX
+from tests.faults.faults import FAULTS, OF_LEARNING
+from tests.faults.matrix import LEARNING, MATRIX
 from vllm_launch import router
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +116,13 @@ def matrix() -> str:
         outcomes = [row.outcome(operation, lasting=lasting).value for operation, lasting in _COLUMNS]
         rows.append((f"`{row.fault}`", FAULTS[row.fault][1], *outcomes))
     return table(("fault", "what the client meets", *(f"{name}, {_WHEN[on]}" for name, on in _COLUMNS)), rows)
+
+
+def learning() -> str:
+    """What each fault of learning what a server serves comes to."""
+    faults = FAULTS | OF_LEARNING
+    rows = [(f"`{row.fault}`", faults[row.fault][1], row.once.value, row.lasting.value) for row in LEARNING]
+    return table(("fault", "what the client meets", "once", "lasting"), rows)
 
 
 _COLUMNS = (("chat, generate", False), ("chat, generate", True), ("embed", False), ("embed", True))
@@ -232,6 +239,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused": refused,
     "failures": failures,
     "matrix": matrix,
+    "learning": learning,
     "router": router_flags,
     "dialects": dialects,
     "switches": switches,

@@ -310,10 +310,19 @@ class EndlessBody(Stages):
             yield b"x" * _PIECE
 
 
+@dataclass(frozen=True, slots=True)
+class EndlessHints(Stages):
+    """One informational reply after another, and never the reply itself."""
+
+    def instead(self, request: Request) -> Iterator[bytes]:
+        while True:
+            yield _head(103, ("Link", "</style.css>; rel=preload"))
+
+
 OfConnection: TypeAlias = Refuse | ResetOnAccept | StaleKeepAlive | SlowAccept
 OfReply: TypeAlias = ResetBeforeReply | StallBeforeReply | ResetAt | StallAt | TruncateAt | Drip | CorruptByte
 OfEvents: TypeAlias = EndAfterEvent | DuplicateEvent | CorruptEvent
-InPlace: TypeAlias = Status | EchoKey | Redirect | NotHttp | GzipBomb | EndlessLine | EndlessBody
+InPlace: TypeAlias = Status | EchoKey | Redirect | NotHttp | GzipBomb | EndlessLine | EndlessBody | EndlessHints
 Fault: TypeAlias = OfConnection | OfReply | OfEvents | InPlace
 
 
@@ -395,3 +404,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "endless-body": (EndlessBody(), "a reply of JSON that has no end"),
 }
 """Every fault under its name, as it is put on a server, with one line of description."""
+
+OF_LEARNING: dict[str, tuple[Fault, str]] = {
+    "endless-hints": (EndlessHints(), "one `103 Early Hints` after another, and no reply"),
+}
+"""Faults of the request that a client learns with what a server serves: httpx reads on from such a server for ever."""

@@ -2,7 +2,8 @@
 
 `once` is a fault that one request meets, and all is well after it; `lasting` meets every request. The outcome of chat
 and generate, plain and streamed, sync and async, is the same; embed has one of its own where its reply is whole or not
-there at all. docs/reliability.md is written from this table, and test_matrix.py holds it against a real vLLM.
+there at all. `LEARNING` has the outcomes of faults of the request that a call begins with, for what the server serves.
+docs/reliability.md is written from these tables, and test_matrix.py holds them against a real vLLM.
 """
 
 from __future__ import annotations
@@ -75,5 +76,22 @@ MATRIX = (
     Row("escapes-in-text", A, E.STATUS),
     Row("gzip-bomb", E.MALFORMED, E.MALFORMED),
     Row("endless-line", E.MALFORMED, E.MALFORMED),
+    Row("endless-body", E.MALFORMED, E.MALFORMED),
+)
+
+LEARNING = (
+    Row("refuse", E.NEVER, E.CONNECTION),
+    Row("reset-before-reply", A, E.CUT_OFF),
+    Row("reset-after-head", A, E.CUT_OFF),
+    Row("truncate", A, E.CUT_OFF),
+    Row("stall-before-reply", A, E.CONNECTION),
+    Row("endless-hints", A, E.CONNECTION),
+    Row("drip", A, A),
+    Row("other-protocol", A, E.CUT_OFF),
+    Row("status-500", E.STATUS, E.STATUS),
+    *(Row(f"status-{status}{body}", A, E.STATUS) for status in (502, 503, 429) for body in ("", "-empty")),
+    Row("redirect", E.REDIRECT, E.REDIRECT),
+    Row("echo-key", E.STATUS, E.STATUS),
+    Row("gzip-bomb", E.MALFORMED, E.MALFORMED),
     Row("endless-body", E.MALFORMED, E.MALFORMED),
 )

@@ -1,4 +1,7 @@
-"""Each fault, each operation, both clients, plain and streamed, against a real vLLM: what matrix.py requires."""
+"""Each fault, each operation, both clients, plain and streamed, against a real vLLM: what matrix.py requires.
+
+Then the faults of the request that a client learns with what the server serves, which does not depend on the operation.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from ollama_compat import ResponseError
 from tests.asker import Asker
 from tests.conftest import RunningServer
 
-from .faults import FAULTS, Refuse, Status
+from .faults import FAULTS, OF_LEARNING, EndlessHints, Refuse, StallBeforeReply, Status
 from .leaks import Leaks
-from .matrix import MATRIX, Outcome, Row
+from .matrix import LEARNING, MATRIX, Outcome, Row
 from .proxy import FaultProxy
 
 TIMEOUT_S = 20.0
@@ -86,6 +89,40 @@ def test_a_fault_comes_to_what_it_must(
         finally:
             proxy.clear()
         assert came in (ALIKE.get(required) or (required,))
+        asker.close()
+        proxy.wait_idle()
+
+
+@pytest.mark.parametrize("row", LEARNING, ids=[row.fault for row in LEARNING])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+def test_a_fault_of_learning_what_is_served_comes_to_what_it_must(
+    proxies: dict[str, tuple[FaultProxy, str]],
+    connect: Callable[..., Asker],
+    undisturbed: dict[tuple[str, bool], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    row: Row,
+    lasting: bool,
+) -> None:
+    required = row.outcome("chat", lasting=lasting)
+    if required is Outcome.NEVER:
+        pytest.skip("a server that refuses one connection and takes the next is one that was reset")
+    proxy, model = proxies["chat"]
+    asked = {"model": model, **CALLS["chat"]}
+    if ("chat", False) not in undisturbed:
+        first = connect(vllm_urls=proxy.url, timeout=TIMEOUT_S)
+        undisturbed["chat", False] = first.chat(**asked)
+        first.close()
+    fault, _ = (FAULTS | OF_LEARNING)[row.fault]
+    if isinstance(fault, StallBeforeReply | EndlessHints):
+        monkeypatch.setattr("ollama_compat.fleet.LEARN_TIMEOUT_S", SHORT_S / 2)
+    asker = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=TIMEOUT_S)
+    with contextlib.nullcontext() if isinstance(fault, Refuse) else Leaks():
+        proxy.inject(fault, on="/v1/models", times=None if lasting else 1)
+        try:
+            came = _outcome(asker, "chat", asked, undisturbed["chat", False], fault)
+        finally:
+            proxy.clear()
+        assert came is required
         asker.close()
         proxy.wait_idle()
 
