@@ -139,7 +139,8 @@ class Fleet:
         found = self._pick(name, able)
         # One that is being asked is not waited for where another has the model.
         due = [] if found and self.learning.busy else [server for server in able if self._due(server)]
-        yield from self._learn(due, None, name, seconds if found is None else min(seconds, GRACE_S))
+        if due:
+            yield from self._learn(due, None, name, seconds if found is None else min(seconds, GRACE_S))
         target = self._pick(name, able)
         if target is None:
             left = _seconds(seconds - (self.clock.ticks() - now) / 1e9)
@@ -243,7 +244,10 @@ class Fleet:
         try:
             if isinstance(told, Exception):
                 raise told
-            server.cards, server.trouble = _cards(server.url, told), None
+            cards = _cards(server.url, told)
+            if server.cards is None:  # it is new, or back; later a list says nothing of how calls do
+                server.breaker.heard(self.clock.ticks())
+            server.cards, server.trouble = cards, None
         except (ServerUnreachable, ResponseError) as problem:
             failure = classify(problem, began=False)
             server.trouble = problem

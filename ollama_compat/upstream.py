@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import errno
-import os
 import queue
 import threading
 import time
@@ -26,18 +24,17 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from .errors import ServerUnreachable, broken_off, exhausted, malformed, redirected, response_error, silent, unreachable
+from .errors import malformed, redirected
 from .exchange import LIST, Ask, AskAll, Enter, Exchange, Next, Open, Outcome, Part, Reply, Request, Sleep, Spend, Step
 from .hangup import Line
 from .keys import Keys
+from .problems import CONNECT_TIMEOUT_S, late, problem_of
 from .settings import OLLAMA
 from .wire import EventDecoder, LineDecoder
 
 if TYPE_CHECKING:
     from .guard.rates import AsyncRates, SyncRates
 
-CONNECT_TIMEOUT_S = 10.0
-"""How long connecting to a server may take where the client's own timeout does not say (seconds)."""
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 """The longest reply that is kept in memory (bytes)."""
 MAX_ERROR_BYTES = 1024 * 1024
@@ -83,7 +80,7 @@ class Upstream:
                     else:
                         outcome = self._other(step)
                 except Exception as error:
-                    problem = _problem(error, self._client, last)
+                    problem = problem_of(error, self._client, last)
 
     def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
         if isinstance(step, Sleep):
@@ -108,7 +105,7 @@ class Upstream:
             try:
                 answered.put((place, self._ask(request, lines[place])))
             except Exception as error:
-                answered.put((place, _problem(error, self._client, request)))
+                answered.put((place, problem_of(error, self._client, request)))
 
         started = time.monotonic()
         until = started + step.timeout
@@ -129,7 +126,7 @@ class Upstream:
                     line.hang_up()
         waited = time.monotonic() - started
         return [
-            outcome or _late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
+            outcome or late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
             for request, outcome, line in zip(step.requests, outcomes, lines, strict=True)
         ]
 
@@ -199,7 +196,7 @@ class AsyncUpstream:
                     else:
                         outcome = await self._other(step)
                 except Exception as error:
-                    problem = _problem(error, self._client, last)
+                    problem = problem_of(error, self._client, last)
 
     async def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
         if isinstance(step, Sleep):
@@ -223,7 +220,7 @@ class AsyncUpstream:
             try:
                 outcome: Reply | Exception = await self._ask(request, lines[place])
             except Exception as error:
-                outcome = _problem(error, self._client, request)
+                outcome = problem_of(error, self._client, request)
             outcomes[place] = outcome
             if _is_enough(step, outcome):
                 waiting.deadline = min(waiting.deadline, anyio.current_time() + step.grace)
@@ -235,7 +232,7 @@ class AsyncUpstream:
                     tasks.start_soon(answer, place, request)
         waited = time.monotonic() - started
         return [
-            outcome or _late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
+            outcome or late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
             for request, outcome, line in zip(step.requests, outcomes, lines, strict=True)
         ]
 
@@ -365,62 +362,3 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):  # the last: a year that no clock has
         return None
-
-
-def _problem(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
-    """A transport error as callers of the official client know it, with the server's name in it."""
-    if last.timeout is not None and isinstance(error, httpx.TimeoutException):
-        return _late(client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout)
-    if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
-        return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
-    if isinstance(error, httpx.ConnectError) and (shortage := _shortage(error)):
-        return exhausted(_who(client, last), shortage)
-    if isinstance(error, httpx.ConnectError):
-        return _unreached(client, last, str(error) or "no connection")
-    if isinstance(error, httpx.TimeoutException):
-        kind = type(error)
-        return kind(f"{last.base} did not answer in time ({kind.__name__}, timeout {client.timeout})", request=None)
-    if isinstance(error, httpx.LocalProtocolError):  # its text may quote a key
-        what = "has something in it that HTTP can't carry; please check headers= and the keys for line ends"
-        return response_error(f"the request to {last.base or client.base_url} was not sent: it {what}", 400)
-    if isinstance(error, httpx.RequestError):
-        return broken_off(last.base, f"{type(error).__name__}: {error}")
-    return error
-
-
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-
-
-def _shortage(error: BaseException) -> str | None:
-    """What this process has not enough of to connect, in the system's words; None: it is not that."""
-    found: list[BaseException | None] = [error]
-    for cause in found:  # it grows; one that was raised twice may be its own cause
-        if isinstance(cause, OSError) and cause.errno in _SHORT:
-            return os.strerror(cause.errno)
-        below = cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()
-        inner = None if cause is None else cause.__cause__ or cause.__context__
-        found += [each for each in (*below, inner) if each not in found]
-    return None
-
-
-def _late(
-    client: httpx.Client | httpx.AsyncClient, last: Request, connected: bool, seconds: float
-) -> ServerUnreachable:
-    """The time of a request is up that has one of its own."""
-    if connected:
-        return silent(_who(client, last), seconds, last.model)
-    error = _unreached(client, last, f"no connection within {round(seconds, 2):g} s")
-    error.waited_s = seconds
-    return error
-
-
-def _unreached(client: httpx.Client | httpx.AsyncClient, last: Request, reason: str) -> ServerUnreachable:
-    if last.credential == "vllm":
-        return unreachable(last.base, last.model, reason)
-    return ServerUnreachable(f"Failed to connect to {_who(client, last)}: {reason}", reason)
-
-
-def _who(client: httpx.Client | httpx.AsyncClient, last: Request) -> str:
-    if last.credential == "vllm":
-        return f"the vLLM server at {last.base}"
-    return f"Ollama at {client.base_url}" if last.credential == OLLAMA else f"{last.credential} at {last.base}"

@@ -35,7 +35,7 @@ class Breaker:
     _trial: int | None = None
     """When the trial that runs began."""
     _heard: int | None = None
-    """When it last did its part."""
+    """When it last answered."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
@@ -70,7 +70,7 @@ class Breaker:
 
     def succeeded(self, now: int) -> bool:
         """The server did its part. Returns whether that closed the circuit; only a trial can."""
-        self._heard = now
+        self.heard(now)
         if not self.failures and self._until is None:
             return False
         with self._lock:
@@ -79,6 +79,10 @@ class Breaker:
             closed = self._until is not None
             self.failures, self._until, self._trial = 0, None, None
             return closed
+
+    def heard(self, now: int) -> None:
+        """The server has answered somebody: a timeout soon after tells nothing of it."""
+        self._heard = now
 
     def failed(self, now: int, why: str) -> bool:
         """The server failed. Returns whether that opened the circuit."""

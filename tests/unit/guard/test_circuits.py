@@ -10,7 +10,7 @@ import pytest
 from ollama_compat.errors import CircuitOpen, ServerUnreachable, exhausted
 from ollama_compat.exchange import Reply, Sleep
 from ollama_compat.guard.breaker import OPEN_S, QUIET_S
-from tests.play import SECOND, refused, said
+from tests.play import SECOND, play, refused, reply, said
 from tests.unit.guard.client import (
     ANSWER,
     BOOM,
@@ -28,6 +28,7 @@ from tests.unit.guard.client import (
     content,
 )
 
+SMOL, NOTHING = reply({"data": [{"id": "smol"}]}), reply({"data": []})
 SLOW = httpx.ReadTimeout("slow")
 
 
@@ -71,6 +72,25 @@ def test_callers_in_a_hurry_do_not_keep_the_others_from_a_server_that_answers_th
     for _ in range(10):
         client.fails(SLOW)
     assert content(client.ask(said(ANSWER))) == ANSWER
+
+
+def test_a_server_that_has_just_said_what_it_serves_is_not_left_alone_for_callers_in_a_hurry() -> None:
+    client = Client(b=())
+    client.made.fleet.forget(client.made.fleet.servers[0])
+    for _ in range(10):
+        client.fails(SLOW)
+    assert content(client.ask(said(ANSWER))) == ANSWER
+
+
+def test_a_server_that_says_what_it_serves_and_hangs_in_every_call_is_left_alone() -> None:
+    client = Client(b=())
+    client.ask(said(ANSWER))
+    client.clock.now += int(QUIET_S * SECOND)
+    for _ in range(5):
+        client.clock.now += SECOND
+        play(client.made.fleet.catalog(), SMOL, NOTHING)
+        client.fails(SLOW)
+    assert isinstance(client.fails()[1], CircuitOpen)
 
 
 def test_a_server_that_answers_nobody_for_a_while_is_left_alone() -> None:
