@@ -51,6 +51,7 @@ FLAGS: tuple[str, ...] = (
 """The fields that are flags of vLLM's: `max_model_len` is `--max-model-len`."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SIZE = re.compile(r"[0-9]+[kmg]?b?", re.IGNORECASE)  # what Docker's SDK and Compose both read
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -136,6 +137,13 @@ class Server(BaseModel):
         if "VLLM_API_KEY" in env:
             raise ValueError("VLLM_API_KEY would stand in the description: use api_key_file")
         return env
+
+    @field_validator("shm_size")
+    @classmethod
+    def _is_size(cls, size: str) -> str:
+        if not _SIZE.fullmatch(size):
+            raise ValueError("a size is meant, as 8g or 512m")
+        return size
 
     @model_validator(mode="after")
     def _enough_gpus(self) -> Self:

@@ -102,6 +102,8 @@ def test_the_key_is_read_from_its_file(tmp_path):
         ({"port": 70000}, "less than or equal to 65535"),
         ({"gpu_memory_utilization": 1.5}, "less than or equal to 1"),
         ({"extra_args": ("--api-key", "k")}, "use api_key_file"),
+        ({"shm_size": "lots"}, "a size is meant, as 8g or 512m"),
+        ({"shm_size": "8 g"}, "a size is meant"),
         ({"extra_args": ("--api-key=k",)}, "use api_key_file"),
         ({"env": {"VLLM_API_KEY": "k"}}, "use api_key_file"),
         ({"gpus": (0,), "tensor_parallel_size": 2}, "2 GPUs are needed by its parallel sizes, and gpus names 1"),
