@@ -4,7 +4,8 @@
 not there or has ended is started. Servers that share a GPU load one after another, the smallest first: vLLM measures
 what memory is free while it starts, and another one that loads beside it spoils the measure. What has become ready
 stays, whatever happens to the others; what `up` has started and is not ready when it ends badly (an error, Ctrl-C, the
-time limit) is stopped. What has exited by itself is left lying, so that its log can be read.
+time limit) is stopped. What has exited by itself is left lying, so that its log can be read. A server that has lost its
+launcher before it was ready (`kept` is False) is the next one's, who keeps it.
 """
 
 from __future__ import annotations
@@ -75,11 +76,7 @@ def steps(wanted: Sequence[Server], found: Sequence[Instance], *, replacing: boo
     made = [_step(server, by_name.get(server.name)) for server in wanted]
     differing = [step for step in made if step.action == "replace"]
     if differing and not replacing:
-        lines = [f"  {step.server.name}: {_differences(step)}" for step in differing]
-        raise LaunchError(
-            "These run otherwise than they are described:\n" + "\n".join(lines) + "\n"
-            "To stop them and start them as described: vllm-launch up --replace"
-        )
+        raise _otherwise(differing)
     return made
 
 
@@ -171,7 +168,10 @@ class _Launch:
         server = step.server
         with alone(lambda line: self._watch(Event(server, "prepares", line))):
             there = next((each for each in self._runtime.instances() if each.name == server.name), None)
-            if there is not None and _step(server, there).action == "stay":
+            now = _step(server, there)
+            if now.action == "replace" and step.action != "replace":
+                raise _otherwise([now])
+            if there is not None and now.action == "stay":
                 instance = there
             else:
                 if there is not None:
@@ -288,6 +288,14 @@ def _step(server: Server, found: Instance | None) -> Step:
     if found is None or found.state != "running":
         return Step(server, "start", found)
     return Step(server, "stay" if found.server.digest == server.digest else "replace", found)
+
+
+def _otherwise(differing: Sequence[Step]) -> LaunchError:
+    lines = [f"  {step.server.name}: {_differences(step)}" for step in differing]
+    return LaunchError(
+        "These run otherwise than they are described:\n" + "\n".join(lines) + "\n"
+        "To stop them and start them as described: vllm-launch up --replace"
+    )
 
 
 def _differences(step: Step) -> str:

@@ -214,6 +214,20 @@ def test_what_another_launcher_starts_meanwhile_is_waited_for(runtime, bring_up)
     assert kinds(bring_up, "chat")[-1] == "ready"
 
 
+def test_what_another_launcher_starts_meanwhile_otherwise_than_described_is_left_alone(runtime, bring_up):
+    prepare = runtime.prepare
+
+    def prepare_while_another_starts(server, report):
+        prepare(server, report)
+        runtime.has(described("chat", max_model_len=1024))
+
+    runtime.prepare = prepare_while_another_starts
+    with pytest.raises(LaunchError, match=r"chat: max_model_len is 1024, described as None(.|\n)*up --replace"):
+        bring_up(CHAT)
+    assert not runtime.did("stop")
+    assert not runtime.did("start")
+
+
 def test_two_launchers_do_not_start_at_once(runtime, bring_up):
     start = runtime.start
     held = []
