@@ -109,6 +109,7 @@ def swapped(server: Server, image: Image) -> dict[str, object]:
         "environment": environment,
         "volumes": [f"{outside}:{inside}" for outside, inside in image.volumes.items()],
         "pull_policy": "never",
+        "healthcheck": {"interval": "1s"},  # the tests wait for it
     }
 
 
