@@ -11,6 +11,7 @@ import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
 from ollama_compat.errors import (
+    exhausted,
     failure,
     model_not_found,
     model_required,
@@ -18,7 +19,9 @@ from ollama_compat.errors import (
     redirected,
     refusal,
     response_error,
+    silent,
     unreachable,
+    unready,
     window_exceeded,
 )
 
@@ -199,12 +202,22 @@ def test_no_connection_for_a_list_names_no_model() -> None:
 
 
 def test_no_server_in_reach_names_those_that_were_asked() -> None:
-    said = str(nowhere(("http://a", "http://b"), ("http://c",), "smol"))
-    assert said.startswith("Failed to connect to the vLLM servers http://a, http://b, wanted for model 'smol'.")
+    said = str(nowhere({"http://a": "", "http://b": "did not answer"}, ("http://c",), "smol"))
+    told = "Failed to connect to the vLLM servers http://a, http://b (it did not answer), wanted for model 'smol'."
+    assert said.startswith(told)
     assert "None of the servers in reach has it (http://c)." in said
 
 
-@pytest.mark.parametrize("error", [unreachable(URL, "smol", "refused"), response_error("no", 400)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        unreachable(URL, "smol", "refused"),
+        silent(URL, 5.0, "smol"),
+        exhausted(URL, "Too many open files"),
+        unready(URL, 503, "loading", 1.0),
+        response_error("no", 400),
+    ],
+)
 def test_an_error_goes_from_process_to_process(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))).startswith(str(error).partition(" (")[0])
 
