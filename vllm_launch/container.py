@@ -45,8 +45,6 @@ class HealthCheck:
     succeeds ends it, and a server that dies ends the container, so a long one delays nothing."""
 
 
-STOP_GRACE = 30
-"""Seconds that a server is given to end what it is answering before it is killed."""
 LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
 """Docker's `json-file` log driver: how much of a server's log is kept."""
 

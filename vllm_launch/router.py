@@ -55,7 +55,7 @@ FLAGS = (
     Flag("--health-failure-threshold", 2, 3, "failed checks after which it gets no calls"),
     Flag("--health-success-threshold", 1, 2, "good checks after which it gets some again"),
 )
-"""What makes a replica's death cost no call. `tests/integration/test_router.py` kills one."""
+"""What makes a replica's death cost no call. `tests/launch/test_router.py` kills one."""
 
 
 def arguments(

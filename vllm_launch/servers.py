@@ -40,6 +40,7 @@ FLAGS: tuple[str, ...] = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
     "enforce_eager",
+    "shutdown_timeout",
     "enable_auto_tool_choice",
     "tool_call_parser",
     "reasoning_parser",
@@ -49,6 +50,9 @@ FLAGS: tuple[str, ...] = (
     "lora_modules",
 )
 """The fields that are flags of vLLM's: `max_model_len` is `--max-model-len`."""
+
+TEARDOWN_S = 15
+"""How long a server's processes have to end once it answers nobody any more (seconds)."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SIZE = re.compile(r"[0-9]+[kmg]?b?", re.IGNORECASE)  # what Docker's SDK and Compose both read
@@ -90,6 +94,8 @@ class Server(BaseModel):
     tensor_parallel_size: Count | None = None
     pipeline_parallel_size: Count | None = None
     enforce_eager: bool = False
+    shutdown_timeout: Annotated[int, Field(ge=0)] | None = None
+    """Seconds that it has to end what it is answering when it is told to stop. vLLM's own choice is none at all."""
     tool_call_parser: str | None = None
     """With one, models may call tools unasked (`--enable-auto-tool-choice`)."""
     reasoning_parser: str | None = None
@@ -167,6 +173,11 @@ class Server(BaseModel):
     def needs_gpu(self) -> bool:
         """Whether it is described as running on GPUs."""
         return bool(self.gpus)
+
+    @property
+    def stop_grace(self) -> int:
+        """Seconds from the signal to stop until it is killed."""
+        return (self.shutdown_timeout or 0) + TEARDOWN_S
 
     @property
     def digest(self) -> str:

@@ -23,8 +23,6 @@ from .runtimes.base import Instance, LaunchError, Runtime
 from .runtimes.state import alone
 from .servers import Server
 
-GRACE_S = 15.0
-"""How long a server may take to end when it is asked to (seconds)."""
 READY_TIMEOUT_S = 1800.0
 """How long a server may take until it is ready (seconds): a large model is downloaded first."""
 _LOADING_GRACE_S = 2.0  # one that is still loading has nothing to finish
@@ -114,13 +112,18 @@ def up(
     return [instance for instance in runtime.instances() if instance.name in names]
 
 
-def down(runtime: Runtime, names: Sequence[str], report: Callable[[str], None], grace_s: float = GRACE_S) -> list[str]:
-    """Stop the servers of these names (all of this launcher's without names); returns the names of those there were."""
+def down(
+    runtime: Runtime, names: Sequence[str], report: Callable[[str], None], grace_s: float | None = None
+) -> list[str]:
+    """Stop the servers of these names (all of this launcher's without names); returns the names of those there were.
+
+    `grace_s`: how long each may take to end; None leaves that to its description.
+    """
     found = [instance for instance in runtime.instances() if not names or instance.name in names]
     with alone(report) if found else contextlib.nullcontext():
         for instance in found:
             report(f"Stopping {instance.name}")
-            runtime.stop(instance, grace_s)
+            runtime.stop(instance, instance.server.stop_grace if grace_s is None else grace_s)
     return [instance.name for instance in found]
 
 
@@ -175,7 +178,7 @@ class _Launch:
                 instance = there
             else:
                 if there is not None:
-                    self._runtime.stop(there, GRACE_S)
+                    self._runtime.stop(there, there.server.stop_grace)
                 self._watch(Event(server, "starts"))
                 instance = self._runtime.start(server)
                 self._own.add(server.name)

@@ -38,7 +38,7 @@ def test_the_engine_is_told_what_is_described(runtime: Containers, plain_image: 
     assert host["LogConfig"] == {"Type": "json-file", "Config": shared.LOG_OPTIONS}
     assert all(not mount["RW"] for mount in container.attrs["Mounts"])
     assert "HF_HUB_OFFLINE=1" in container.attrs["Config"]["Env"]
-    assert container.attrs["Config"]["StopTimeout"] == shared.STOP_GRACE
+    assert container.attrs["Config"]["StopTimeout"] == instance.server.stop_grace
 
 
 def test_another_launcher_finds_it_as_it_was_described(

@@ -68,7 +68,9 @@ def down_command(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all that run.")] = None,
     runtime: RuntimeOption = None,
-    grace: Annotated[float, typer.Option(help="Seconds that a server has to finish.")] = up.GRACE_S,
+    grace: Annotated[
+        float | None, typer.Option(help="Seconds until a server is killed. Default: its shutdown_timeout and 15 more.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop servers. Volumes with downloaded models stay."""

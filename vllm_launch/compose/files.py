@@ -139,7 +139,7 @@ def _vllm(server: Server, described: Server, profiles: list[str], earlier: Seque
         "secrets": [{"source": _secret(described), "target": _KEY}],
         "shm_size": server.shm_size,
         "init": True,
-        "stop_grace_period": f"{container.STOP_GRACE}s",
+        "stop_grace_period": f"{server.stop_grace}s",
         "healthcheck": beside.health(
             ["CMD", *map(_literal, check.command)],
             str(variables.START_PERIOD),

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from .. import container
 from ..runtimes.base import LaunchError
 from ..runtimes.container_spec import TOKEN_VARIABLE, volume
-from ..servers import Server
+from ..servers import TEARDOWN_S, Server
 from .cluster import Cluster
 
 Spec: TypeAlias = dict[str, object]
@@ -36,8 +36,6 @@ LEAVE_S = 10
 """How long a pod goes on as before when it is taken away, until all nodes know that it gets no more requests."""
 SHUTDOWN_TIMEOUT_S = 120
 """How long vLLM then has to end what it is answering, where a description says nothing."""
-TEARDOWN_S = 20
-"""How long its processes have to end after that, before they are killed."""
 _SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 
 _HANG_RETRIES = 6
@@ -112,7 +110,9 @@ def _shutdown_timeout(server: Server) -> int:
 
 
 def _own_timeout(server: Server) -> str | None:
-    """What a description says of it, in one of the two ways to write a flag."""
+    """What a description says of it: its own field, or an extra argument, in one of the two ways to write a flag."""
+    if server.shutdown_timeout is not None:
+        return str(server.shutdown_timeout)
     for flag, value in itertools.pairwise([*server.extra_args, ""]):
         if flag.partition("=")[0] == _SHUTDOWN_TIMEOUT:
             return flag.partition("=")[2] or value

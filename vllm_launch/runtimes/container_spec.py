@@ -63,7 +63,7 @@ def options(server: Server, launcher: str, *, has_token: bool) -> dict[str, Any]
             retries=check.retries,
             start_period=check.start_period * _NANOSECONDS,
         ),
-        "stop_timeout": container.STOP_GRACE,
+        "stop_timeout": server.stop_grace,
         "host_config": host_config(server),
     }
 

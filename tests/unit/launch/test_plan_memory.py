@@ -1,6 +1,6 @@
 """The plan's arithmetic: packed weights, blocks of the KV cache, room to run, shares among GPUs.
 
-tests/integration/test_plan.py holds the same functions against vLLM; here are the cases that it can't make.
+tests/launch/test_plan.py holds the same functions against vLLM; here are the cases that it can't make.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -236,9 +237,14 @@ def _stop_ollama() -> None:
                 os.kill(int(entry.parent.name), signal.SIGTERM)
 
 
-def test_down_leaves_nothing(launcher: Launcher) -> None:
+def test_down_lets_an_answer_end_and_leaves_nothing(launcher: Launcher, client: ollama_compat.Client) -> None:
     groups = [int(str(row["id"])) for row in statuses(launcher).values()]
     assert len(groups) == 2
-    launcher.run("down")
+    stream = client.generate("exaone3.5:7.8b", "x", stream=True, options={"num_predict": 600})
+    assert not next(stream).done
+    down = threading.Thread(target=launcher.run, args=("down",))
+    down.start()
+    assert [part.done_reason for part in stream][-1] == "length"
+    down.join()
     assert not any(process_groups.runs(group) for group in groups)
     assert launcher.run("status") == "No server is there. `vllm-launch up` starts some.\n"
