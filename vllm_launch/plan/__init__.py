@@ -4,7 +4,8 @@
     checkpoint, weights          bytes of the weights
     kv_cache, room               bytes of the KV cache, and of all else
     gpus, models, known, options what there is to plan with
-    budget, changes, planning    adding up, and what would fit
+    budget, shares, changes      adding up, and what would fit
+    planning                     all of it together
     show                         the plan in words
 
 docs/gpu-memory.md has the formulas and their sources.

@@ -57,7 +57,7 @@ def _gpu(gpu: Gpu, plans: Sequence[ServerPlan]) -> GpuPlan:
     if not here or result.free >= 0:
         return result
     text = (
-        f"GPU {gpu.index} ({gpu.name}) has {gib(gpu.total)}, and {gib(gpu.total - result.free)} are given away: "
+        f"GPU {gpu.index} ({gpu.name}) has {gib(gpu.total)}, and {gib(-result.free)} more are given away: "
         + ", ".join(f"{gib(share)} to {name}" for name, share in shares)
         + f", {gib(result.contexts)} to CUDA contexts. The server that starts last would be refused."
     )

@@ -1,4 +1,8 @@
-"""The smallest changes with which a server that does not fit would fit. Each is tried on the plan before it is told."""
+"""The smallest changes with which everything fits. Each is tried on the plan of all servers before it is told.
+
+A change of one field comes first. Where none will do, the shares of the GPUs are dealt anew beside it (`shares.py`),
+then several fields change, then there are more GPUs, and at last a larger card.
+"""
 
 from __future__ import annotations
 
@@ -6,231 +10,231 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..servers import Server
 from .budget import Models, evaluate, gib
 from .figures import Change, Plan, ServerPlan, Suggestion
 from .gpus import MIB, NAMED, Gpu
-from .options import UTILIZATION
+from .shares import MOST, dealt
 
 _FEWEST_TOKENS = 1024
 """A `max_model_len` below this is no help."""
-_MOST = 0.97
-"""A share above this leaves too little for the driver and for what grows while a server runs."""
-_MARGIN = 1.1
-"""Of what a server needs by the estimates, what it is given where there is a choice."""
+_FEWEST_AMONG_OTHERS = 4096
+"""The same where other fields change as well."""
 _FEWER_SEQUENCES = (128, 64, 32, 16)
 _FEWER_TOKENS = 2048
 _MOST_GPUS = 8
 
+Fields: TypeAlias = Mapping[str, Any]
+Changes: TypeAlias = Mapping[str, Fields]
+"""The new values of fields, by server."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A plan that does not fit, and one server in it."""
+    """Servers of which not all fit, and the one whose fields are to change."""
 
     servers: Sequence[Server]
     gpus: Sequence[Gpu]
     models: Models
     name: str
+    base: Changes
+    """What changes in any case."""
+    dealing: bool = False
+    """Whether the shares may be dealt anew."""
 
-    @property
-    def server(self) -> Server:
-        return next(server for server in self.servers if server.name == self.name)
+    def plan(self, changes: Changes) -> Plan:
+        """The plan with the servers' fields changed."""
+        servers = [_changed(server, changes.get(server.name, {})) for server in self.servers]
+        return evaluate(servers, self.gpus, self.models)
 
-    def with_change(self, change: Mapping[str, Any], gpus: Sequence[Gpu] | None = None) -> Plan:
-        """The plan with the server's fields changed."""
-        changed = Server.model_validate({**self.server.model_dump(), **change})
-        servers = [changed if server.name == self.name else server for server in self.servers]
-        return evaluate(servers, gpus or self.gpus, self.models)
-
-    def fits(self, change: Mapping[str, Any], gpus: Sequence[Gpu] | None = None) -> bool:
-        """Whether the server would start with that, next to the others."""
-        plan = self.with_change(change, gpus)
-        server = plan.server(self.name)
-        return server.fits and not any(gpu.problems for gpu in plan.gpus if gpu.index in server.gpus)
+    def with_fields(self, fields: Fields) -> Changes | None:
+        """All that changes if the server's fields do; None where not everything fits then."""
+        changes = _merged(self.base, {self.name: fields})
+        plan = self.plan(changes)
+        if plan.fits:
+            return changes
+        for tight in (False, True) if self.dealing else ():
+            with_shares = _merged(changes, {name: _share(share) for name, share in dealt(plan, tight=tight).items()})
+            if self.plan(with_shares).fits:
+                return with_shares
+        return None
 
 
 def suggest(servers: Sequence[Server], plan: Plan, gpus: Sequence[Gpu], models: Models) -> tuple[Suggestion, ...]:
-    """What would help each server that does not fit, the smallest changes first; and each GPU that is too full."""
-    found: list[Suggestion] = []
+    """With what everything would fit, the smallest changes first."""
+    parts = _parts(plan)
+    cases = [_case(servers, part, gpus, models) for part in parts]
+    if len(cases) > 1:  # GPUs that have nothing to do with each other: the first way of each, together
+        firsts = [next(_on_these(case, part), None) for case, part in zip(cases, parts, strict=True)]
+        together = [_told(cases[0], _merged(*filter(None, firsts)))] if all(firsts) else []
+        return (*together, *_larger_card(servers, gpus, models))
+    [case], [part] = cases, parts
+    shares = replace(case, dealing=True).with_fields({}) if len(part) > 1 else None
+    if shares:  # nothing is lost by it
+        return (_told(case, shares),)
+    here = (_told(case, changes) for changes in _on_these(case, part))
+    return (*here, *_elsewhere(case, part), *_more_gpus(case, part), *_larger_card(servers, gpus, models))
+
+
+def _parts(plan: Plan) -> list[list[ServerPlan]]:
+    """The servers that have a GPU in common, where one of them does not fit or a GPU is too full."""
+    parts: list[list[ServerPlan]] = []
     for server in plan.servers:
-        if not server.fits:
-            found.extend(_for_server(_Case(servers, gpus, models, server.name), server))
-    if not any(server.problems for server in plan.servers):
-        found.extend(_for_gpus(servers, plan, gpus, models))
-    return tuple(found)
+        joined = [part for part in parts if any(set(server.gpus) & set(other.gpus) for other in part)]
+        parts = [part for part in parts if part not in joined]
+        parts.append([*(other for part in joined for other in part), server])
+    full = {gpu.index for gpu in plan.gpus if gpu.problems}
+    return [part for part in parts if any(server.problems or full & set(server.gpus) for server in part)]
 
 
-def _for_server(case: _Case, server: ServerPlan) -> Iterator[Suggestion]:
-    one = [change for change in _single(case, server) if change is not None]
-    yield from (_told(case, change) for change in one)
-    if not one:
-        together = _together(case, server)
-        if together:
-            yield _told(case, together)
-    yield from _more_gpus(case, server)
-    yield from _alone(case, server)
-    yield from _larger_card(case)
+def _case(servers: Sequence[Server], part: Sequence[ServerPlan], gpus: Sequence[Gpu], models: Models) -> _Case:
+    """The part's servers, and the one that needs most."""
+    names = [server.name for server in part]
+    return _Case([server for server in servers if server.name in names], gpus, models, _neediest(part).name, {})
 
 
-def _single(case: _Case, server: ServerPlan) -> Iterator[dict[str, Any] | None]:
+def _neediest(servers: Sequence[ServerPlan]) -> ServerPlan:
+    return max(servers, key=lambda server: server.needs)
+
+
+def _on_these(case: _Case, part: Sequence[ServerPlan]) -> Iterator[Changes]:
+    """What helps without another GPU: a field of one server; else the shares beside it, or several fields."""
+    small = [changes for server in part for changes in _single(replace(case, name=server.name), server)]
+    dealing, neediest = replace(case, dealing=True), _neediest(part)
+    small = small or [*_single(dealing, neediest, _FEWEST_AMONG_OTHERS)]
+    yield from small
+    if not small and (several := _several(dealing, neediest)):
+        yield several
+
+
+def _single(case: _Case, server: ServerPlan, fewest: int = _FEWEST_TOKENS) -> Iterator[Changes]:
     """One field each: shorter requests, a larger share, a smaller cache, smaller steps."""
-    yield _shorter(case, {}, server)
-    yield _larger_share(case, server)
-    if server.options.kv_cache_dtype not in ("fp8", "nvfp4"):
-        yield _if_fits(case, {"kv_cache_dtype": "fp8"})
-    if server.options.max_num_batched_tokens > _FEWER_TOKENS and not server.options.pooling:
-        yield _if_fits(case, {"max_num_batched_tokens": _FEWER_TOKENS})
-    yield _fewer_sequences(case, server)
+    options = server.options
+    ways = [_shorter(case, {}, server, fewest)]
+    if not case.dealing:
+        ways.append(_larger_share(case, server))
+    if options.kv_cache_dtype not in ("fp8", "nvfp4") and not options.pooling:
+        ways.append(case.with_fields({"kv_cache_dtype": "fp8"}))
+    if options.max_num_batched_tokens > _FEWER_TOKENS and not options.pooling:
+        ways.append(case.with_fields({"max_num_batched_tokens": _FEWER_TOKENS}))
+    ways.append(_fewer_sequences(case, server))
+    yield from filter(None, ways)
 
 
-def _if_fits(case: _Case, change: dict[str, Any]) -> dict[str, Any] | None:
-    return change if case.fits(change) else None
-
-
-def _shorter(case: _Case, change: Mapping[str, Any], server: ServerPlan) -> dict[str, Any] | None:
-    """The longest `max_model_len` with which it starts, in steps of 1,024 tokens."""
-    steps = (server.options.max_model_len - 1) // _FEWEST_TOKENS
-    low, high = 0, steps
+def _shorter(case: _Case, fields: Fields, server: ServerPlan, fewest: int) -> Changes | None:
+    """With the longest `max_model_len` that fits, in steps of 1,024 tokens."""
+    low, high = 0, (server.options.max_model_len - 1) // _FEWEST_TOKENS
+    best: Changes | None = None
     while low < high:
         middle = (low + high + 1) // 2
-        fits = case.fits({**change, "max_model_len": middle * _FEWEST_TOKENS})
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return {**change, "max_model_len": low * _FEWEST_TOKENS} if low else None
+        changes = case.with_fields({**fields, "max_model_len": middle * _FEWEST_TOKENS})
+        low, high, best = (middle, high, changes) if changes else (low, middle - 1, best)
+    return best if low * _FEWEST_TOKENS >= fewest else None
 
 
-def _larger_share(case: _Case, server: ServerPlan) -> dict[str, Any] | None:
+def _larger_share(case: _Case, server: ServerPlan) -> Changes | None:
     first = math.floor(server.options.gpu_memory_utilization * 100) + 1
-    shares = (round(share / 100, 2) for share in range(first, round(_MOST * 100) + 1))
-    return next((change for share in shares if (change := _if_fits(case, {"gpu_memory_utilization": share}))), None)
+    shares = (share / 100 for share in range(first, round(MOST * 100) + 1))
+    return next(filter(None, (case.with_fields(_share(share)) for share in shares)), None)
 
 
-def _fewer_sequences(case: _Case, server: ServerPlan) -> dict[str, Any] | None:
+def _fewer_sequences(case: _Case, server: ServerPlan) -> Changes | None:
     if server.options.pooling:
         return None
     fewer = (count for count in _FEWER_SEQUENCES if count < server.options.max_num_seqs)
-    return next((change for count in fewer if (change := _if_fits(case, {"max_num_seqs": count}))), None)
+    return next(filter(None, (case.with_fields({"max_num_seqs": count}) for count in fewer)), None)
 
 
-def _together(case: _Case, server: ServerPlan) -> dict[str, Any] | None:
-    """Several fields at once: all that the GPU still has, and then the longest requests that fit."""
-    share = _largest_share(case, server)
-    base = {"gpu_memory_utilization": share} if share > server.options.gpu_memory_utilization else {}
+def _several(case: _Case, server: ServerPlan) -> Changes | None:
+    """Several fields at once, and then the longest requests that fit."""
     if server.options.pooling:
-        return None
-    for change in (
-        base,
-        {**base, "kv_cache_dtype": "fp8"},
-        {**base, "kv_cache_dtype": "fp8", "max_num_seqs": 64, "max_num_batched_tokens": _FEWER_TOKENS},
-        {**base, "kv_cache_dtype": "fp8", "max_num_seqs": 16, "max_num_batched_tokens": 1024},
+        return case.with_fields({})
+    for fields in (
+        {},
+        {"kv_cache_dtype": "fp8"},
+        {"kv_cache_dtype": "fp8", "max_num_seqs": 64, "max_num_batched_tokens": _FEWER_TOKENS},
+        {"kv_cache_dtype": "fp8", "max_num_seqs": 16, "max_num_batched_tokens": 1024},
     ):
-        if change and case.fits(change):
-            return change
-        shorter = _shorter(case, change, server)
-        if shorter and shorter["max_model_len"] >= 4 * _FEWEST_TOKENS:
-            return shorter
+        new = {field: value for field, value in fields.items() if getattr(server.options, field) != value}
+        if changes := case.with_fields(new) or _shorter(case, new, server, _FEWEST_AMONG_OTHERS):
+            return changes
     return None
 
 
-def _largest_share(case: _Case, server: ServerPlan) -> float:
-    """The largest share that is left to it beside the others, in hundredths."""
-    plan = evaluate(case.servers, case.gpus, case.models)
-    here = [gpu for gpu in plan.gpus if gpu.index in server.gpus]
-    free = min((gpu.free / gpu.total for gpu in here), default=0.0)
-    return min(math.floor((server.options.gpu_memory_utilization + free) * 100) / 100, _MOST)
-
-
-def _more_gpus(case: _Case, server: ServerPlan) -> Iterator[Suggestion]:
-    """The model split among more GPUs of the same kind."""
-    base = next((gpu for gpu in case.gpus if gpu.index in server.gpus), case.gpus[0])
-    size = server.options.tensor_parallel_size * 2
-    while size * server.options.pipeline_parallel_size <= _MOST_GPUS:
-        count = size * server.options.pipeline_parallel_size
-        gpus = [replace(base, index=index) for index in range(max(count, len(case.gpus)))]
-        if case.fits({"tensor_parallel_size": size, "gpus": tuple(range(count))}, gpus):
-            changes = _changes(case, {"tensor_parallel_size": size, "gpus": list(range(count))})
-            yield Suggestion(changes, f"{case.name}: split it among {count} such GPUs, {_written(changes)}.")
+def _more_gpus(case: _Case, part: Sequence[ServerPlan]) -> Iterator[Suggestion]:
+    """The neediest model split among more GPUs of the same kind."""
+    server = _neediest(part)
+    stages, size = server.options.pipeline_parallel_size, server.options.tensor_parallel_size
+    if len([gpu for gpu in case.gpus if gpu.index in server.gpus]) >= server.options.gpus:
+        size *= 2
+    while size * stages <= _MOST_GPUS:
+        count = size * stages
+        more = replace(case, gpus=_at_least(case.gpus, count, server), dealing=True)
+        sizes = {} if size == server.options.tensor_parallel_size else {"tensor_parallel_size": size}
+        if changes := more.with_fields({**sizes, "gpus": list(range(count))}):
+            yield _told(more, changes, len(case.gpus))
             return
         size *= 2
 
 
-def _alone(case: _Case, server: ServerPlan) -> Iterator[Suggestion]:
-    """The GPU to itself, with vLLM's own share."""
-    if not any(set(server.gpus) & set(_indexes(other, case.gpus)) for other in case.servers if other.name != case.name):
-        return
-    own = _Case([case.server], case.gpus, case.models, case.name)
-    share = {"gpu_memory_utilization": UTILIZATION}
-    smaller = {**share, "kv_cache_dtype": "fp8"}
-    change = next((change for change in (share, smaller) if own.fits(change)), None) or _shorter(own, share, server)
-    if change:
-        written = _written(_changes(case, change))
-        text = f"{case.name}: give it the GPU alone, {written}; the others go to another GPU or to the CPU."
-        yield Suggestion((), text)
-
-
-def _larger_card(case: _Case) -> Iterator[Suggestion]:
-    """The smallest known card on which all of it fits as it is."""
-    for name, mebibytes in sorted(NAMED.items(), key=lambda item: item[1]):
-        gpus = [replace(gpu, name=name, memory=mebibytes * MIB) for gpu in case.gpus]
-        if evaluate(case.servers, gpus, case.models).fits:
-            yield Suggestion((), f"Unchanged, it fits on a GPU with {gib(mebibytes * MIB)}, as the {name} has.")
+def _elsewhere(case: _Case, part: Sequence[ServerPlan]) -> Iterator[Suggestion]:
+    """One of several servers, the least needy that will do, on a GPU that nobody else has."""
+    taken = {index for server in case.plan({}).servers for index in server.gpus}
+    free = next((gpu.index for gpu in case.gpus if gpu.index not in taken), len(case.gpus))
+    for moved in sorted(part, key=lambda server: server.needs)[: len(part) - 1]:
+        if moved.options.gpus > 1:
+            continue
+        rest = _neediest([server for server in part if server is not moved])
+        gpus, base = _at_least(case.gpus, free + 1, moved), {moved.name: {"gpus": [free]}}
+        more = replace(case, gpus=gpus, name=rest.name, base=base, dealing=True)
+        ways = (more.with_fields({}), *_single(more, rest, _FEWEST_AMONG_OTHERS), _several(more, rest))
+        if changes := next(filter(None, ways), None):
+            yield _told(more, changes, len(case.gpus))
             return
 
 
-def _for_gpus(servers: Sequence[Server], plan: Plan, gpus: Sequence[Gpu], models: Models) -> Iterator[Suggestion]:
-    """Shares with which all servers of a GPU have room: what they need, and the rest to the one with a KV cache."""
-    for gpu in plan.gpus:
-        if gpu.problems:
-            yield from _shares(gpu.index, servers, plan, gpus, models)
+def _at_least(gpus: Sequence[Gpu], count: int, server: ServerPlan) -> Sequence[Gpu]:
+    """The GPUs, and further ones as the server has, up to this count."""
+    base = next((gpu for gpu in gpus if gpu.index in server.gpus), gpus[0])
+    return [*gpus, *(replace(base, index=index) for index in range(len(gpus), count))]
 
 
-def _shares(
-    index: int, servers: Sequence[Server], plan: Plan, gpus: Sequence[Gpu], models: Models
-) -> Iterator[Suggestion]:
-    shares = split(plan, index)
-    changed = [
-        server.model_copy(update={"gpu_memory_utilization": shares[server.name]}) if server.name in shares else server
-        for server in servers
-    ]
-    if evaluate(changed, gpus, models).fits:
-        written = ", ".join(f"{share:.2f} for {name}" for name, share in shares.items())
-        changes = tuple(Change(name, "gpu_memory_utilization", f"{share:.2f}") for name, share in shares.items())
-        yield Suggestion(changes, f"GPU {index}: gpu_memory_utilization {written}.")
-        return
-    needed = sum(server.needs for server in plan.servers if index in server.gpus)
-    yield Suggestion((), f"Put one of them elsewhere: together they need {gib(needed)} on GPU {index}.")
+def _larger_card(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models) -> Iterator[Suggestion]:
+    """The smallest known card on which all of it fits as it is."""
+    least = min(gpu.memory for gpu in gpus)
+    for name, mebibytes in sorted(NAMED.items(), key=lambda item: item[1]):
+        cards = [replace(gpu, name=name, memory=mebibytes * MIB) for gpu in gpus]
+        if mebibytes * MIB > least and evaluate(servers, cards, models).fits:
+            where = "a GPU" if len(gpus) == 1 else "GPUs"
+            yield Suggestion((), f"Unchanged, it fits on {where} with {gib(mebibytes * MIB)}, as the {name} has.")
+            return
 
 
-def split(plan: Plan, index: int) -> dict[str, float]:
-    """`gpu_memory_utilization` for each server of a GPU: to each what it needs, and the rest to the neediest.
-
-    The rest goes to the server whose KV cache is the largest to fill; 2 % of the GPU stay free.
-    """
-    gpu = next(gpu for gpu in plan.gpus if gpu.index == index)
-    here = [server for server in plan.servers if index in server.gpus]
-    shares = {server.name: math.ceil(server.needs * _MARGIN / gpu.total * 100) / 100 for server in here}
-    caching = [server for server in here if server.needs > server.fixed]
-    if caching:
-        first = max(caching, key=lambda server: server.needs)
-        others = sum(share for name, share in shares.items() if name != first.name)
-        rest = math.floor((1 - gpu.contexts / gpu.total - 0.02 - others) * 100) / 100
-        shares[first.name] = max(shares[first.name], min(rest, _MOST))
-    return shares
+def _share(share: float) -> Fields:
+    return {"gpu_memory_utilization": share}
 
 
-def _indexes(server: Server, gpus: Sequence[Gpu]) -> tuple[int, ...]:
-    return tuple(gpu.index for gpu in gpus) if server.gpus == "all" else server.gpus
+def _changed(server: Server, fields: Fields) -> Server:
+    return Server.model_validate({**server.model_dump(), **fields}) if fields else server
 
 
-def _told(case: _Case, change: Mapping[str, Any]) -> Suggestion:
-    changes = _changes(case, change)
-    return Suggestion(changes, f"{case.name}: {_written(changes)}.")
+def _merged(*several: Changes) -> Changes:
+    """All of them, the later ones before the earlier."""
+    names = dict.fromkeys(name for changes in several for name in changes)
+    together = {name: {k: v for one in several for k, v in one.get(name, {}).items()} for name in names}
+    return {name: fields for name, fields in together.items() if fields}
 
 
-def _changes(case: _Case, change: Mapping[str, Any]) -> tuple[Change, ...]:
-    return tuple(Change(case.name, field, json.dumps(value)) for field, value in change.items())
-
-
-def _written(changes: Sequence[Change]) -> str:
-    return ", ".join(f"{change.field} = {change.value}" for change in changes)
+def _told(case: _Case, changes: Changes, gpus_there: int | None = None) -> Suggestion:
+    """In words. `gpus_there`: how many GPUs there are, where the case has more."""
+    listed = tuple(
+        Change(name, field, json.dumps(new)) for name, fields in changes.items() for field, new in fields.items()
+    )
+    written = "; ".join(
+        f"{name}: " + ", ".join(f"{change.field} = {change.value}" for change in listed if change.server == name)
+        for name in changes
+    )
+    more = gpus_there is not None and len(case.gpus) > gpus_there
+    return Suggestion(listed, f"On {len(case.gpus)} such GPUs, {written}." if more else f"{written}.")

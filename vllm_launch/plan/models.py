@@ -18,6 +18,9 @@ from . import known
 from .checkpoint import Checkpoint
 from .checkpoint import read as read_checkpoint
 
+PUBLISHED = "its published figures"
+"""The source of what is known here without any file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -59,7 +62,7 @@ def find(name: str, revision: str | None = None, env: Mapping[str, str] = os.env
 
 def published(name: str, _revision: str | None = None) -> Model:
     """A model by its published figures alone, whatever is on this machine. Raises `KeyError` for an unknown one."""
-    return Model(name, known.CONFIGS[name], None, None, "its published figures")
+    return Model(name, known.CONFIGS[name], None, None, PUBLISHED)
 
 
 def download(name: str, revision: str | None = None) -> Model:

@@ -11,11 +11,12 @@ from ..servers import Server
 from . import architecture, quantization
 from .architecture import Config
 from .budget import Models, evaluate, gib
-from .changes import split, suggest
-from .figures import Plan
+from .changes import suggest
+from .figures import Plan, ServerPlan
 from .gpus import Gpu
-from .models import find
+from .models import PUBLISHED, find
 from .options import LEFT_OUT, flags
+from .shares import split
 
 
 def plan(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models = find) -> Plan:
@@ -41,10 +42,7 @@ def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[
     for one in result.servers:
         yield from _left_out(servers, one.name, models(one.model, _revision(servers, one.name)).config)
         if one.weights_source == "config":
-            yield (
-                f"{one.name}: the weights are computed from {one.model_source}; once its files are in the hub's cache, "
-                "their sizes are read."
-            )
+            yield f"{one.name}: the weights are {_computed(one)}."
         config = architecture.read(models(one.model, _revision(servers, one.name)).config, one.model).quantization
         if not quantization.known(config):
             yield f"{one.name}: its quantisation is unknown here: without its files, the weights count as 16 bits."
@@ -55,6 +53,12 @@ def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[
                 "it starts, and takes what another server fills meanwhile for its own."
             )
     yield from _idle(result)
+
+
+def _computed(server: ServerPlan) -> str:
+    if server.model_source == PUBLISHED:
+        return f"computed from {PUBLISHED}; once its files are in the hub's cache, they are read"
+    return f"computed from the config.json in {server.model_source}; once its weights are there too, their sizes count"
 
 
 def _left_out(servers: Sequence[Server], name: str, config: Config) -> Iterator[str]:

@@ -35,6 +35,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text("It fits.", style="bold green")
     for problem in plan.problems:
         yield Text("Does not fit. " + problem, style="bold red")
+    if not plan.fits and not plan.suggestions:
+        yield Text("Nothing that was tried would make it fit: other settings, more GPUs, a larger card.")
     if plan.suggestions:
         yield Text("Any one of these would make it fit:" if len(plan.suggestions) > 1 else "This would make it fit:")
     for suggestion in plan.suggestions:
@@ -70,6 +72,9 @@ def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
     yield "CUDA graphs", gib(server.cuda_graphs), "none: enforce_eager" if options.enforce_eager else "estimate"
     yield "other", gib(server.non_torch), "estimate: memory that is not PyTorch's"
     cache = server.kv_cache
+    if server.kv_available < 0:
+        yield "too little by", gib(-server.kv_available), "its share does not hold that"
+        return
     if server.needs == server.fixed:
         yield "KV cache", "none", f"a model without one; it leaves {gib(server.kv_available)} of its share alone"
         return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from vllm_launch import Server
-from vllm_launch.plan import Change, Gpu, Model, Plan, known, named, plan, render
+from vllm_launch.plan import Change, Gpu, Model, Plan, Suggestion, known, named, plan, published, render
 from vllm_launch.plan.gpus import GIB
 from vllm_launch.presets import EXAONE, KURE, PRESETS
 from vllm_launch.runtimes.base import LaunchError
@@ -121,18 +122,68 @@ def apply(servers: Sequence[Server], changes: Sequence[Change]) -> list[Server]:
     return [changed(server, **fields[server.name]) for server in servers]
 
 
-def test_every_change_that_is_suggested_helps() -> None:
+def gpus_of(suggestion: Suggestion) -> int:
+    """How many GPUs its changes take."""
+    return 1 + max(
+        (max(json.loads(change.value)) for change in suggestion.changes if change.field == "gpus"), default=0
+    )
+
+
+def require_that_all_help(servers: Sequence[Server], card: str) -> int:
+    """Each suggested change, planned again, makes everything fit; how many there were."""
+    suggestions = [suggestion for suggestion in planned(servers, card).suggestions if suggestion.changes]
+    for suggestion in suggestions:
+        helped = planned(apply(servers, suggestion.changes), *[card] * gpus_of(suggestion))
+        assert helped.fits, (card, suggestion.text, helped.problems)
+        assert (gpus_of(suggestion) > 1) is suggestion.text.startswith(f"On {gpus_of(suggestion)} such GPUs, ")
+    return len(suggestions)
+
+
+def test_every_change_that_is_suggested_makes_all_servers_fit() -> None:
     tried = 0
-    for card in ("L4", "24GiB", "32GiB", "A100-40"):
+    for card in ("T4", "L4", "24GiB", "32GiB", "A100-40"):
         for fields in ({}, {"max_model_len": 131072}, {"max_num_seqs": 1024, "max_model_len": 131072}):
-            servers = [changed(LLM, **fields), EMBED]
-            for suggestion in planned(servers, card).suggestions:
-                if suggestion.changes:
-                    split = any(change.field == "tensor_parallel_size" for change in suggestion.changes)
-                    helped = planned(apply(servers, suggestion.changes), *[card] * (8 if split else 1))
-                    assert helped.server("vllm-llm").fits, (card, fields, suggestion.text)
-                    tried += 1
-    assert tried > 10
+            tried += require_that_all_help([changed(LLM, **fields), EMBED], card)
+    assert tried > 20
+
+
+def test_two_servers_that_both_lack_memory_are_told_what_both_have_to_change() -> None:
+    suggestions = planned(PAIR, "24GiB").suggestions
+    for suggestion in suggestions:
+        assert not suggestion.changes or {change.server for change in suggestion.changes} == {"vllm-llm", "vllm-embed"}
+    on_one, moved, split, larger = (suggestion.text for suggestion in suggestions)
+    assert on_one.startswith('vllm-llm: kv_cache_dtype = "fp8", ')
+    assert split.startswith("On 2 such GPUs, vllm-llm: tensor_parallel_size = 2, gpus = [0, 1], ")
+    assert moved.startswith("On 2 such GPUs, vllm-embed: gpus = [1], ")
+    assert larger == "Unchanged, it fits on a GPU with 31.8 GiB, as the RTX 5090 has."
+
+
+def test_a_gpu_that_is_there_and_free_is_used_before_more_are_asked_for() -> None:
+    texts = [suggestion.text for suggestion in planned(PAIR, "24GiB", "24GiB").suggestions]
+    assert any(text.startswith("vllm-embed: gpus = [1], ") for text in texts)
+    assert not any("such GPUs" in text for text in texts)
+
+
+def test_servers_on_different_gpus_are_told_one_change_for_all_of_them() -> None:
+    servers = [changed(LLM, max_model_len=131072), changed(LLM, name="twin", port=9, gpus=(1,), max_model_len=131072)]
+    first, *_ = planned(servers, "24GiB", "24GiB").suggestions
+    assert {change.server for change in first.changes} == {"vllm-llm", "twin"}
+    assert planned(apply(servers, first.changes), "24GiB", "24GiB").fits
+
+
+def test_a_fixed_kv_cache_is_dealt_no_share() -> None:
+    servers = [changed(LLM, kv_cache_memory_bytes=22 * GIB), changed(EMBED, gpu_memory_utilization=0.2)]
+    result = planned(servers, "48GiB")
+    assert not result.fits
+    shares, *_ = result.suggestions
+    assert [(change.server, change.field) for change in shares.changes] == [("vllm-embed", "gpu_memory_utilization")]
+    assert planned(apply(servers, shares.changes), "48GiB").fits
+
+
+def test_where_nothing_helps_it_is_said() -> None:
+    result = planned([changed(LLM, tensor_parallel_size=3, gpus=(0, 1, 2))], *["48GiB"] * 3)
+    assert result.suggestions == ()
+    assert "Nothing that was tried would make it fit" in shown(result)
 
 
 def test_a_request_that_is_too_long_is_told_the_longest_that_fits() -> None:
@@ -173,10 +224,12 @@ def test_the_cuda_contexts_have_to_fit_beside_the_shares() -> None:
     assert "1.30 GiB to CUDA contexts" in result.problems[0]
 
 
-def test_two_models_that_can_never_share_a_card_are_told_so() -> None:
-    twin = changed(LLM, name="twin", port=9)
-    result = planned([LLM, twin], "L40S")
-    assert any("Put one of them elsewhere" in suggestion.text for suggestion in result.suggestions)
+def test_two_models_that_can_never_share_a_card_are_told_to_use_two() -> None:
+    servers = [LLM, changed(LLM, name="twin", port=9)]
+    [elsewhere, split] = planned(servers, "32GiB").suggestions
+    assert elsewhere.text == "On 2 such GPUs, vllm-llm: gpus = [1]."
+    assert "tensor_parallel_size" in split.text
+    assert require_that_all_help(servers, "32GiB") == 2
 
 
 def test_a_longer_text_than_the_model_takes_is_a_problem() -> None:
@@ -187,14 +240,15 @@ def test_a_longer_text_than_the_model_takes_is_a_problem() -> None:
 def test_parallel_sizes_have_to_divide_the_heads_and_to_have_gpus() -> None:
     result = planned([changed(LLM, tensor_parallel_size=3, gpus=(0, 1, 2))], "48GiB", "48GiB", "48GiB")
     assert "40 attention heads can't be split among 3 GPUs" in result.problems[0]
-    assert (
-        "its parallel sizes need 2 GPUs, and it has 1"
-        in planned([changed(LLM, tensor_parallel_size=2, gpus="all")], "48GiB").problems[0]
-    )
+    result = planned([changed(LLM, tensor_parallel_size=2, gpus="all")], "48GiB")
+    assert "its parallel sizes need 2 GPUs, and it has 1" in result.problems[0]
+    assert [suggestion.text for suggestion in result.suggestions] == ["On 2 such GPUs, vllm-llm: gpus = [0, 1]."]
 
 
 def test_a_gpu_that_is_not_there_is_a_problem() -> None:
-    assert "it is to run on GPU 3, which is not there" in planned([changed(LLM, gpus=(3,))], "48GiB").problems[0]
+    result = planned([changed(LLM, gpus=(3,))], "48GiB")
+    assert "it is to run on GPU 3, which is not there" in result.problems[0]
+    assert [suggestion.text for suggestion in result.suggestions] == ["vllm-llm: gpus = [0]."]
 
 
 def test_there_has_to_be_something_to_plan() -> None:
@@ -232,6 +286,19 @@ def test_an_unknown_quantisation_is_told() -> None:
     assert any("quantisation is unknown" in note for note in result.notes)
 
 
+def test_weights_that_are_computed_are_told_with_what_from(tmp_path: Path) -> None:
+    assert any(
+        "computed from its published figures; once its files are in the hub's cache" in note
+        for note in plan(PAIR, [named("80GiB")], published).notes
+    )
+    (tmp_path / "config.json").write_text(json.dumps(known.CONFIGS[EXAONE]))
+    [note, *_] = plan([changed(LLM, model=str(tmp_path))], [named("80GiB")]).notes
+    assert note == (
+        f"vllm-llm: the weights are computed from the config.json in the folder {tmp_path}; "
+        "once its weights are there too, their sizes count."
+    )
+
+
 def test_flags_that_are_not_counted_are_told() -> None:
     notes = planned([changed(LLM, extra_args=("--cpu-offload-gb", "4", "--seed", "1"))], "80GiB").notes
     assert "vllm-llm: --cpu-offload-gb changes what it takes, and is not in these figures." in notes
@@ -261,5 +328,7 @@ def test_a_plan_that_fits_is_shown_with_what_it_is_made_of() -> None:
 def test_a_plan_that_does_not_fit_is_shown_with_the_ways_out() -> None:
     text = shown(planned(PAIR, "24GiB"))
     assert "Does not fit. vllm-embed: its share is" in text
+    assert "too little by  0.47 GiB" in text
+    assert "-0" not in text
     assert "Any one of these would make it fit:" in text
     assert "tensor_parallel_size = 2" in text
