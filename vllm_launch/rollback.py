@@ -73,7 +73,7 @@ def rollback(
 def pull(model: str, report: Report) -> None:
     """Have Ollama fetch a model. Raises `LaunchError`."""
     try:
-        with ollama.Client() as client:
+        with ollama.Client(trust_env=not _is_local(_url())) as client:
             for part in client.pull(model, stream=True):
                 share = f" {part.completed or 0:,} of {part.total:,} bytes" if part.total else ""
                 report(f"{part.status}{share}")
@@ -99,7 +99,7 @@ def _url() -> str:
 def _version(url: str) -> str | None:
     """The version of the Ollama that answers at the URL; None where none does. Raises where something else does."""
     try:
-        with httpx.Client(trust_env=False, timeout=_ASK_TIMEOUT_S) as http:
+        with httpx.Client(trust_env=not _is_local(url), timeout=_ASK_TIMEOUT_S) as http:
             reply = http.get(f"{url}/api/version")
     except httpx.HTTPError:
         return None
@@ -122,9 +122,13 @@ def _await(url: str, timeout_s: float, look: Callable[[], None]) -> str:
     return version
 
 
+def _is_local(url: str) -> bool:
+    """Whether it is of this machine: then no proxy of the environment may come between."""
+    return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+
+
 def _require_local(url: str) -> None:
-    host = httpx.URL(url).host
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if not _is_local(url):
         raise LaunchError(
             f"No Ollama answers at {url} (OLLAMA_HOST), and it can't be started from here: start it there."
         )
@@ -200,7 +204,7 @@ def _start_process(url: str, timeout_s: float) -> str:
 
 def _missing(url: str, models: Iterable[str]) -> tuple[str, ...]:
     try:
-        with ollama.Client(timeout=_ASK_TIMEOUT_S) as client:
+        with ollama.Client(timeout=_ASK_TIMEOUT_S, trust_env=not _is_local(url)) as client:
             there = {_full(entry.model or "") for entry in client.list().models}
     except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
         raise LaunchError(f"Ollama answers at {url}, but does not tell its models: {error}") from error

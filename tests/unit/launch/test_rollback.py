@@ -79,6 +79,35 @@ def test_models_that_it_lacks(url, go):
         rollback.pull("nowhere", said.append)
 
 
+def test_no_proxy_of_the_environment_comes_between(url, go, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_ports(1)[0]}")  # nobody is there
+    assert go(["daynice/kure-v1"]).missing == ("daynice/kure-v1",)
+    rollback.pull("daynice/kure-v1", lambda _: None)
+    assert go(["daynice/kure-v1"]).missing == ()
+
+
+def test_one_of_another_machine_is_asked_through_the_proxy(url, go, monkeypatch):
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"version": "0.33.3", "models": []}')
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OLLAMA_HOST", "http://ollama.invalid:11434")
+        assert not go([]).started
+        server.shutdown()
+    assert asked == [f"http://ollama.invalid:11434/api/{what}" for what in ("version", "tags")]
+
+
 def test_one_that_dies_says_why(url, go, monkeypatch):
     monkeypatch.setenv("OLLAMA_PLAYS", "dies")
     with pytest.raises(LaunchError, match=r"ended with status 1:\n  Error: listen tcp"):
