@@ -1,4 +1,8 @@
-"""What a service is told so that its calls go to these servers: the variables of `ollama_compat`. Pure."""
+"""What a service is told so that its calls go to these servers: the variables of `ollama_compat`.
+
+`eval "$(vllm-launch env)"` sets them where `vllm-launch env` is run the next time. So a map that stands in the
+environment is no reason to leave out what the service's file, or the defaults, have for a server that runs now.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,37 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from ollama_compat.settings import CONFIG, SettingsError, load
+
 from .runtimes.base import LaunchError
 from .servers import Server
 
 Format: TypeAlias = Literal["shell", "dotenv", "json"]
 
 
-def variables(servers: Sequence[Server], model_map: Mapping[str, str]) -> dict[str, str]:
+_MAP, _KEY = "VLLM_MODEL_MAP", "VLLM_API_KEY"
+
+
+def model_maps(environ: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """The maps (Ollama name -> served name) by default, by the service's file, and by its environment.
+
+    Raises `LaunchError` where one of them can't be read.
+    """
+    file = {CONFIG.name: environ.get(CONFIG.name, "")}
+    try:
+        return [
+            load({"backend_mode": "vllm"}, given).vllm_model_map
+            for given in ({}, file, {**file, _MAP: environ.get(_MAP, "")})
+        ]
+    except SettingsError as error:
+        raise LaunchError(f"The settings of the service: {error}") from None
+
+
+def variables(servers: Sequence[Server], model_maps: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """`BACKEND_MODE`, `VLLM_URLS` and `VLLM_MODEL_MAP` for a service on this machine.
 
-    Of `model_map` (Ollama name -> served name), what these servers serve. Raises `LaunchError` where there is nothing
-    to name, or where two servers ask for different keys: a client has one for all of its vLLM servers.
+    Of each map, what these servers serve, the later ones before the earlier. Raises `LaunchError` where there is
+    nothing to name, or where two servers ask for different keys: a client has one for all of its vLLM servers.
     """
     if not servers:
         raise LaunchError("No server runs. Start some (vllm-launch up), or name those that are meant.")
@@ -25,24 +49,28 @@ def variables(servers: Sequence[Server], model_map: Mapping[str, str]) -> dict[s
     if len(keys) > 1:
         raise LaunchError("These servers have different api_key_files; a service sends one key to all of its servers.")
     served = {name for server in servers for name in server.served}
-    known = {name: target for name, target in model_map.items() if target in served}
+    known = {name: target for one in model_maps for name, target in one.items() if target in served}
     return {
         "BACKEND_MODE": "vllm",
         "VLLM_URLS": ",".join(server.base_url for server in servers),
-        **({"VLLM_MODEL_MAP": json.dumps(known, ensure_ascii=False)} if known else {}),
+        **({_MAP: json.dumps(known, ensure_ascii=False)} if known else {}),
     }
 
 
 def written(servers: Sequence[Server], variables: Mapping[str, str], form: Format) -> str:
-    """The variables for a shell (`eval "$(vllm-launch env)"`), for an env file, or as JSON. No key is printed."""
+    """The variables for a shell (`eval "$(vllm-launch env)"`), for an env file, or as JSON. No key is printed.
+
+    A shell is also told to forget what it may have from an earlier time and a service must not have now.
+    """
     if form == "json":
         return json.dumps(variables, indent=2, ensure_ascii=False)
-    export = "export " if form == "shell" else ""
-    quote = shlex.quote if form == "shell" else str
-    lines = [f"{export}{name}={quote(value)}" for name, value in variables.items()]
     key = next((server.api_key_file for server in servers if server.api_key_file is not None), None)
-    if key is not None and form == "shell":
-        lines.append(f'export VLLM_API_KEY="$(cat {shlex.quote(str(key))})"')
-    elif key is not None:
-        lines.append(f"# VLLM_API_KEY: what is in {key}")
+    if form == "dotenv":
+        lines = [f"{name}={value}" for name, value in variables.items()]
+        return "\n".join([*lines, f"# {_KEY}: what is in {key}"] if key else lines)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    if _MAP not in variables:
+        lines.append(f"unset {_MAP}")
+    read = f"tr -d '[:space:]' <{shlex.quote(str(key))}"
+    lines.append(f'export {_KEY}="$({read})"' if key else f"unset {_KEY}")
     return "\n".join(lines)

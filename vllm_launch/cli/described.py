@@ -22,8 +22,6 @@ def env_command(
     form: Annotated[str, typer.Option("--format", metavar="shell|dotenv|json", help="How it is written.")] = "shell",
 ) -> None:
     """Print the variables for a service: eval "$(vllm-launch env)"."""
-    from ollama_compat.settings import load as load_settings
-
     if form not in ("shell", "dotenv", "json"):
         raise typer.BadParameter(f"{form!r}: it may be 'shell', 'dotenv' or 'json'", param_hint="--format")
     if names:
@@ -31,8 +29,8 @@ def env_command(
     else:
         found = [each for runtime in meant(context).runtimes(None) for each in runtime.instances()]
         servers = [each.server for each in found if each.state != "exited"]
-    model_map = load_settings({"backend_mode": "vllm"}).vllm_model_map
-    print(service.written(servers, service.variables(servers, model_map), form))  # type: ignore[arg-type]  # see above
+    variables = service.variables(servers, service.model_maps(os.environ))
+    print(service.written(servers, variables, form))  # type: ignore[arg-type]  # see above
 
 
 @app.command("check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import ready, rollback, status, up
+from .. import ready, rollback, service, status, up
 from ..progress import Board, Row, board, step
 from ..runtimes import Instance, LaunchError, Runtime
 from .app import (
@@ -135,9 +136,7 @@ def rollback_command(
     as_json: JsonOption = False,
 ) -> None:
     """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
-    from ollama_compat.settings import load as load_settings
-
-    models = load_settings({"backend_mode": "vllm"}).vllm_model_map
+    models = service.model_maps(os.environ)[-1]
     report: Callable[[str], None] = (lambda _: None) if as_json else print
     way = rollback.rollback(models, meant(context).runtime_name(runtime), report, gpu=has_gpu(), timeout_s=timeout)
     missing = way.missing

@@ -178,6 +178,15 @@ def test_env_of_what_runs_and_of_what_is_named(runtime, run):
     assert run("env", "--format", "yaml")[0] == 2
 
 
+@pytest.mark.parametrize("command", ["env", "rollback"])
+def test_settings_of_the_service_that_cannot_be_read_are_a_message(runtime, run, monkeypatch, command):
+    run("up", "chat")
+    monkeypatch.setenv("VLLM_MODEL_MAP", "no JSON")
+    status, _, err = run(command)
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("vllm-launch: The settings of the service: VLLM_MODEL_MAP")
+
+
 def test_check_tells_what_vllm_says_of_each(runtime, run, monkeypatch):
     from vllm_launch import arguments
     from vllm_launch.arguments import Verdict

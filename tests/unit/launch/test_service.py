@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
+from ollama_compat.settings import DEFAULT_MODEL_MAP
 from vllm_launch import service
-from vllm_launch.presets import PRESETS
+from vllm_launch.presets import KURE, PRESETS
 from vllm_launch.runtimes import LaunchError
 
 MAP = {"exaone3.5:7.8b": "LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "daynice/kure-v1": "nlpai-lab/KURE-v1", "other": "nowhere"}
@@ -16,7 +17,7 @@ LLM, EMBED = PRESETS["vllm-llm"], PRESETS["vllm-embed"]
 
 
 def test_urls_and_the_part_of_the_map_that_is_served():
-    assert service.variables([LLM, EMBED], MAP) == {
+    assert service.variables([LLM, EMBED], [MAP]) == {
         "BACKEND_MODE": "vllm",
         "VLLM_URLS": "http://127.0.0.1:8001,http://127.0.0.1:8002",
         "VLLM_MODEL_MAP": json.dumps({key: MAP[key] for key in ("exaone3.5:7.8b", "daynice/kure-v1")}),
@@ -24,13 +25,47 @@ def test_urls_and_the_part_of_the_map_that_is_served():
 
 
 def test_no_map_where_nothing_of_it_is_served():
-    assert "VLLM_MODEL_MAP" not in service.variables([LLM.model_copy(update={"served_model_name": ("x",)})], MAP)
+    assert "VLLM_MODEL_MAP" not in service.variables([LLM.model_copy(update={"served_model_name": ("x",)})], [MAP])
+
+
+def test_what_an_earlier_output_left_out_is_in_the_next(tmp_path):
+    """The environment's map comes from a time when the embedding server did not run."""
+    earlier = service.variables([LLM], service.model_maps({}))["VLLM_MODEL_MAP"]
+    later = service.variables([LLM, EMBED], service.model_maps({"VLLM_MODEL_MAP": earlier}))
+    assert json.loads(later["VLLM_MODEL_MAP"]) == {key: MAP[key] for key in ("exaone3.5:7.8b", "daynice/kure-v1")}
+
+
+def test_the_environment_comes_before_the_file_and_the_file_before_the_defaults(tmp_path):
+    (tmp_path / "c.toml").write_text(f"""vllm_model_map = {{ file = "{KURE}", both = "{KURE}" }}\n""")
+    environ = {"OLLAMA_COMPAT_CONFIG": str(tmp_path / "c.toml"), "VLLM_MODEL_MAP": json.dumps({"both": LLM.model})}
+    known = json.loads(service.variables([LLM, EMBED], service.model_maps(environ))["VLLM_MODEL_MAP"])
+    assert known == {**DEFAULT_MODEL_MAP, "file": KURE, "both": LLM.model}
+
+
+def test_settings_that_cannot_be_read_are_a_message(tmp_path):
+    with pytest.raises(LaunchError, match=r"settings of the service: VLLM_MODEL_MAP"):
+        service.model_maps({"VLLM_MODEL_MAP": "no JSON"})
+    with pytest.raises(LaunchError, match=r"nowhere\.toml"):
+        service.model_maps({"OLLAMA_COMPAT_CONFIG": str(tmp_path / "nowhere.toml")})
+
+
+def test_a_shell_forgets_what_a_service_must_not_have_any_more():
+    servers = [LLM.model_copy(update={"served_model_name": ("x",)})]
+    script = service.written(servers, service.variables(servers, [MAP]), "shell")
+    printed = subprocess.run(
+        ["sh", "-c", f'{script}\nprintf "%s|%s" "${{VLLM_MODEL_MAP-none}}" "${{VLLM_API_KEY-none}}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"VLLM_MODEL_MAP": "old", "VLLM_API_KEY": "old"},
+    ).stdout
+    assert printed == "none|none"
 
 
 def test_a_shell_takes_what_is_written_for_it(tmp_path):
-    (tmp_path / "the key").write_text("secret\n")
+    (tmp_path / "the key").write_text(" secret\r\n")
     servers = [LLM.model_copy(update={"api_key_file": tmp_path / "the key"})]
-    variables = service.variables(servers, MAP)
+    variables = service.variables(servers, [MAP])
     script = service.written(servers, variables, "shell")
     assert "secret" not in script
     printed = subprocess.run(
@@ -44,7 +79,7 @@ def test_a_shell_takes_what_is_written_for_it(tmp_path):
 
 def test_an_env_file_and_json(tmp_path):
     servers = [EMBED.model_copy(update={"api_key_file": tmp_path / "key"})]
-    variables = service.variables(servers, MAP)
+    variables = service.variables(servers, [MAP])
     lines = service.written(servers, variables, "dotenv").splitlines()
     assert lines == [
         "BACKEND_MODE=vllm",
@@ -57,6 +92,6 @@ def test_an_env_file_and_json(tmp_path):
 
 def test_nothing_to_name(tmp_path):
     with pytest.raises(LaunchError, match="No server runs"):
-        service.variables([], MAP)
+        service.variables([], [MAP])
     with pytest.raises(LaunchError, match="one key"):
-        service.variables([LLM, EMBED.model_copy(update={"api_key_file": tmp_path})], MAP)
+        service.variables([LLM, EMBED.model_copy(update={"api_key_file": tmp_path})], [MAP])
