@@ -48,7 +48,8 @@ def _escaped(secret: bytes) -> bytes:
     for char in secret.decode("latin-1"):
         plain = re.escape(char)
         by_number = rf"(?i:\\u{ord(char):04x})"
-        written.append(rf"(?:\\{plain}|{plain}|{by_number})" if char in '/"\\' else rf"(?:{plain}|{by_number})")
+        # Its number first: a backslash alone is how the number of one begins.
+        written.append(rf"(?:{by_number}|\\{plain}|{plain})" if char in '/"\\' else rf"(?:{by_number}|{plain})")
     return "".join(written).encode("latin-1")
 
 

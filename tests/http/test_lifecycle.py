@@ -124,8 +124,8 @@ async def test_when_the_task_that_asks_what_is_served_is_cancelled_the_next_one_
     assert listed(server) == [2]
 
 
-# What a loop leaves open when it ends is collected, which asyncio warns of.
-@pytest.mark.filterwarnings("ignore:unclosed transport", "ignore::pytest.PytestUnraisableExceptionWarning")
+# What a loop leaves open when it ends is collected, which asyncio and socket warn of.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_one_async_client_in_one_event_loop_after_another(server: Server) -> None:
     client = made(ollama.AsyncClient, server, vllm_max_concurrent=1)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollama_compat import Settings
@@ -154,6 +154,7 @@ def test_a_key_is_hidden_however_json_writes_it(said: str) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6), st.booleans())
+@example("00000\\", True)
 def test_no_key_is_shown_however_json_writes_it(key: str, as_numbers: bool) -> None:
     written = "".join(f"\\u{ord(char):04x}" for char in key) if as_numbers else json.dumps(key)[1:-1]
     assert Keys({"vllm": f"Bearer {key}"}).hidden(f"({written})".encode()) == b"([key])"
