@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -134,12 +135,33 @@ def application() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status 1 after an error, and raises `SystemExit` otherwise."""
+    _open_closed_streams()
     run = application()
     # An ordinary exit, so that what is still starting is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        run(args=None if arguments is None else list(arguments))
+        try:
+            run(args=None if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()
     except LaunchError as error:
         warn(str(error))
-        return 1
-    return 0
+    except BrokenPipeError:  # who reads has seen enough
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        warn(f"{error.filename or 'What is printed'} can't be written or read: {error.strerror or error}.")
+    return 1
+
+
+def _open_closed_streams() -> None:
+    """Have streams where the caller has closed them (`>&-`), before a file gets their number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as we live
+
+
+def _drop_output() -> None:
+    """Nothing more can be printed; what is left in the buffer would be an error once more at the exit."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

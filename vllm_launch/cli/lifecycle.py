@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from queue import Queue
 from typing import Annotated
 
 import typer
@@ -28,6 +29,9 @@ from .app import (
     warn,
 )
 
+_LINES_AHEAD = 1000
+"""Lines of logs that are read before they are printed."""
+
 
 @app.command("up")
 def up_command(
@@ -37,7 +41,7 @@ def up_command(
     python: PythonOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the servers answer.")] = True,
     replace: Annotated[bool, typer.Option("--replace", help="Start anew what runs otherwise than described.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds until a server must be ready.")] = up.READY_TIMEOUT_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds until a server must be ready.")] = up.READY_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
     """Start servers and wait until they answer. What runs as described stays.
@@ -70,7 +74,8 @@ def down_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all that run.")] = None,
     runtime: RuntimeOption = None,
     grace: Annotated[
-        float | None, typer.Option(help="Seconds until a server is killed. Default: its shutdown_timeout and 15 more.")
+        float | None,
+        typer.Option(min=0, help="Seconds until a server is killed. Default: its shutdown_timeout and 15 more."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,23 +113,18 @@ def logs_command(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they write, until Ctrl-C.")] = False,
-    lines: Annotated[int | None, typer.Option("--lines", "-n", help="Only the last lines.")] = None,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only so many of the last lines.")] = None,
     runtime: RuntimeOption = None,
 ) -> None:
     """Print what the servers have written."""
     found = _named(meant(context).runtimes(runtime), names)
     label = max(len(instance.name) for _, instance in found) if len(found) > 1 else 0
-    if not follow:
-        for each, instance in found:
-            for line in each.log(instance, lines).splitlines():
-                _print_line(instance.name, label, line)
+    if follow:
+        _follow_all(found, label, lines)
         return
-    readers = [threading.Thread(target=_follow, args=(*pair, label, lines), daemon=True) for pair in found]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        while reader.is_alive():  # a join without end would not hear Ctrl-C
-            reader.join(0.2)
+    for each, instance in found:
+        for line in each.log(instance, lines).splitlines():
+            _print_line(instance.name, label, line)
 
 
 @app.command("rollback")
@@ -132,7 +132,7 @@ def rollback_command(
     context: typer.Context,
     runtime: StartRuntime = None,
     pull: Annotated[bool, typer.Option("--pull", help="Have Ollama fetch the models that it lacks.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds until Ollama must answer.")] = rollback.READY_TIMEOUT_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds until Ollama must answer.")] = rollback.READY_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
     """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
@@ -213,12 +213,30 @@ def _named(runtimes: list[Runtime], names: list[str] | None) -> list[tuple[Runti
     return chosen
 
 
-def _follow(runtime: Runtime, instance: Instance, label: int, lines: int | None) -> None:
+def _follow_all(found: list[tuple[Runtime, Instance]], label: int, lines: int | None) -> None:
+    """Print what all of them write, each line as it comes; it ends with the last of them, or when nobody reads."""
+    written: Queue[tuple[str, str] | None] = Queue(_LINES_AHEAD)
+    for pair in found:
+        threading.Thread(target=_follow, args=(*pair, lines, written.put), daemon=True).start()
+    following = len(found)
+    while following:
+        if line := written.get():
+            _print_line(line[0], label, line[1])
+        else:
+            following -= 1
+
+
+def _follow(
+    runtime: Runtime, instance: Instance, lines: int | None, put: Callable[[tuple[str, str] | None], None]
+) -> None:
+    """Hand on (name, line) of what it writes, and None at its end."""
     try:
         for line in runtime.follow(instance, lines):
-            _print_line(instance.name, label, line)
+            put((instance.name, line))
     except LaunchError as error:
         warn(str(error))
+    finally:
+        put(None)
 
 
 def _print_line(name: str, label: int, line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -162,6 +163,39 @@ def test_logs_of_one_and_of_several(runtime, run):
     assert run("logs")[1] == "chat  | one\nchat  | two\nembed | three\n"
     assert sorted(run("logs", "-f")[1].splitlines()) == ["chat  | one", "chat  | two", "embed | three"]
     assert run("logs", "nobody")[0] == 1
+
+
+def test_logs_end_without_a_word_when_nobody_reads_them_any_more(runtime, run, monkeypatch, capsys):
+    run("up")
+    runtime.logs = {"chat": "a line\n" * 100, "embed": ""}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with monkeypatch.context() as patch, open(writing, "w") as nobody_reads:
+        patch.setattr(sys, "stdout", nobody_reads)
+        with pytest.raises(SystemExit, match="1"):
+            main(["logs", "--follow"])
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), writing)  # for what is left in the buffer
+    assert capsys.readouterr().err == ""
+
+
+def test_logs_of_fewer_than_no_lines_are_a_wrong_command_line(runtime, run):
+    status, _, err = run("logs", "-n", "-1")
+    assert status == 2
+    assert "Invalid value for '--lines'" in err
+
+
+@pytest.mark.parametrize(
+    ("into", "status", "said"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 1, "vllm-launch: What is printed can't be written or read: No space left on device.\n"),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(tmp_path, into, status, said):
+    command = f"{sys.executable} -m vllm_launch plan --gpu H100 {into}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 def test_env_of_what_runs_and_of_what_is_named(runtime, run):
