@@ -96,8 +96,7 @@ def up(
         if step.action == "stay":
             watch(Event(step.server, "stays"))
     starts = sorted((step for step in todo if step.action != "stay"), key=lambda step: _share(step.server))
-    for step in starts:
-        _prepare(runtime, step.server, watch)
+    _prepare_all(runtime, [step.server for step in starts], watch)
     launch = _Launch(runtime, watch, timeout_s)
     with launch.leaving_nothing_unready():
         if waiting:
@@ -125,6 +124,18 @@ def down(
             report(f"Stopping {instance.name}")
             runtime.stop(instance, instance.server.stop_grace if grace_s is None else grace_s)
     return [instance.name for instance in found]
+
+
+def _prepare_all(runtime: Runtime, servers: Sequence[Server], watch: Watch) -> None:
+    """Prepare all of them before anything is started or stopped."""
+    for server in servers:
+        try:
+            _prepare(runtime, server, watch)
+        except LaunchError as error:
+            others = ", ".join(other.name for other in servers if other is not server)
+            if not others:
+                raise
+            raise LaunchError(f"{error}\nSo nothing has been started or stopped, {others} neither.") from error
 
 
 def _prepare(runtime: Runtime, server: Server, watch: Watch) -> None:

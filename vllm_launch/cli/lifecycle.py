@@ -49,6 +49,12 @@ def up_command(
     What is ready outlives this command. What is not yet, when it ends by Ctrl-C, an error or a kill, is stopped.
     """
     servers = meant(context).servers(names)
+    for server in servers:
+        if server.api_key_file is None and not _is_loopback(server.host):
+            warn(
+                f"{server.name} listens on {server.host} and asks for no key: whoever reaches this machine may use it. "
+                "Give it an api_key_file, or leave host out."
+            )
     chosen = meant(context).runtime(runtime, python)
     options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
     try:
@@ -164,6 +170,10 @@ def _pull(model: str, *, shown: bool) -> None:
     with step(f"Fetching {model}") as row:
         rollback.pull(model, row.note)
         row.done()
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("localhost", "::1")
 
 
 class _Shown:

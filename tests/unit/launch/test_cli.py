@@ -77,6 +77,23 @@ def test_up_as_json_prints_nothing_else(runtime, run):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "warns"),
+    [
+        ('host = "0.0.0.0"', True),
+        ('host = "::"', True),
+        ('host = "0.0.0.0"\napi_key_file = "key"', False),
+        ('host = "127.0.0.2"', False),
+        ("", False),
+    ],
+)
+def test_up_warns_of_a_server_that_everybody_may_use(runtime, run, tmp_path, line, warns):
+    (tmp_path / "vllm-launch.toml").write_text(f'[servers.chat]\nmodel = "org/chat"\nport = 8001\n{line}\n')
+    status, _, err = run("up")
+    assert status == 0
+    assert ("asks for no key: whoever reaches this machine may use it" in err) is warns
+
+
 def test_a_server_that_dies_makes_the_command_fail(runtime, run):
     runtime.plays = {"chat": ["exited"]}
     status, out, err = run("up", "chat")

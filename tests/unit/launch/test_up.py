@@ -95,10 +95,16 @@ def test_what_has_ended_is_started_anew_though_its_runtime_tries_as_well(runtime
 def test_nothing_is_stopped_before_everything_is_prepared(runtime, bring_up):
     runtime.has(described("chat", max_model_len=1024))
     runtime.refuses = {("prepare", "embed"): "no such image"}
-    with pytest.raises(LaunchError, match="no such image"):
+    with pytest.raises(LaunchError, match="no such image\nSo nothing has been started or stopped, chat neither"):
         bring_up(CHAT, EMBED, replacing=True)
     assert not runtime.did("stop")
     assert not runtime.did("start")
+
+
+def test_one_alone_that_cannot_be_prepared_is_told_without_more_words(runtime, bring_up):
+    runtime.refuses = {("prepare", "embed"): "no such image"}
+    with pytest.raises(LaunchError, match=r"^no such image$"):
+        bring_up(EMBED)
 
 
 def test_two_servers_on_one_port(runtime, bring_up):
