@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import httpx
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import causes, logs, ready
 from .runtimes.base import Instance, Runtime, RuntimeName
@@ -23,6 +25,10 @@ stranger: something else answers at its address. restarting: it has ended, and i
 
 _COLORS: dict[State, str] = {"ready": "green", "starting": "yellow", "restarting": "yellow"}
 _LOG_LINES = 2000
+_HEADINGS = ("server", "state", "address", "runtime", "id")
+_GAP = 2
+_MODELS_WIDTH = 12
+"""The least that a table must have for models, which are broken where need be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +73,39 @@ def look(runtime: Runtime, instance: Instance, http: httpx.Client) -> Status:
     )
 
 
-def table(statuses: Sequence[Status]) -> Table:
-    """A row for each."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("server", "state", "address", "runtime", "id"):
+def view(statuses: Sequence[Status], width: int) -> RenderableType:
+    """A row of a table for each; where the terminal is too narrow for that, a paragraph."""
+    columns = zip(_HEADINGS, *(_cells(status) for status in statuses), strict=True)
+    needed = sum(max(map(len, column)) + _GAP for column in columns) + _MODELS_WIDTH
+    return _table(statuses) if needed <= width else _paragraphs(statuses)
+
+
+def _cells(status: Status) -> tuple[str, ...]:
+    """What is told of it, but for its models."""
+    return status.name, status.state, status.url, status.runtime, status.id
+
+
+def _table(statuses: Sequence[Status]) -> Table:
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    for heading in _HEADINGS:
         made.add_column(heading, no_wrap=True)
     made.add_column("models", overflow="fold")
     for status in statuses:
-        state = f"[{_COLORS.get(status.state, 'red')}]{status.state}[/]"
-        cells = (status.url, status.runtime, status.id, ", ".join(status.models))
-        made.add_row(escape(status.name), state, *map(escape, cells))
+        name, _, *others = map(escape, (*_cells(status), ", ".join(status.models)))
+        made.add_row(name, _colored(status.state), *others)
     return made
+
+
+def _paragraphs(statuses: Sequence[Status]) -> Group:
+    lines = []
+    for status in statuses:
+        lines.append(f"[bold]{escape(status.name)}[/] {_colored(status.state)}")
+        lines += [f"  {escape(text)}" for text in (status.url, f"{status.runtime} {status.id}", *status.models)]
+    return Group(*(Text.from_markup(line) for line in lines))
+
+
+def _colored(state: State) -> str:
+    return f"[{_COLORS.get(state, 'red')}]{state}[/]"
 
 
 def _state(runtime: Runtime, instance: Instance, http: httpx.Client) -> tuple[State, str]:

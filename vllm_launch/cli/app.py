@@ -53,6 +53,8 @@ PythonOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
+_PLAIN_WIDTH = 160
+
 
 @dataclass(frozen=True, slots=True)
 class Meant:
@@ -93,8 +95,10 @@ def meant(context: typer.Context) -> Meant:
 
 
 def output() -> Console:
-    """Standard output; lines are never broken where it is no terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Standard output; where it is no terminal, lines are never broken and tables have room."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True, width=_PLAIN_WIDTH)
 
 
 def warn(line: str) -> None:

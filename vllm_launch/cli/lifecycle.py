@@ -106,7 +106,8 @@ def status_command(context: typer.Context, runtime: RuntimeOption = None, as_jso
     elif not found:
         print("No server is there. `vllm-launch up` starts some.")
     else:
-        output().print(status.table(found))
+        console = output()
+        console.print(status.view(found, console.width))
         for each in found:
             if each.reason:
                 print(f"{each.name}: {each.reason}")

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from .. import top
@@ -22,7 +21,6 @@ from .app import JsonOption, Meant, RuntimeOption, app, meant, output, print_jso
 
 _INTERVAL_S = 2.0
 _SHORTEST_S, _LONGEST_S = 0.2, 3600.0
-_PLAIN_WIDTH = 160
 
 
 @app.command("top")
@@ -109,7 +107,7 @@ def _show_once(rows: list[top.Row], as_json: bool) -> None:
         print_json(top.to_json(rows, time.time()))
         return
     _require_some(rows)
-    console = _console()
+    console = output()
     console.print(top.view(rows, console.width))
 
 
@@ -120,7 +118,7 @@ def _show_all(looks: Iterator[list[top.Row]], as_json: bool) -> None:
         return
     first = next(looks)
     _require_some(first)
-    console = _console()
+    console = output()
     if not console.is_terminal:
         for rows in chain([first], looks):
             console.print(top.view(rows, console.width), "")
@@ -137,8 +135,3 @@ def _require_some(rows: list[top.Row]) -> None:
             "No server is there. `vllm-launch up` starts some; one that somebody else has started is watched by its "
             "name (vllm-launch top vllm-llm) or its address (vllm-launch top --url http://127.0.0.1:8001)."
         )
-
-
-def _console() -> Console:
-    """Standard output; where it is no terminal there is room for all columns and long names."""
-    return output() if sys.stdout.isatty() else Console(highlight=False, soft_wrap=True, width=_PLAIN_WIDTH)

@@ -84,8 +84,20 @@ def test_as_json(look):
     }
 
 
-def test_a_narrow_terminal_breaks_the_models_and_nothing_else(look):
+def shown(width, *statuses):
     page = io.StringIO()
+    Console(file=page, width=width).print(status.view(statuses, width))
+    return page.getvalue()
+
+
+def test_a_narrow_terminal_breaks_the_models_and_nothing_else(look):
     told = replace(look(Answer("ready")), models=("LGAI-EXAONE/EXAONE-4.0-32B-AWQ",))
-    Console(file=page, width=65).print(status.table([told]))
-    assert "chat    ready  http://127.0.0.1:8001  process  1   LGAI-EX" in page.getvalue()
+    assert "chat    ready  http://127.0.0.1:8001  process  1   LGAI-EX" in shown(65, told)
+
+
+def test_one_that_is_too_narrow_for_a_table_gets_paragraphs_of_which_nothing_is_lost(look):
+    told = replace(look(Answer("ready")), id="0123456789ab", models=("nlpai-lab/KURE-v1",))
+    assert shown(40, told, replace(told, name="embed")) == "".join(
+        f"{name} ready\n  http://127.0.0.1:8001\n  process 0123456789ab\n  nlpai-lab/KURE-v1\n"
+        for name in ("chat", "embed")
+    )

@@ -339,7 +339,7 @@ def test_no_terminal_gets_one_table_after_another(runtime, run, serve, stop_afte
 
 
 def test_a_terminal_gets_one_table_that_changes_and_its_cursor_back(runtime, run, serve, stop_after, monkeypatch):
-    monkeypatch.setattr(watching, "_console", lambda: Console(force_terminal=True, width=100, height=20))
+    monkeypatch.setattr(watching, "output", lambda: Console(force_terminal=True, width=100, height=20))
     runtime.has(server("llm", serve().url))
     stop_after(2)
     status, out, _ = run("--interval", "0.2")
