@@ -5,6 +5,7 @@ Exit status: 0 all went well, 1 it did not (the reason is on standard error), 2 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -12,7 +13,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -56,11 +56,17 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON,
 _PLAIN_WIDTH = 160
 
 
-@dataclass(frozen=True, slots=True)
 class Meant:
-    """What the command line means, together with the file."""
+    """What the command line means, together with the file, which is read when a command needs it."""
 
-    config: Config
+    def __init__(self, file: Path | None) -> None:
+        """`file`: the one of the command line, if any."""
+        self._file = file
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """What the file says. Raises `LaunchError` where it can't be made sense of."""
+        return load(self._file)
 
     def servers(self, names: Sequence[str] | None) -> list[Server]:
         """The servers of these names; without names those of the file, or the presets that suit this machine."""
@@ -79,8 +85,16 @@ class Meant:
         return opened(self.runtime_name(name), python or self.config.python)
 
     def runtimes(self, name: str | None) -> list[Runtime]:
-        """The runtime that is asked for, or all that answer."""
-        return [self.runtime(name)] if name else answering(warn)
+        """The runtime that is asked for, or all that answer, for what runs there.
+
+        That needs no file: one that is broken is told, and keeps nobody from stopping a server.
+        """
+        try:
+            _ = self.config
+        except LaunchError as error:
+            warn(f"{error}\nThis command goes on without that file.")
+        known = _runtime_name(name)
+        return [opened(known)] if known else answering(warn)
 
 
 def has_gpu() -> bool:
@@ -127,7 +141,7 @@ def _options(
         typer.Option("--file", "-f", help="Servers of one's own. Default: $VLLM_LAUNCH_CONFIG, ./vllm-launch.toml."),
     ] = None,
 ) -> None:
-    context.obj = Meant(load(file))
+    context.obj = Meant(file)
 
 
 def application() -> typer.Typer:

@@ -238,6 +238,25 @@ def test_settings_of_the_service_that_cannot_be_read_are_a_message(runtime, run,
     assert err.startswith("vllm-launch: The settings of the service: VLLM_MODEL_MAP")
 
 
+@pytest.mark.parametrize("command", [["status"], ["logs"], ["env"], ["top", "chat", "--once"], ["down"]])
+def test_a_broken_file_keeps_nobody_from_what_runs(runtime, run, tmp_path, command):
+    run("up", "chat")
+    (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
+    status, _, err = run(*command)
+    assert status == 0
+    assert err.startswith("vllm-launch: vllm-launch.toml is no valid TOML: ")
+    assert err.endswith("This command goes on without that file.\n")
+
+
+def test_a_broken_file_is_an_error_where_it_is_needed(runtime, run, tmp_path):
+    (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
+    for command in (["up"], ["plan", "--gpu", "H100"], ["compose"], ["env", "chat"], ["top", "chat", "--once"]):
+        status, _, err = run(*command)
+        assert (status, "is no valid TOML" in err) == (1, True)
+    assert run("--help")[0] == 0
+    assert run("top", "--url", "http://127.0.0.1:1", "--once")[::2] == (0, "")
+
+
 def test_check_tells_what_vllm_says_of_each(runtime, run, monkeypatch):
     from vllm_launch import arguments
     from vllm_launch.arguments import Verdict
