@@ -113,9 +113,9 @@ def matrix() -> str:
     """What each fault comes to."""
     rows = []
     for row in MATRIX:
-        outcomes = [row.outcome(operation, lasting=lasting).value for operation, lasting in _COLUMNS]
+        outcomes = [row.outcome(name, stream=stream, lasting=on).value for name, stream, on in _COLUMNS.values()]
         rows.append((f"`{row.fault}`", FAULTS[row.fault][1], *outcomes))
-    return table(("fault", "what the client meets", *(f"{name}, {_WHEN[on]}" for name, on in _COLUMNS)), rows)
+    return table(("fault", "what the client meets", *_COLUMNS), rows)
 
 
 def learning() -> str:
@@ -125,8 +125,14 @@ def learning() -> str:
     return table(("fault", "what the client meets", "once", "lasting"), rows)
 
 
-_COLUMNS = (("chat, generate", False), ("chat, generate", True), ("embed", False), ("embed", True))
-_WHEN = {False: "once", True: "lasting"}
+_COLUMNS = {
+    "streamed, once": ("chat", True, False),
+    "chat, generate, once": ("chat", False, False),
+    "embed, once": ("embed", False, False),
+    "chat, generate, lasting": ("chat", True, True),
+    "embed, lasting": ("embed", False, True),
+}
+"""Operation, whether streamed, whether the fault lasts. Where a fault lasts, streams end as plain calls do."""
 
 
 _SAMPLING = (

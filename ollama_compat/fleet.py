@@ -249,7 +249,7 @@ class Fleet:
                 server.breaker.heard(self.clock.ticks())
             server.cards, server.trouble = cards, None
         except (ServerUnreachable, ResponseError) as problem:
-            failure = classify(problem, began=False)
+            failure = classify(problem, delivered=False)
             server.trouble = problem
             if failure is UNREACHABLE and not isinstance(problem, Silent):
                 server.cards = None  # any other may well serve what it did

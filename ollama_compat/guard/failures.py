@@ -1,7 +1,8 @@
 """What each failure of a call allows, in one table.
 
-Nothing is repeated once the answer has begun: the caller may have acted on it. Before that, a question may be asked
-again where the failure says that it can't be the question's own fault.
+Nothing is repeated once the caller has some of the answer, and may have acted on it. Before that, a question may be
+asked again where the failure says that it can't be the question's own fault: who wants a whole reply has none of it
+until its end.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Failure:
 UNREACHABLE = Failure("unreachable", "no connection: refused, dark, unknown host", True, True, counts=True)
 CIRCUIT_OPEN = Failure("circuit_open", "the circuit breaker leaves the server alone", elsewhere=True)
 EXHAUSTED = Failure("exhausted", "this process has no file or memory left for a connection")
-RESET = Failure("reset", "the connection ended before the answer began", True, True, counts=True)
+RESET = Failure("reset", "the connection ended before any of the answer was delivered", True, True, counts=True)
 BUSY = Failure("busy", "429: the server has too much to do", True, True)
 UNAVAILABLE = Failure("unavailable", "502, 503: loading, or gone behind its proxy", True, True, counts=True)
 SERVER_ERROR = Failure("server_error", "500, 504, or any other 5xx", elsewhere=True, counts=True)
 MALFORMED = Failure("malformed", "a reply that is not the protocol's", elsewhere=True, counts=True)
 TIMEOUT = Failure("timeout", f"no answer within the caller's timeout; counted where {QUIET}", counts=True)
-CUT_OFF = Failure("cut_off", "any failure after the answer has begun", counts=True)
+CUT_OFF = Failure("cut_off", "any failure after some of the answer was delivered", counts=True)
 GONE = Failure("gone", "404: the server no longer has the model", elsewhere=True)
 NOT_FOUND = Failure("not_found", "no server has the model", stand_in=True)
 UNAUTHORIZED = Failure("unauthorized", "401, 402, 403: a key is wrong or spent")
@@ -73,11 +74,11 @@ _STATUS = {401: UNAUTHORIZED, 402: UNAUTHORIZED, 403: UNAUTHORIZED, 404: NOT_FOU
 _STATUS |= {502: UNAVAILABLE, 503: UNAVAILABLE}
 
 
-def classify(error: BaseException, *, began: bool) -> Failure:
-    """The row of an exception; `began` says whether any of the answer had come."""
+def classify(error: BaseException, *, delivered: bool) -> Failure:
+    """The row of an exception; `delivered`: whether the caller has some of the answer."""
     failure = _row(error)
     repeatable = failure.again or failure.elsewhere or failure.stand_in
-    return CUT_OFF if began and (repeatable or failure.counts) else failure
+    return CUT_OFF if delivered and (repeatable or failure.counts) else failure
 
 
 def is_late(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """One call through all that stands around it: its turn, the routes to an answer, retries, and what is told of it.
 
 An exchange around exchanges: it does no I/O, and adds nothing between the parts of an answer. What a failure allows is
-the table of failures.py; nothing is ever asked again once its answer has begun.
+the table of failures.py; nothing is ever asked again once the caller has some of its answer.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Guard:
             running.error = None if progress.done else CANCELLED
             raise
         except Exception as error:
-            running.error = classify(error, began=progress.first is not None).kind
+            running.error = classify(error, delivered=progress.delivered).kind
             raise
         finally:
             running.waiting = False
@@ -120,12 +120,12 @@ class Guard:
             try:
                 yield from self._by(question, attempt, running)
             except Exception as error:
-                if progress.first is not None:  # the caller has seen a part of this one's answer
+                if progress.delivered:  # the caller has seen a part of this one's answer
                     raise
                 if first is not None:
                     first.add_note(f"{route.name} stood in and failed too: {error}")
                 first = first or error
-                if instead is None or not _stands_in(classify(error, began=False), route):
+                if instead is None or not _stands_in(classify(error, delivered=False), route):
                     raise first from None
                 running.failovers += 1
                 decided("failover", told(error), model=running.model, of=route.name, to=instead.name)
@@ -161,6 +161,7 @@ class Guard:
     def _on(self, target: Target, question: Question, attempt: Attempt, running: Running) -> Exchange[None]:
         """One server. Its breaker is told how it did."""
         server, progress = target.server, attempt.progress
+        progress.first = None  # of an attempt before this one
         if attempt.failed:
             running.failovers += 1
             why = told(attempt.trouble)
@@ -198,7 +199,7 @@ class Guard:
             running.answered_by = server.url if provider == VLLM else provider
 
     def _judge(self, server: Server, error: Exception, attempt: Attempt) -> None:
-        failure = classify(error, began=attempt.progress.first is not None)
+        failure = classify(error, delivered=attempt.progress.delivered)
         if failure.counts:
             server.failed(self._clock.ticks(), error)
         elif failure not in (EXHAUSTED, OTHER):
@@ -214,7 +215,7 @@ class Guard:
 
     def _note(self, error: Exception, attempt: Attempt) -> Failure:
         """Keep a failure that others may make good; any other is raised."""
-        failure = classify(error, began=attempt.progress.first is not None)
+        failure = classify(error, delivered=attempt.progress.delivered)
         if not failure.elsewhere:
             raise error
         attempt.trouble = attempt.trouble or error

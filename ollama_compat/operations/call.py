@@ -51,7 +51,9 @@ class Progress:
     """How far a call has come, for those who watch over it."""
 
     first: int | None = None
-    """When the answer began (ticks). From then on nothing may be repeated."""
+    """When the first of the answer came (ticks)."""
+    delivered: bool = False
+    """Whether the caller has some of it. From then on nothing may be repeated."""
     retry_after: float | None = None
     """Seconds until the server that refused wants to be asked again, where it said so."""
     tokens_in: int = 0

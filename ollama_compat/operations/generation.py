@@ -39,6 +39,7 @@ def respond(call: Call, path: str, payload: Part, plan: Plan) -> Exchange[Refusa
             assembler.kind = yield from plan.settle()
         fragment = assembler.feed(chunk)
         if fragment and call.stream:
+            call.progress.delivered = True
             yield _part(call, plan, fragment)
         elif fragment:
             whole.add(fragment)

@@ -41,6 +41,7 @@ def _handed_on(call: Call) -> Exchange[None]:
             raise ResponseError(json.dumps(part), _number(part.get("status_code")) or -1)
         if call.progress.first is None:
             call.progress.first = call.clock.ticks()
+        call.progress.delivered = True
         yield _told(call, part)
     if not part.get("done"):
         raise broken_off("Ollama", "the stream ended without its last part")

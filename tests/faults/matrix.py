@@ -1,8 +1,8 @@
 """What a fault of a server's does to a call: the required outcome of each, once and lasting. The contract, as a table.
 
 `once` is a fault that one request meets, and all is well after it; `lasting` meets every request. The outcome of chat
-and generate, plain and streamed, sync and async, is the same; embed has one of its own where its reply is whole or not
-there at all. `LEARNING` has the outcomes of faults of the request that a call begins with, for what the server serves.
+and generate, sync and async, is the same. A plain call has one of its own where a stream is cut off: nothing of its
+answer was delivered, so it is asked again; embed where a fault of a stream passes it by. `LEARNING` has the outcomes of faults of the request that a call begins with, for what the server serves.
 docs/reliability.md is written from these tables, and test_matrix.py holds them against a real vLLM.
 """
 
@@ -35,15 +35,19 @@ class Row:
     fault: str
     once: Outcome
     lasting: Outcome
+    plain_once: Outcome | None = None
+    """Of a call that is not streamed; None: as `once`."""
     embed_once: Outcome | None = None
-    """None: as `once`."""
+    """None: as `plain_once`."""
     embed_lasting: Outcome | None = None
     """None: as `lasting`."""
 
-    def outcome(self, operation: str, *, lasting: bool) -> Outcome:
+    def outcome(self, operation: str, *, stream: bool, lasting: bool) -> Outcome:
         """What a call of `operation` must come to."""
-        general, own = (self.lasting, self.embed_lasting) if lasting else (self.once, self.embed_once)
-        return own if own is not None and operation == "embed" else general
+        embed = self.embed_lasting if lasting else self.embed_once
+        plain = None if lasting else self.plain_once
+        own = (embed if operation == "embed" else None) or (None if stream else plain)
+        return own or (self.lasting if lasting else self.once)
 
 
 A, E = Outcome.ANSWER, Outcome
@@ -56,12 +60,12 @@ MATRIX = (
     Row("slow-accept", A, A),
     Row("reset-before-reply", A, E.CUT_OFF),
     Row("reset-after-head", A, E.CUT_OFF),
-    Row("reset-in-body", E.CUT_OFF, E.CUT_OFF, embed_once=A),
+    Row("reset-in-body", E.CUT_OFF, E.CUT_OFF, plain_once=A),
     Row("stall-before-reply", E.TIMEOUT, E.TIMEOUT),
     Row("stall-in-body", E.TIMEOUT, E.TIMEOUT),
     Row("drip", A, A),
-    Row("truncate", E.CUT_OFF, E.CUT_OFF, embed_once=A),
-    Row("end-after-event", E.CUT_OFF, E.CUT_OFF, embed_once=A, embed_lasting=A),
+    Row("truncate", E.CUT_OFF, E.CUT_OFF, plain_once=A),
+    Row("end-after-event", E.CUT_OFF, E.CUT_OFF, plain_once=A, embed_lasting=A),
     Row("duplicate-event", E.REPEATED, E.REPEATED, embed_once=A, embed_lasting=A),
     Row("corrupt-event", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),
     Row("corrupt-byte", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),  # in a field that is not read

@@ -70,7 +70,7 @@ def test_a_fault_comes_to_what_it_must(
     stream: bool,
     lasting: bool,
 ) -> None:
-    required = row.outcome(operation, lasting=lasting)
+    required = row.outcome(operation, stream=stream, lasting=lasting)
     if required is Outcome.NEVER:
         pytest.skip("a server that refuses one connection and takes the next is one that was reset")
     proxy, model = proxies["embed" if operation == "embed" else "chat"]
@@ -103,7 +103,7 @@ def test_a_fault_of_learning_what_is_served_comes_to_what_it_must(
     row: Row,
     lasting: bool,
 ) -> None:
-    required = row.outcome("chat", lasting=lasting)
+    required = row.outcome("chat", stream=False, lasting=lasting)
     if required is Outcome.NEVER:
         pytest.skip("a server that refuses one connection and takes the next is one that was reset")
     proxy, model = proxies["chat"]

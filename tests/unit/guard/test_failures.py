@@ -73,7 +73,7 @@ def _name(example: object) -> str:
 
 @pytest.mark.parametrize(("error", "kind"), EXAMPLES, ids=_name)
 def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
-    assert classify(error, began=False).kind == kind
+    assert classify(error, delivered=False).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_table_has_every_row_once() -> None:
 
 @pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=_name)
 def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Exception) -> None:
-    failure = classify(error, began=True)
+    failure = classify(error, delivered=True)
     assert (failure.again, failure.elsewhere, failure.stand_in) == (False, False, False)
 
 
@@ -129,7 +129,7 @@ def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Except
     ids=_name,
 )
 def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str) -> None:
-    assert classify(error, began=True).kind == kind
+    assert classify(error, delivered=True).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_that_a_time_was_up_is_told_apart(error: Exception, late: bool) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=_name)
 def test_what_ends_a_program_is_nobodys_failure(error: BaseException) -> None:
-    assert not classify(error, began=False).counts
+    assert not classify(error, delivered=False).counts

@@ -315,25 +315,50 @@ def test_a_stand_ins_own_refusal_ends_the_chain() -> None:
 # Nothing is begun twice
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    "end",
-    [
-        [],
-        [broken_off(A, "reset")],
-        [httpx.ReadTimeout("slow")],
-        [event({"error": {"message": "boom", "code": 500}})],
-        [b"{"],
-        [delta("abort")],
-    ],
-)
-def test_an_answer_that_has_begun_is_neither_repeated_nor_stood_in_for(end: list[Any], stream: bool) -> None:
+ENDS: dict[str, list[Any]] = {
+    "without its end": [],
+    "reset": [broken_off(A, "reset")],
+    "error": [event({"error": {"message": "boom", "code": 500}})],
+    "malformed": [b"{"],
+    "abort": [delta("abort")],
+}
+"""How an answer may end after its first piece."""
+
+
+@pytest.mark.parametrize("end", [*ENDS.values(), [httpx.ReadTimeout("slow")]], ids=[*ENDS, "timeout"])
+def test_a_stream_that_has_begun_is_neither_repeated_nor_stood_in_for(end: list[Any]) -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played, _ = client.fails([delta(content="my-"), *end], stream=stream)
+    played, _ = client.fails([delta(content="my-"), *end], stream=True)
     assert (asked(played), played.sleeps) == ([A + CHAT], [])
-    assert content(played) == ("my-" if stream else "")
+    assert content(played) == "my-"
     assert client.last.error == "cut_off"
     assert client.made.fleet.servers[0].breaker.failures == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_an_answer_of_which_the_caller_has_nothing_is_asked_for_again(end: list[Any], stream: bool) -> None:
+    begun = delta(role="assistant") if stream else delta(content="my-")
+    client = Client()
+    played = client.ask([begun, *end], said(ANSWER), stream=stream)
+    assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
+    assert (client.last.error, client.last.failovers) == (None, 1)
+    assert client.made.fleet.servers[0].breaker.failures == 1
+
+
+def test_the_first_token_of_an_answer_is_that_of_the_attempt_that_gave_it() -> None:
+    client = Client(b=())
+    played = client.ask([delta(content="my-")], said(ANSWER))
+    assert played.parts[-1]["prompt_eval_duration"] >= 0
+    assert played.parts[-1]["total_duration"] >= played.parts[-1]["load_duration"]
+    assert client.last.first_token is not None
+
+
+def test_a_plain_call_whose_time_is_up_after_the_first_token_is_not_asked_again() -> None:
+    client = Client()
+    played, error = client.fails([delta(content="my-"), httpx.ReadTimeout("slow")])
+    assert (asked(played), client.last.error) == ([A + CHAT], "timeout")
+    assert isinstance(error, httpx.ReadTimeout)
 
 
 def test_a_stream_that_ended_before_its_first_event_is_asked_for_again() -> None:

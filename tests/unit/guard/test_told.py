@@ -58,7 +58,7 @@ def test_a_call_that_was_answered_is_counted_with_all_that_happened() -> None:
 )
 def test_errors_are_counted_by_kind(failure: list[Any], kind: str) -> None:
     client = Client(b=())
-    client.fails(*failure)
+    client.fails(*failure, stream=True)
     assert client.totals["errors"] == {kind: 1}
     assert (client.totals["calls"], client.totals["cancelled"]) == (1, 0)
 
