@@ -2,8 +2,9 @@
 
 `once` is a fault that one request meets, and all is well after it; `lasting` meets every request. The outcome of chat
 and generate, sync and async, is the same. A plain call has one of its own where a stream is cut off: nothing of its
-answer was delivered, so it is asked again; embed where a fault of a stream passes it by. `LEARNING` has the outcomes of faults of the request that a call begins with, for what the server serves.
-docs/reliability.md is written from these tables, and test_matrix.py holds them against a real vLLM.
+answer was delivered, so it is asked again; embed where a fault of a stream passes it by. `LEARNING` has the outcomes
+of faults of the request that a call begins with, for what the server serves. docs/reliability.md is written from
+these tables, and test_matrix.py holds them against a real vLLM.
 """
 
 from __future__ import annotations
