@@ -160,8 +160,8 @@ class Guard:
 
     def _on(self, target: Target, question: Question, attempt: Attempt, running: Running) -> Exchange[None]:
         """One server. Its breaker is told how it did."""
+        attempt.progress.first = None  # of a server before this one
         server, progress = target.server, attempt.progress
-        progress.first = None  # of an attempt before this one
         if attempt.failed:
             running.failovers += 1
             why = told(attempt.trouble)
