@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import logs
 from .faults import ENDED, FAULTS, Fault
@@ -39,6 +40,7 @@ class Cause:
         return f"{self.words}. {self.advice}" if self.advice else self.words
 
 
+_TOLD_LINES = 12
 # What every failed start ends with: it only says that another process failed before.
 _CONSEQUENCES = ("Engine core initialization failed", "Frontend process failed", "WorkerProc initialization failed")
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b: \S")
@@ -56,6 +58,20 @@ def explain(log_text: str, exit_words: str) -> Cause | None:
         if found := fault.pattern.search(told):
             return _cause(fault, found, told)
     return _first_exception(messages)
+
+
+def told(name: str, what: str, log_text: str, exit_words: str, log_file: Path | None = None) -> str:
+    """`what` happened to the server of that name, the likely cause, and the last lines of its log."""
+    cause = explain(log_text, exit_words)
+    last = "\n".join(f"  {line}" for line in logs.lines(log_text)[-_TOLD_LINES:])
+    return "\n".join(
+        (
+            f"The vLLM server {name!r} {what}.",
+            *([str(cause)] if cause else []),
+            "The last lines of its log" + (f", {log_file}:" if log_file else ":"),
+            last or "  (it is empty)",
+        )
+    )
 
 
 def _cause(fault: Fault, found: re.Match[str], told: str) -> Cause:

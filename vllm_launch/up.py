@@ -27,7 +27,6 @@ READY_TIMEOUT_S = 1800.0
 """How long a server may take until it is ready (seconds): a large model is downloaded first."""
 _LOADING_GRACE_S = 2.0  # one that is still loading has nothing to finish
 _POLL_S = 0.5
-_TAIL_LINES = 12
 
 Action: TypeAlias = Literal["stay", "start", "replace"]
 
@@ -267,7 +266,7 @@ class _Launch:
         return True
 
     def _explained(self, instance: Instance, what: str) -> str:
-        return explained(instance, what, self._runtime.log(instance, 2000))
+        return causes.told(instance.name, what, self._runtime.log(instance, 2000), instance.ended)
 
     @contextlib.contextmanager
     def _failing(self, server: Server) -> Iterator[None]:
@@ -281,16 +280,6 @@ class _Launch:
                 if server.name in self._own:
                     self._runtime.stop(self.starting[server.name], _LOADING_GRACE_S)
                 del self.starting[server.name]
-
-
-def explained(instance: Instance, what: str, log: str) -> str:
-    """`what` happened to a server, the likely cause in words, and the last lines of its log."""
-    message = f"The vLLM server {instance.name!r} {what}."
-    cause = causes.explain(log, instance.ended)
-    if cause is not None:
-        message += f"\n{cause}"
-    last = "\n".join(f"  {line}" for line in logs.lines(log)[-_TAIL_LINES:])
-    return f"{message}\nThe last lines of its log:\n{last or '  (it is empty)'}"
 
 
 def _ill(instance: Instance, answer: ready.Answer) -> str:

@@ -98,7 +98,10 @@ class Meant:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, as far as its driver's tool tells."""
+    """Whether this machine is meant to have an NVIDIA GPU.
+
+    A driver that is there and does not work is one to mend: no small model is to stand in for the large one unasked.
+    """
     return shutil.which("nvidia-smi") is not None
 
 

@@ -96,13 +96,7 @@ def compose_command(
         print(compose.generate(servers), end="")
         return
     for path, text in compose.files(servers).items():
-        target = folder / path
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, "utf-8")
-        except OSError as error:
-            raise LaunchError(f"{target} can't be written: {error.strerror}.") from error
-        print(target)
+        _write(folder / path, text, with_folders=True)
 
 
 @app.command("k8s")
@@ -144,7 +138,14 @@ def k8s_command(
     if file is None:
         print(text, end="")
         return
+    _write(file, text)
+
+
+def _write(file: Path, text: str, *, with_folders: bool = False) -> None:
+    """Write it, and tell its path."""
     try:
+        if with_folders:
+            file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, "utf-8")
     except OSError as error:
         raise LaunchError(f"{file} can't be written: {error.strerror}.") from error

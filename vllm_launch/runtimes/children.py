@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 
     from ..servers import Server
 
-READY_TIMEOUT = 600.0
-STOP_GRACE = 15.0
+READY_TIMEOUT_S = 600.0
+STOP_GRACE_S = 15.0
 # A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
-_LOADING_GRACE = 2.0
-_POLL_EVERY = 0.25
-_TAIL_LINES = 12
+_LOADING_GRACE_S = 2.0
+_POLL_S = 0.25
 _READ_LINES = 400
 
 
@@ -113,7 +112,7 @@ class ServerProcess:
         self._started_by = os.getpid()
         _started.append(self)
 
-    def wait_ready(self, timeout: float = READY_TIMEOUT, on_progress: OnProgress | None = None) -> None:
+    def wait_ready(self, timeout: float = READY_TIMEOUT_S, on_progress: OnProgress | None = None) -> None:
         """Returns when the server answers `GET /health`; a `ServerError` when it ends before, or takes too long."""
         _wait_ready([self], timeout, on_progress)
 
@@ -123,13 +122,13 @@ class ServerProcess:
             self._asked_to_end_at = time.monotonic()
             groups.send(self._popen.pid, signal.SIGTERM)
 
-    def stop(self, grace: float = STOP_GRACE) -> None:
+    def stop(self, grace: float = STOP_GRACE_S) -> None:
         """Ends the whole process group: asks, waits up to `grace` seconds, then kills. Calling it twice is harmless."""
         if self._popen is None:
             return
         if not self._asked_to_end_at:
             self.terminate()
-        deadline = self._asked_to_end_at + (grace if self._ready else min(grace, _LOADING_GRACE))
+        deadline = self._asked_to_end_at + (grace if self._ready else min(grace, _LOADING_GRACE_S))
         groups.await_end(self._popen.pid, deadline, self._popen.poll)
         self._popen.communicate()
         if self in _started:
@@ -144,12 +143,7 @@ class ServerProcess:
         return Progress(self.server, seconds, logs.activity(self._log()), self._ready)
 
     def _explain(self, what: str) -> str:
-        text = self._log()
-        message = f"The vLLM server {self.server.name!r} {what}."
-        if cause := causes.explain(text, self.exit_reason()):
-            message += f"\n{cause}"
-        last = "\n".join(f"  {line}" for line in logs.lines(text)[-_TAIL_LINES:])
-        return f"{message}\nLast lines of its log, {self.log_path}:\n{last or '  (it is empty)'}"
+        return causes.told(self.server.name, what, self._log(), self.exit_reason(), self.log_path)
 
     def _log(self) -> str:
         return logfile.read(self.log_path, _READ_LINES)
@@ -177,7 +171,7 @@ def running(
     *,
     python: str | Path,
     log_dir: Path,
-    timeout: float = READY_TIMEOUT,
+    timeout: float = READY_TIMEOUT_S,
     on_progress: OnProgress | None = None,
 ) -> Iterator[list[ServerProcess]]:
     """Starts all servers side by side, yields their processes once all are ready, and stops all of them at the end."""
@@ -214,7 +208,7 @@ def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress:
                 elif progress.seconds > timeout:
                     raise ServerError(process._explain(f"was not ready after {timeout:.0f} seconds"))
             if waiting:
-                time.sleep(_POLL_EVERY)
+                time.sleep(_POLL_S)
 
 
 def _require_free_port(server: Server) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import container
-from ..servers import VLLM_VERSION, Server
+from ..servers import Server
 from .base import LaunchError
 
 _LABELS = "ollama-compat.launch."
@@ -23,8 +23,6 @@ SERVER_LABEL = _LABELS + "server"
 """The description that the container was made from, as JSON; it holds no secrets. A container with it is ours."""
 DIGEST_LABEL = _LABELS + "digest"
 """The description's digest."""
-VERSION_LABEL = _LABELS + "version"
-"""The vLLM that the descriptions were written for."""
 LAUNCHER_LABEL = _LABELS + "launcher"
 """Which launcher made it: until it is kept, it ends with that one."""
 
@@ -99,7 +97,6 @@ def labels(server: Server, launcher: str) -> dict[str, str]:
     return {
         SERVER_LABEL: server.model_dump_json(),
         DIGEST_LABEL: server.digest,
-        VERSION_LABEL: VLLM_VERSION,
         LAUNCHER_LABEL: launcher,
     }
 
