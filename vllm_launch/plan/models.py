@@ -10,10 +10,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..runtimes.base import LaunchError
+from ..servers import Server
 from . import known
 from .checkpoint import Checkpoint
 from .checkpoint import read as read_checkpoint
@@ -56,8 +57,18 @@ def find(name: str, revision: str | None = None, env: Mapping[str, str] = os.env
         return published(name)
     raise LaunchError(
         f"The config.json of {name} is not on this machine, and without it no memory can be planned. Get it with: "
-        f"huggingface-cli download {name} config.json (or `hf download {name} config.json`)"
+        f"hf download {name} config.json, or have it fetched: vllm-launch plan --download"
     )
+
+
+def here(server: Server) -> Server:
+    """The server with its model as this machine has it: a folder of a container's volume has a path of its own here."""
+    inside = PurePosixPath(server.model)
+    for host, mounted in server.volumes.items():
+        folder, target = Path(host).expanduser(), PurePosixPath(mounted.removesuffix(":ro"))
+        if folder.is_absolute() and inside.is_relative_to(target) and not Path(server.model).exists():
+            return server.model_copy(update={"model": str(folder / inside.relative_to(target))})
+    return server
 
 
 def published(name: str, _revision: str | None = None) -> Model:
@@ -70,7 +81,9 @@ def download(name: str, revision: str | None = None) -> Model:
     try:
         from huggingface_hub import hf_hub_download  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise LaunchError("To get config.json from the hub, install huggingface_hub.") from None
+        raise LaunchError(
+            "To get config.json from the hub, install huggingface_hub: pip install huggingface_hub"
+        ) from None
     try:
         hf_hub_download(name, "config.json", revision=revision)
     except Exception as error:  # its own errors and those of its HTTP client have no common ancestor

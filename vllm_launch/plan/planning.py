@@ -14,7 +14,7 @@ from .budget import Models, evaluate, gib
 from .changes import suggest
 from .figures import Plan, ServerPlan
 from .gpus import Gpu
-from .models import PUBLISHED, find
+from .models import PUBLISHED, find, here
 from .options import LEFT_OUT, flags
 from .shares import split
 
@@ -30,6 +30,7 @@ def plan(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models = find) 
     if not any(server.needs_gpu for server in servers):
         raise LaunchError("None of these servers is described as running on GPUs: there is nothing to plan.")
     cached = functools.cache(models)
+    servers = [here(server) for server in servers]
     result = evaluate(servers, gpus, cached)
     suggestions = () if result.fits else suggest(servers, result, gpus, cached)
     return replace(result, suggestions=suggestions, notes=tuple(_notes(servers, result, cached)))

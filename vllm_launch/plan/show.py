@@ -65,7 +65,9 @@ def _title(server: ServerPlan) -> str:
 def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
     """What a server spends its share on: what, how much, why."""
     options = server.options
-    yield "share", gib(server.budget), f"gpu_memory_utilization {options.gpu_memory_utilization:g}"
+    fixed = "all of the below: kv_cache_memory_bytes is set, and the share does not count"
+    share = fixed if options.kv_cache_memory_bytes else f"gpu_memory_utilization {options.gpu_memory_utilization:g}"
+    yield "share", gib(server.budget), share
     yield "weights", gib(server.weights), _WEIGHTS[server.weights_source]
     step = f"{options.max_num_batched_tokens:,} tokens or {options.max_num_seqs:,} requests in a step"
     yield "activation", gib(server.activation), f"estimate: {step}"
@@ -86,7 +88,11 @@ def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
     yield "a request", gib(cache.request_bytes), f"of max_model_len {options.max_model_len:,} tokens, at most"
     yield "KV cache size", f"{cache.tokens:,} tokens", f"as vLLM logs it; concurrency {cache.concurrency:.2f}x"
     for tokens, count in cache.sequences:
-        yield "", f"{count:,} requests", f"of {tokens:,} tokens at once" + _limit(count, options.max_num_seqs)
+        yield (
+            "",
+            f"{count:,} request" + "s" * (count != 1),
+            f"of {tokens:,} tokens at once" + _limit(count, options.max_num_seqs),
+        )
 
 
 def _limit(count: int, most: int) -> str:

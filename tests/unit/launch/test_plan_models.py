@@ -220,7 +220,7 @@ def test_the_production_pair_is_known_without_files(name: str, tmp_path: Path) -
 
 
 def test_a_model_that_is_nowhere_comes_with_the_command_that_gets_it(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"huggingface-cli download org/unknown config.json"):
+    with pytest.raises(LaunchError, match=r"hf download org/unknown config.json, or .*plan --download"):
         find("org/unknown", env={"HF_HUB_CACHE": str(tmp_path)})
 
 

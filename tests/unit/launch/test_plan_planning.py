@@ -104,6 +104,9 @@ def test_a_fixed_kv_cache_makes_the_share() -> None:
     llm = planned([changed(LLM, kv_cache_memory_bytes=8 * GIB)], "48GiB").server("vllm-llm")
     assert llm.kv_available == 8 * GIB
     assert llm.budget == llm.fixed + 8 * GIB
+    text = shown(planned([changed(LLM, kv_cache_memory_bytes=8 * GIB)], "48GiB"))
+    assert "kv_cache_memory_bytes is set" in text
+    assert "gpu_memory_utilization" not in text
 
 
 def test_adapters_take_their_room() -> None:
@@ -297,6 +300,14 @@ def test_weights_that_are_computed_are_told_with_what_from(tmp_path: Path) -> No
         f"vllm-llm: the weights are computed from the config.json in the folder {tmp_path}; "
         "once its weights are there too, their sizes count."
     )
+
+
+@pytest.mark.parametrize("mounted", ["/models", "/models:ro"])
+def test_a_folder_of_a_containers_volume_is_found_where_this_machine_has_it(tmp_path: Path, mounted: str) -> None:
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "config.json").write_text(json.dumps(known.CONFIGS[EXAONE]))
+    server = changed(LLM, model="/models/chat", volumes={"a-volume": "/models/chat", str(tmp_path): mounted})
+    assert plan([server], [named("80GiB")]).server("vllm-llm").model == str(tmp_path / "chat")
 
 
 def test_flags_that_are_not_counted_are_told() -> None:
