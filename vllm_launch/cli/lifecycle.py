@@ -15,6 +15,7 @@ from rich.markup import escape
 from .. import ready, rollback, service, status, up
 from ..progress import Board, Row, board, step
 from ..runtimes import Instance, LaunchError, Runtime
+from ..servers import Server
 from .app import (
     JsonOption,
     Names,
@@ -49,12 +50,7 @@ def up_command(
     What is ready outlives this command. What is not yet, when it ends by Ctrl-C, an error or a kill, is stopped.
     """
     servers = meant(context).servers(names)
-    for server in servers:
-        if server.api_key_file is None and not _is_loopback(server.host):
-            warn(
-                f"{server.name} listens on {server.host} and asks for no key: whoever reaches this machine may use it. "
-                "Give it an api_key_file, or leave host out."
-            )
+    _warn_of_exposed(servers)
     chosen = meant(context).runtime(runtime, python)
     options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
     try:
@@ -173,8 +169,14 @@ def _pull(model: str, *, shown: bool) -> None:
         row.done()
 
 
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host in ("localhost", "::1")
+def _warn_of_exposed(servers: Iterable[Server]) -> None:
+    for server in servers:
+        local = server.host.startswith("127.") or server.host in ("localhost", "::1")
+        if not local and server.api_key_file is None:
+            warn(
+                f"{server.name} listens on {server.host} and asks for no key: whoever reaches this machine may use it. "
+                "Give it an api_key_file, or leave host out."
+            )
 
 
 class _Shown:
