@@ -19,7 +19,7 @@ import ollama
 import yaml
 
 from .compose import beside, variables
-from .runtimes import LaunchError, RuntimeName, groups
+from .runtimes import LaunchError, RuntimeName, groups, ports
 from .runtimes.state import state_folder, writing
 
 DEFAULT_URL = "http://127.0.0.1:11434"
@@ -124,7 +124,8 @@ def _await(url: str, timeout_s: float, look: Callable[[], None]) -> str:
 
 def _is_local(url: str) -> bool:
     """Whether it is of this machine: then no proxy of the environment may come between."""
-    return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+    host = httpx.URL(url).host
+    return ports.is_loopback(host) or host in ("0.0.0.0", "::")  # as OLLAMA_HOST has it for `ollama serve`
 
 
 def _require_local(url: str) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from ..servers import Server
 from .base import LaunchError, Report
+from .ports import is_loopback
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -139,10 +140,10 @@ def is_local(client: DockerClient) -> bool:
 
 def require_reachable(client: DockerClient, server: Server, failure: str) -> None:
     """Refuse early what would be waited for in vain: an address of this machine, and an engine of another one."""
-    if is_local(client) or not _is_loopback(urlsplit(server.base_url).hostname):
+    if is_local(client) or not is_loopback(urlsplit(server.base_url).hostname or ""):
         return
     engine = urlsplit(client.api.base_url).hostname
-    if not _is_loopback(engine):
+    if not is_loopback(engine or ""):
         raise LaunchError(
             f"{failure}: the Docker engine at {_address()} is on another machine, where nobody here can reach"
             f" {server.base_url}. Run vllm-launch there, or give the server an address of that machine as its host, and"
@@ -211,10 +212,6 @@ class Layers:
         total = sum(size for _, size in self._bytes.values()) / 1e9
         layers = f"fetching the image: {sum(self._done.values())} of {len(self._done)} layers"
         return f"{layers}, {current:.1f} of {total:.1f} GB" if total else layers
-
-
-def _is_loopback(host: str | None) -> bool:
-    return host == "localhost" or (host or "").startswith("127.") or host == "::1"
 
 
 def _address() -> str:

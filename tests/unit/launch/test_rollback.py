@@ -126,6 +126,14 @@ def test_one_of_another_machine_is_not_started_from_here(url, go, monkeypatch):
         go()
 
 
+def test_all_addresses_of_this_machine_are_of_this_machine(url, go, monkeypatch):
+    port = httpx.URL(url).port
+    monkeypatch.setenv("OLLAMA_HOST", f"0.0.0.0:{port}")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert go().started
+    assert httpx.get(f"{url}/api/version", trust_env=False).status_code == 200
+
+
 def test_something_else_at_its_address(url, go):
     port = httpx.URL(url).port
     with http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler) as server:
