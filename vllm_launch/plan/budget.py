@@ -127,6 +127,8 @@ def _on_gpu(weights: Weights, shape: Architecture, options: Options) -> int:
 
 def _lora(shape: Architecture, options: Options) -> int:
     """Room for one adapter at a time (`max_loras`): two thin matrices for each matrix (arXiv 2106.09685)."""
+    if not options.lora_rank:
+        return 0
     sides = sum(
         (linear.inputs + linear.outputs) * linear.copies
         for layer in range(shape.layers)

@@ -18,6 +18,7 @@ from .figures import Change, Plan, ServerPlan, Suggestion
 from .gpus import MIB, NAMED, Gpu
 from .shares import MOST, dealt
 
+_STEP_TOKENS = 1024
 _FEWEST_TOKENS = 1024
 """A `max_model_len` below this is no help."""
 _FEWEST_AMONG_OTHERS = 4096
@@ -125,13 +126,17 @@ def _single(case: _Case, server: ServerPlan, fewest: int = _FEWEST_TOKENS) -> It
 
 def _shorter(case: _Case, fields: Fields, server: ServerPlan, fewest: int) -> Changes | None:
     """With the longest `max_model_len` that fits, in steps of 1,024 tokens."""
-    low, high = 0, (server.options.max_model_len - 1) // _FEWEST_TOKENS
-    best: Changes | None = None
-    while low < high:
+
+    def with_steps(steps: int) -> Changes | None:
+        return case.with_fields({**fields, "max_model_len": steps * _STEP_TOKENS})
+
+    low, high = fewest // _STEP_TOKENS, (server.options.max_model_len - 1) // _STEP_TOKENS
+    best = with_steps(low) if low <= high else None
+    while best and low < high:
         middle = (low + high + 1) // 2
-        changes = case.with_fields({**fields, "max_model_len": middle * _FEWEST_TOKENS})
+        changes = with_steps(middle)
         low, high, best = (middle, high, changes) if changes else (low, middle - 1, best)
-    return best if low * _FEWEST_TOKENS >= fewest else None
+    return best
 
 
 def _larger_share(case: _Case, server: ServerPlan) -> Changes | None:
