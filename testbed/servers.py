@@ -35,72 +35,75 @@ SMALL_MACHINE = {
 }
 """Variables of a vLLM server on a machine with few cores."""
 _QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
-# The models are small: half a gigabyte holds several of their windows, and on a GPU they leave room for one another.
-_SMALL = ("--enforce-eager", "--kv-cache-memory-bytes", str(512 * 2**20), "--gpu-memory-utilization", "0.2")
-_COMMON = (*_SMALL, *_QUIET)
-_WINDOW = ("--max-model-len", "2048")
-_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
 
-def _template(name: str) -> tuple[str, str]:
-    return ("--chat-template", str(HERE / "templates" / name))
+def _server(name: str, model: str, port: int, served: tuple[str, ...], **more: object) -> Server:
+    """The models are small: half a gigabyte holds several of their windows, and on a GPU they leave room for others."""
+    return Server.model_validate(
+        {
+            "name": name,
+            "model": str(models.path(model)),
+            "port": port,
+            "served_model_name": served,
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": 512 * 2**20,
+            "gpu_memory_utilization": 0.2,
+            "extra_args": _QUIET,
+            "env": SMALL_MACHINE,
+            **more,
+        }
+    )
+
+
+def _template(name: str) -> str:
+    return str(HERE / "templates" / name)
 
 
 def chat(port: int) -> Server:
     """SmolLM2: chat, tools, JSON; the template makes it think where `enable_thinking` is given."""
-    return Server(
-        name="chat",
-        model=str(models.path(models.SMOLLM2)),
-        port=port,
-        served_model_name=("smol", "smoltools", "smolthink"),
-        extra_args=(*_COMMON, *_WINDOW, *_TOOLS, *_template("lab.jinja"), "--dtype", "float32"),
-        env=SMALL_MACHINE,
+    return _server(
+        "chat",
+        models.SMOLLM2,
+        port,
+        ("smol", "smoltools", "smolthink"),
+        max_model_len=2048,
+        dtype="float32",
+        tool_call_parser="hermes",
+        chat_template=_template("lab.jinja"),
     )
 
 
 def embed(port: int) -> Server:
     """all-MiniLM-L6-v2: embeddings of 384 dimensions, texts of up to 256 tokens."""
-    return Server(
-        name="embed",
-        model=str(models.path(models.MINILM)),
-        port=port,
-        served_model_name=("minilm",),
-        extra_args=(*_COMMON, "--runner", "pooling"),
-        env=SMALL_MACHINE,
-    )
+    return _server("embed", models.MINILM, port, ("minilm",), runner="pooling")
 
 
 def korean(port: int) -> Server:
     """Gemma 3 270M, a base model that has read Korean; asks for `API_KEY`."""
-    return Server(
-        name="korean",
-        model=str(models.path(models.GEMMA3)),
-        port=port,
-        served_model_name=("gemma270",),
-        extra_args=(*_COMMON, *_WINDOW, *_template("plain.jinja"), "--dtype", "float32"),
-        env=SMALL_MACHINE,
+    return _server(
+        "korean",
+        models.GEMMA3,
+        port,
+        ("gemma270",),
+        max_model_len=2048,
+        dtype="float32",
+        chat_template=_template("plain.jinja"),
         api_key_file=_KEY_FILE,
     )
 
 
 def reasoning(port: int, parser: str) -> Server:
     """SmolLM2 with thinking tokens, behind one of vLLM's reasoning parsers: qwen3, deepseek_r1, deepseek_v3, …."""
-    return Server(
-        name=f"reasoning-{parser.replace('_', '-')}",
-        model=str(models.path(models.SMOLLM2_REASONING)),
-        port=port,
-        served_model_name=("smolreason",),
-        extra_args=(
-            *_COMMON,
-            *_WINDOW,
-            *_TOOLS,
-            *_template("lab.jinja"),
-            "--dtype",
-            "float32",
-            "--reasoning-parser",
-            parser,
-        ),
-        env=SMALL_MACHINE,
+    return _server(
+        f"reasoning-{parser.replace('_', '-')}",
+        models.SMOLLM2_REASONING,
+        port,
+        ("smolreason",),
+        max_model_len=2048,
+        dtype="float32",
+        tool_call_parser="hermes",
+        reasoning_parser=parser,
+        chat_template=_template("lab.jinja"),
     )
 
 

@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from . import causes
-from .runtimes.base import LaunchError
 from .servers import Server
 
 Python: TypeAlias = str | os.PathLike[str]
@@ -91,17 +90,6 @@ class Verdict:
     """None: there was no vLLM to ask."""
     words: str
     """For people: vLLM's version, or what is wrong and what to do about it."""
-
-
-def check(server: Server, python: Python | None) -> str:
-    """Has the vLLM of this Python read one server's arguments; returns a line that says what came of it.
-
-    Where there is no vLLM to ask, that is what the line says. Raises `LaunchError` where vLLM does not take them.
-    """
-    [verdict] = check_all([server], python)
-    if verdict.accepted is False:
-        raise LaunchError(f"vLLM does not take the arguments of the server {server.name!r}: {verdict.words}")
-    return verdict.words
 
 
 def check_all(servers: Sequence[Server], python: Python | None) -> list[Verdict]:

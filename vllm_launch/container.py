@@ -19,11 +19,14 @@ LISTEN = "0.0.0.0"
 KEY_FILE = "/run/secrets/vllm-api-key"
 """Where the API key lies in the container, read only. No file there, or a device (`/dev/null`): no key."""
 
+READ_KEY = r"LC_ALL=C tr -d '[:space:]\357\273\277' <"
+"""How a shell reads a file of a key, whose name follows: as `Server.key` does, without the mark of UTF-8 before it."""
+
 # A blank key would leave the server open though its owner meant to close it, and so would one that can't be read.
 _START = f"""\
 set -eu
 if [ -f {KEY_FILE} ]; then
-  VLLM_API_KEY="$(tr -d '[:space:]' <{KEY_FILE})"
+  VLLM_API_KEY="$({READ_KEY}{KEY_FILE})"
   if [ -z "$VLLM_API_KEY" ]; then echo 'The file of the API key is empty.' >&2; exit 78; fi
   export VLLM_API_KEY
 fi

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import httpx
 
+from .errors import LaunchError
 from .servers import Server
 
 TIMEOUT_S = 3.0
@@ -45,10 +46,9 @@ def client() -> httpx.Client:
 def ask(server: Server, http: httpx.Client) -> Answer:
     """How the server is."""
     try:
-        key = server.key().get("VLLM_API_KEY")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        return Answer("unhealthy", f"its api_key_file, {server.api_key_file}, can't be read: {why}")
+        key = server.key()
+    except LaunchError as error:
+        return Answer("unhealthy", str(error).removesuffix("."))
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         health = http.get(f"{server.base_url}/health")

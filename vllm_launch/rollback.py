@@ -19,8 +19,9 @@ import ollama
 import yaml
 
 from .compose import beside, variables
-from .runtimes import LaunchError, RuntimeName, groups, ports
+from .runtimes import LaunchError, RuntimeName, groups
 from .runtimes.state import state_folder, writing
+from .servers import is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:11434"
 READY_TIMEOUT_S = 300.0
@@ -125,7 +126,7 @@ def _await(url: str, timeout_s: float, look: Callable[[], None]) -> str:
 def _is_local(url: str) -> bool:
     """Whether it is of this machine: then no proxy of the environment may come between."""
     host = httpx.URL(url).host
-    return ports.is_loopback(host) or host in ("0.0.0.0", "::")  # as OLLAMA_HOST has it for `ollama serve`
+    return is_loopback(host) or host in ("0.0.0.0", "::")  # as OLLAMA_HOST has it for `ollama serve`
 
 
 def _require_local(url: str) -> None:

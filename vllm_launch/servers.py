@@ -7,12 +7,16 @@ it is (name, port, …), what vLLM's command line is told (one row of `FLAGS` ea
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .errors import LaunchError
 
 HOST = "127.0.0.1"
 """Where a server listens unless it is told otherwise: on this machine alone."""
@@ -51,20 +55,46 @@ FLAGS: tuple[str, ...] = (
 )
 """The fields that are flags of vLLM's: `max_model_len` is `--max-model-len`."""
 
+_TOKEN = "HF_TOKEN in the environment of vllm-launch, which hands it on"
+_USE_INSTEAD: Mapping[str, str] = {
+    **{"--" + name.replace("_", "-"): name for name in ("host", "port", "model", *FLAGS)},
+    "--enable-auto-tool-choice": "tool_call_parser",
+    "--enable-lora": "lora_modules",
+    "--device-memory-utilization": "gpu_memory_utilization",
+    "-tp": "tensor_parallel_size",
+    "-pp": "pipeline_parallel_size",
+    "-q": "quantization",
+    "--api-key": "api_key_file",
+    "--hf-token": _TOKEN,
+}
+"""What says the same as a flag of vLLM's: `extra_args` has no such flags, or two places would say it, or a secret."""
+_SECRETS: Mapping[str, str] = {
+    "VLLM_API_KEY": "api_key_file",
+    "HF_TOKEN": _TOKEN,
+    "HUGGING_FACE_HUB_TOKEN": _TOKEN,
+}
+"""Variables that no description holds, and what to use instead."""
+
+GPU_SHARE = 0.92
+"""vLLM's own `gpu_memory_utilization` (vLLM 0.32, vllm/config/cache.py)."""
 TEARDOWN_S = 15
 """How long a server's processes have to end once it answers nobody any more (seconds)."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HOST_NAME = re.compile(r"(?!(?:.*\.)?\d+$)(?!-)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*", re.IGNORECASE)
+_FLAG_NAME = re.compile(r"--?[^.=\s]*")
+_KEY = re.compile(r"[!-~]+")
 _SIZE = re.compile(r"[0-9]+[kmg]?b?", re.IGNORECASE)  # what Docker's SDK and Compose both read
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Value = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Server(BaseModel):
     """One vLLM server. None leaves a choice to vLLM."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str
     """What people call it: the name of its container, its log file, its service. A DNS label (RFC 1123)."""
@@ -105,11 +135,12 @@ class Server(BaseModel):
     lora_modules: Mapping[str, str] = {}
     """LoRA adapters: served name -> folder or hub id."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments, as on vLLM's command line."""
-    env: Mapping[str, str] = {}
+    """Further arguments, as on vLLM's command line; no flags that have a key of their own here."""
+    env: Mapping[str, Value] = {}
     """Variables of its environment. No keys: they have `api_key_file`, and `HF_TOKEN` is handed on where it is set."""
     api_key_file: Path | None = None
-    """A file that holds the key clients must send. It is read where the server starts, never put on a command line."""
+    """A file that holds the key clients must send, one word. It is read where the server starts, never put on a command
+    line."""
 
     image: str = IMAGE
     """What its container is made of."""
@@ -129,20 +160,36 @@ class Server(BaseModel):
             raise ValueError("lower-case letters, digits and dashes, 63 at most")
         return name
 
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, host: str) -> str:
+        if not (is_address(host) or _HOST_NAME.fullmatch(host)):
+            raise ValueError("an address or a name of this machine is meant, as 127.0.0.1, 0.0.0.0, ::1 or localhost")
+        return host
+
     @field_validator("extra_args")
     @classmethod
-    def _no_key(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
-        for argument in arguments:
-            if argument.partition("=")[0] in ("--api-key", "--hf-token"):
-                raise ValueError(f"{argument.partition('=')[0]} would show the key to everybody: use api_key_file")
-        return arguments
+    def _are_further(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        spelled = tuple(map(_as_vllm_reads_it, arguments))
+        for argument in spelled:
+            if instead := _use_instead(argument):
+                raise ValueError(f"instead of {_FLAG_NAME.findall(argument)[0]}, use {instead}")
+        return spelled
 
     @field_validator("env")
     @classmethod
     def _no_secret(cls, env: Mapping[str, str]) -> Mapping[str, str]:
-        if "VLLM_API_KEY" in env:
-            raise ValueError("VLLM_API_KEY would stand in the description: use api_key_file")
+        for name in _SECRETS.keys() & env.keys():
+            raise ValueError(f"{name} would stand in the description: use {_SECRETS[name]}")
         return env
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _are_gpus(cls, gpus: object) -> object:
+        numbers = gpus if isinstance(gpus, list | tuple) else (None,)
+        if gpus != "all" and not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError('"all" is meant, or a list of their numbers, as [0] or [0, 1]')
+        return gpus
 
     @field_validator("shm_size")
     @classmethod
@@ -175,6 +222,22 @@ class Server(BaseModel):
         return bool(self.gpus)
 
     @property
+    def share(self) -> float:
+        """The share of each of its GPUs that it fills."""
+        return self.gpu_memory_utilization or GPU_SHARE
+
+    def shares_gpu_with(self, other: Server) -> bool:
+        """Whether there is a GPU that both have."""
+        if not (self.gpus and other.gpus):
+            return False
+        return "all" in (self.gpus, other.gpus) or bool(set(self.gpus) & set(other.gpus))
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines can reach it, and it asks them for no key."""
+        return self.api_key_file is None and not is_loopback(self.host)
+
+    @property
     def stop_grace(self) -> int:
         """Seconds from the signal to stop until it is killed."""
         return (self.shutdown_timeout or 0) + TEARDOWN_S
@@ -182,7 +245,7 @@ class Server(BaseModel):
     @property
     def digest(self) -> str:
         """Tells whether what runs is what is described: equal descriptions have equal digests."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
     def arguments(self, host: str | None = None, port: int | None = None) -> list[str]:
         """vLLM's arguments. `host` and `port`: where it listens in a container, if not where it is reached."""
@@ -193,9 +256,24 @@ class Server(BaseModel):
         """The command that starts it as a process with this Python, which has vLLM."""
         return [python, *MODULE, *self.arguments()]
 
-    def key(self) -> dict[str, str]:
-        """vLLM's variable of the API key, read from `api_key_file`; empty without one. Raises `OSError`."""
-        return {} if self.api_key_file is None else {"VLLM_API_KEY": self.api_key_file.read_text("utf-8").strip()}
+    def key(self) -> str | None:
+        """The key that clients must send, from `api_key_file`; None without one. Raises `LaunchError`."""
+        if self.api_key_file is None:
+            return None
+        try:
+            key = self.api_key_file.read_text("utf-8-sig").strip()  # editors on Windows put a mark before it
+        except OSError as error:
+            raise self._no_key(f"can't be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise self._no_key("can't be read: it is no text") from error
+        if not key:
+            raise self._no_key("is empty: everybody could use it. Put a key into the file, or leave api_key_file out")
+        if not _KEY.fullmatch(key):  # what a header and a shell carry unchanged
+            raise self._no_key("must hold the key alone: one word of ASCII letters, digits and punctuation")
+        return key
+
+    def _no_key(self, why: str) -> LaunchError:
+        return LaunchError(f"The api_key_file of the vLLM server {self.name!r}, {self.api_key_file}, {why}.")
 
     def _flags(self) -> list[str]:
         values: dict[str, Any] = {
@@ -205,6 +283,36 @@ class Server(BaseModel):
             "lora_modules": tuple(f"{name}={path}" for name, path in self.lora_modules.items()),
         }
         return [part for name in FLAGS for part in _flag(name, values[name])]
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
+
+
+def _as_vllm_reads_it(argument: str) -> str:
+    """With dashes for underscores in the name of a flag."""
+    if not argument.startswith("--"):
+        return argument
+    return _FLAG_NAME.sub(lambda name: name[0].replace("_", "-"), argument, count=1)
+
+
+def _use_instead(argument: str) -> str | None:
+    """What says the same, where this is a flag, its opposite, or the beginning of one, which argparse takes for it."""
+    found = _FLAG_NAME.match(argument)
+    name = found[0].replace("--no-", "--", 1) if found else ""
+    if not name.startswith("--"):
+        return _USE_INSTEAD.get(name)
+    return next((use for flag, use in _USE_INSTEAD.items() if flag.startswith(name) and name != "--"), None)
 
 
 def _flag(name: str, value: object) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from ollama_compat.settings import CONFIG, SettingsError, load
 
+from .container import READ_KEY
 from .runtimes.base import LaunchError
 from .servers import Server
 
@@ -71,6 +72,6 @@ def written(servers: Sequence[Server], variables: Mapping[str, str], form: Forma
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if _MAP not in variables:
         lines.append(f"unset {_MAP}")
-    read = f"tr -d '[:space:]' <{shlex.quote(str(key))}"
+    read = f"{READ_KEY}{shlex.quote(str(key))}"
     lines.append(f'export {_KEY}="$({read})"' if key else f"unset {_KEY}")
     return "\n".join(lines)

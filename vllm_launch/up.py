@@ -94,7 +94,7 @@ def up(
     for step in todo:
         if step.action == "stay":
             watch(Event(step.server, "stays"))
-    starts = sorted((step for step in todo if step.action != "stay"), key=lambda step: _share(step.server))
+    starts = sorted((step for step in todo if step.action != "stay"), key=lambda step: step.server.share)
     _prepare_all(runtime, [step.server for step in starts], watch)
     launch = _Launch(runtime, watch, timeout_s)
     with launch.leaving_nothing_unready():
@@ -166,7 +166,7 @@ class _Launch:
         with ready.client() as http:
             while pending or self.starting:
                 for step in pending[:]:
-                    if any(_share_gpu(step.server, other.server) for other in self.starting.values()):
+                    if any(step.server.shares_gpu_with(other.server) for other in self.starting.values()):
                         self._watch(Event(step.server, "waits", "its GPU is busy with another start"))
                         continue
                     pending.remove(step)
@@ -318,13 +318,3 @@ def _require_distinct(wanted: Sequence[Server], found: Sequence[Instance]) -> No
                 f"{other.name} and {server.name} have the same port, {server.port}. Give one of them another port"
                 + (f", or stop the one that runs: vllm-launch down {other.name}." if other in others else ".")
             )
-
-
-def _share(server: Server) -> float:
-    return server.gpu_memory_utilization or 1.0
-
-
-def _share_gpu(one: Server, other: Server) -> bool:
-    if not (one.gpus and other.gpus):
-        return False
-    return "all" in (one.gpus, other.gpus) or bool(set(one.gpus) & set(other.gpus))

@@ -271,7 +271,9 @@ def test_a_servers_log_says_what_the_plan_says(pytestconfig: pytest.Config) -> N
         "served_model_name": (),
         "max_model_len": 32768,
         "kv_cache_memory_bytes": available,
-        "extra_args": ("--enforce-eager",),
+        "dtype": None,
+        "tool_call_parser": None,
+        "chat_template": None,
     }
     server = servers.chat(free_ports(1)[0]).model_copy(update=changes)
     with serving(pytestconfig, [server], (models.EXAONE4_TINY,)) as (process,):

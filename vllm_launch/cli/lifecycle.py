@@ -15,7 +15,6 @@ from rich.markup import escape
 from .. import ready, rollback, service, status, up
 from ..progress import Board, Row, board, step
 from ..runtimes import Instance, LaunchError, Runtime
-from ..runtimes.ports import is_loopback
 from ..servers import Server
 from .app import (
     JsonOption,
@@ -172,7 +171,7 @@ def _pull(model: str, *, shown: bool) -> None:
 
 def _warn_of_exposed(servers: Iterable[Server]) -> None:
     for server in servers:
-        if server.api_key_file is None and not is_loopback(server.host):
+        if server.exposed:
             warn(
                 f"{server.name} listens on {server.host} and asks for no key: whoever reaches this machine may use it. "
                 "Give it an api_key_file, or leave host out."

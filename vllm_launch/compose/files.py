@@ -27,8 +27,6 @@ REPLICAS = 2
 _HEAD = f"# Written by `{COMMAND}`: what is changed here is lost. Settings belong in .env, see .env.example"
 _KEY = "vllm-api-key"
 _HUGGINGFACE = variables.HF_CACHE.default
-# vLLM's own, where a server names no share (vLLM 0.32, vllm/config/cache.py).
-_SHARE = 0.92
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +190,8 @@ def _earlier(server: Server, others: Sequence[Server]) -> list[str]:
 
     While vLLM measures the memory of a GPU it takes what others use for constant (v1/worker/gpu_worker.py).
     """
-    mine = _share(server), server.name
-    return [other.name for other in others if _share_a_gpu(server, other) and (_share(other), other.name) < mine]
-
-
-def _share(server: Server) -> float:
-    return server.gpu_memory_utilization or _SHARE
-
-
-def _share_a_gpu(one: Server, other: Server) -> bool:
-    if one.gpus == "all" or other.gpus == "all":
-        return one.needs_gpu and other.needs_gpu
-    return bool(set(one.gpus) & set(other.gpus))
+    mine = server.share, server.name
+    return [other.name for other in others if server.shares_gpu_with(other) and (other.share, other.name) < mine]
 
 
 def _replicated(servers: Sequence[Server]) -> Server | None:

@@ -12,7 +12,6 @@ What differs from Docker, and why:
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from typing import TypeAlias
@@ -36,7 +35,6 @@ LEAVE_S = 10
 """How long a pod goes on as before when it is taken away, until all nodes know that it gets no more requests."""
 SHUTDOWN_TIMEOUT_S = 120
 """How long vLLM then has to end what it is answering, where a description says nothing."""
-_SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 
 _HANG_RETRIES = 6
 """A server that does not answer is left out soon, and started again only later: it may be busy, and loads for long."""
@@ -100,32 +98,19 @@ def _container(server: Server) -> Spec:
 
 
 def _arguments(server: Server) -> list[str]:
-    ours = [] if _own_timeout(server) else [_SHUTDOWN_TIMEOUT, str(SHUTDOWN_TIMEOUT_S)]
+    ours = [] if server.shutdown_timeout is not None else ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
     return [*container.command(server), *ours]
 
 
 def _shutdown_timeout(server: Server) -> int:
-    own = _own_timeout(server)
-    return int(own) if own and own.isdigit() else SHUTDOWN_TIMEOUT_S
-
-
-def _own_timeout(server: Server) -> str | None:
-    """What a description says of it: its own field, or an extra argument, in one of the two ways to write a flag."""
-    if server.shutdown_timeout is not None:
-        return str(server.shutdown_timeout)
-    for flag, value in itertools.pairwise([*server.extra_args, ""]):
-        if flag.partition("=")[0] == _SHUTDOWN_TIMEOUT:
-            return flag.partition("=")[2] or value
-    return None
+    return SHUTDOWN_TIMEOUT_S if server.shutdown_timeout is None else server.shutdown_timeout
 
 
 def _environment(server: Server) -> list[Spec]:
-    """Its variables. The hub's token is there where its Secret is, and never the one of a description."""
+    """Its variables. The hub's token is there where its Secret is."""
     reference = {"name": TOKEN_SECRET, "key": TOKEN_ITEM, "optional": True}
     token: Spec = {"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": reference}}
-    own: list[Spec] = [
-        {"name": name, "value": _literal(value)} for name, value in server.env.items() if name != TOKEN_VARIABLE
-    ]
+    own: list[Spec] = [{"name": name, "value": _literal(value)} for name, value in server.env.items()]
     return [token, *own]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from ..container import READ_KEY
 from ..servers import VLLM_VERSION, Server
 from ..yaml_text import written
 from . import pods, scaling
@@ -32,7 +33,7 @@ def _head(servers: Sequence[Server], cluster: Cluster) -> Iterator[str]:
     place = "" if cluster.namespace is None else f".{cluster.namespace}"
     urls = ",".join(f"http://{server.name}{place}:{server.port}" for server in servers)
     yield f"#   BACKEND_MODE=vllm VLLM_URLS={urls}"
-    sharing = [server.name for server in servers if _shares_a_gpu(server, servers)]
+    sharing = [one.name for one in servers if any(one is not other and one.shares_gpu_with(other) for other in servers)]
     if sharing:
         yield "#"
         yield f"# {', '.join(sharing)}: described as sharing a GPU. Each gets a whole one of its own here, unless the"
@@ -45,18 +46,11 @@ def _secrets(servers: Sequence[Server], cluster: Cluster) -> Iterator[str]:
     required = "no server starts without it" if file else "without it, no server asks for a key"
     yield "#"
     yield f"# The key that clients must send ({required}):"
-    yield f"#   tr -d '[:space:]' <{shlex.quote(str(file or 'vllm-api-key'))} |"
+    yield f"#   {READ_KEY}{shlex.quote(str(file or 'vllm-api-key'))} |"
     yield f"#     {kubectl} create secret generic {pods.KEY_SECRET} --from-file={pods.KEY_ITEM}=/dev/stdin"
     yield "# The token of the Hugging Face hub (for gated models; without it, there is none):"
     yield '#   printf %s "$HF_TOKEN" |'
     yield f"#     {kubectl} create secret generic {pods.TOKEN_SECRET} --from-file={pods.TOKEN_ITEM}=/dev/stdin"
-
-
-def _shares_a_gpu(server: Server, servers: Sequence[Server]) -> bool:
-    others = [other for other in servers if other is not server and other.needs_gpu]
-    if server.gpus == "all":
-        return bool(others)
-    return any(other.gpus == "all" or set(server.gpus) & set(other.gpus) for other in others)
 
 
 def _block(each: Object) -> str:

@@ -1,12 +1,11 @@
 """The options of a server as vLLM would have them: its description, its extra arguments, and vLLM's own defaults.
 
 The defaults are those of vLLM 0.32: `engine/arg_utils.py`, `get_batch_defaults` and the function that uses them;
-`config/cache.py` for the share and the block; `config/vllm.py`, `max_concurrent_batches`, for tokens in flight.
+`config/cache.py` for the block; `config/vllm.py`, `max_concurrent_batches`, for tokens in flight.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,13 +25,10 @@ LEFT_OUT = (
 )
 """Flags that change what a server takes, and that no plan heeds."""
 
-UTILIZATION = 0.92
 BLOCK = 16
 # MLA on CUDA runs on kernels with blocks of their own (`v1/attention/backends/mla/flashmla.py`).
 MLA_BLOCK = 64
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
-_UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -78,24 +74,24 @@ def resolve(server: Server, shape: Architecture, gpu: Gpu, longest: int) -> Opti
     Raises `LaunchError` for an extra argument that is no number where one has to be.
     """
     extra = flags(server.extra_args)
-    pooling = server.runner == "pooling" or shape.encoder_only or extra.get("runner") == "pooling"
-    length = server.max_model_len or _number(extra, "max-model-len", server) or longest
-    pipeline = server.pipeline_parallel_size or _number(extra, "pipeline-parallel-size", server) or 1
-    tokens, sequences = _batch(server, extra, gpu, length, whole=shape.encoder_only)
-    dtype = _dtype(server.dtype or extra.get("dtype") or "auto", shape, pooling)
+    pooling = server.runner == "pooling" or shape.encoder_only
+    length = server.max_model_len or longest
+    pipeline = server.pipeline_parallel_size or 1
+    tokens, sequences = _batch(server, gpu, length, whole=shape.encoder_only)
+    dtype = _dtype(server.dtype or "auto", shape, pooling)
     return Options(
         max_model_len=length,
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
-        gpu_memory_utilization=server.gpu_memory_utilization or _share(extra, server) or UTILIZATION,
-        kv_cache_dtype=_cache_dtype(server.kv_cache_dtype or extra.get("kv-cache-dtype") or "auto", dtype),
-        kv_cache_memory_bytes=server.kv_cache_memory_bytes or _number(extra, "kv-cache-memory-bytes", server),
+        gpu_memory_utilization=server.share,
+        kv_cache_dtype=_cache_dtype(server.kv_cache_dtype or "auto", dtype),
+        kv_cache_memory_bytes=server.kv_cache_memory_bytes,
         dtype=dtype,
-        quantization=server.quantization or extra.get("quantization"),
-        tensor_parallel_size=server.tensor_parallel_size or _number(extra, "tensor-parallel-size", server) or 1,
+        quantization=server.quantization,
+        tensor_parallel_size=server.tensor_parallel_size or 1,
         pipeline_parallel_size=pipeline,
-        block_size=_number(extra, "block-size", server) or (MLA_BLOCK if shape.mla else BLOCK),
-        enforce_eager=server.enforce_eager or "enforce-eager" in extra,
+        block_size=_block_size(extra, server) or (MLA_BLOCK if shape.mla else BLOCK),
+        enforce_eager=server.enforce_eager,
         hybrid="disable-hybrid-kv-cache-manager" not in extra,
         pooling=pooling,
         in_flight=tokens * _batches(pooling, pipeline, extra),
@@ -108,14 +104,12 @@ def _batches(pooling: bool, pipeline: int, extra: Mapping[str, str]) -> int:
     return pipeline if pooling or "no-async-scheduling" in extra else pipeline + 1
 
 
-def _batch(server: Server, extra: Mapping[str, str], gpu: Gpu, length: int, *, whole: bool) -> tuple[int, int]:
+def _batch(server: Server, gpu: Gpu, length: int, *, whole: bool) -> tuple[int, int]:
     """Tokens and sequences of the largest step. `whole`: a text is never cut, so the longest has to fit."""
     tokens, sequences = _batch_defaults(gpu)
-    given = server.max_num_batched_tokens or _number(extra, "max-num-batched-tokens", server)
-    given_sequences = server.max_num_seqs or _number(extra, "max-num-seqs", server)
-    most = given_sequences or sequences
-    tokens = given or min(max(tokens, length) if whole else tokens, most * length)
-    return tokens, given_sequences or min(sequences, tokens)
+    most = server.max_num_seqs or sequences
+    tokens = server.max_num_batched_tokens or min(max(tokens, length) if whole else tokens, most * length)
+    return tokens, server.max_num_seqs or min(sequences, tokens)
 
 
 def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
@@ -141,36 +135,22 @@ def _cache_dtype(asked: str, dtype: str) -> str:
 
 
 def flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Flags of a command line: name without dashes -> value, empty for a switch."""
+    """Flags of `extra_args`: name without dashes -> value, empty for a switch."""
     found: dict[str, str] = {}
     name = ""
     for argument in arguments:
         if argument.startswith("--"):
             name, _, value = argument[2:].partition("=")
-            name = name.replace("_", "-")
             found[name] = value
         elif name and not found[name]:
             found[name] = argument
     return found
 
 
-def _number(extra: Mapping[str, str], name: str, server: Server) -> int | None:
-    text = extra.get(name)
-    if not text or text in ("-1", "auto"):
-        return None
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise LaunchError(f"The server {server.name!r} has --{name} {text!r} in extra_args, which is no number.")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _share(extra: Mapping[str, str], server: Server) -> float | None:
-    text = extra.get("gpu-memory-utilization")
+def _block_size(extra: Mapping[str, str], server: Server) -> int | None:
+    text = extra.get("block-size")
     if not text:
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise LaunchError(
-            f"The server {server.name!r} has --gpu-memory-utilization {text!r} in extra_args, which is no number."
-        ) from None
+    if not text.isdigit():
+        raise LaunchError(f"The server {server.name!r} has --block-size {text!r} in extra_args, which is no number.")
+    return int(text)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from ..errors import LaunchError
 from ..servers import Server
+
+__all__ = ["Instance", "LaunchError", "Report", "Runtime", "RuntimeName", "State"]
 
 RuntimeName: TypeAlias = Literal["docker", "process"]
 State: TypeAlias = Literal["running", "restarting", "exited"]
@@ -14,10 +17,6 @@ State: TypeAlias = Literal["running", "restarting", "exited"]
 
 Report: TypeAlias = Callable[[str], None]
 """Told what is being done while something takes long: one line of plain text."""
-
-
-class LaunchError(RuntimeError):
-    """Something can't be done. The message says what, of which server, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,12 +144,7 @@ class Containers:
                 return None
 
     def _require_files(self, server: Server) -> None:
-        key = server.api_key_file
-        try:
-            if "" in server.key().values():
-                raise LaunchError(f"{_failure(server)}: the file of its API key, {key}, is empty.")
-        except OSError as error:
-            raise LaunchError(f"{_failure(server)}: the file of its API key, {key}: {error.strerror}.") from error
+        server.key()
         folders = container_spec.folders(server)
         missing = [str(folder) for folder in folders if not folder.exists()] if engine.is_local(self._client) else []
         if missing:

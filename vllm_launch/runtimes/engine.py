@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..servers import Server
+from ..servers import Server, is_loopback
 from .base import LaunchError, Report
-from .ports import is_loopback
 
 if TYPE_CHECKING:
     from docker import DockerClient

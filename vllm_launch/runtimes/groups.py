@@ -63,14 +63,15 @@ def identity(pid: int) -> Identity | None:
 def environment(server: Server) -> dict[str, str]:
     """What the server's environment is: this program's without what is not for it, its GPUs, its variables, its key.
 
-    Raises `OSError` where the file of its key can't be read.
+    Raises `LaunchError` where the file of its key does not hold one.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_THE_SERVERS}
     gpus = server.gpus if isinstance(server.gpus, tuple) else ()
     # In the order that nvidia-smi numbers them in, and not, as by default, the fastest first (CUDA programming guide).
     numbers = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
     chosen = numbers if gpus else {}
-    return {**inherited, **chosen, **server.env, **server.key()}
+    key = server.key()
+    return {**inherited, **chosen, **server.env, **({} if key is None else {"VLLM_API_KEY": key})}
 
 
 def spawn(

@@ -1,4 +1,4 @@
-"""Addresses and ports: which are reached by this machine alone, which are free, and who has the one that is not."""
+"""Ports of this machine: which are free, and who has the one that is not."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from pathlib import Path
 from ..servers import HOST
 
 _LISTENS = "0A"  # the kernel's TCP_LISTEN, as /proc/net/tcp writes it
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    return host.startswith("127.") or host in ("localhost", "::1")
 
 
 def free_ports(count: int) -> list[int]:

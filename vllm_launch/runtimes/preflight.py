@@ -22,26 +22,9 @@ def check(server: Server, python: str | None) -> None:
     """Raises `LaunchError` where the server can't be started: no vLLM, no such GPU, a file that is not there."""
     _require_linux()
     _require_files(server)
-    find_python(python, environment(server))
+    find_python(python, groups.environment(server))
     if server.needs_gpu:
         _require_gpus(server, installed_gpus())
-
-
-def environment(server: Server) -> dict[str, str]:
-    """The server's environment, its key in it. Raises `LaunchError` where its key file does not hold one."""
-    try:
-        env = groups.environment(server)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise LaunchError(
-            f"The api_key_file of the vLLM server {server.name!r}, {server.api_key_file}, can't be read: {why}."
-        ) from error
-    if server.api_key_file is not None and not env.get("VLLM_API_KEY"):
-        raise LaunchError(
-            f"The api_key_file of the vLLM server {server.name!r}, {server.api_key_file}, is empty: "
-            "everybody could use it. Put a key into the file, or leave api_key_file out."
-        )
-    return env
 
 
 def find_python(chosen: str | None, env: Mapping[str, str]) -> str:

@@ -48,7 +48,7 @@ class Processes:
         """Start it and return at once. Until `keep` is called it ends with this program."""
         self._require_name(server)
         self._require_port(server)
-        env = preflight.environment(server)
+        env = groups.environment(server)
         command = server.command(preflight.find_python(self._python, env))
         self._records.begin(server.name)
         log, status = self._records.log(server.name), self._records.status_file(server.name)

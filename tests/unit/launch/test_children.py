@@ -58,9 +58,9 @@ def test_the_clients_variables_are_not_the_servers(server, launch, tmp_path, mon
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
     with launch(server()) as [process]:
         assert httpx.get(process.url).text == "key=none"
-    (tmp_path / "key").write_text("its own\n")
+    (tmp_path / "key").write_text("its-own\n")
     with launch(server().model_copy(update={"api_key_file": tmp_path / "key"})) as [process]:
-        assert httpx.get(process.url).text == "key=its own"
+        assert httpx.get(process.url).text == "key=its-own"
 
 
 def test_a_server_that_ends_early_says_why(server, launch, tmp_path):

@@ -28,8 +28,10 @@ def started(key_file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*entrypoint, "--a", "b c"], capture_output=True, text=True, check=False)
 
 
-def test_the_key_of_the_file_becomes_vllms_variable_and_the_arguments_follow(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text(" s3cret\n")
+@pytest.mark.parametrize("written", [b" s3cret\n", b"\xef\xbb\xbfs3cret\r\n"], ids=["blanks", "mark of UTF-8"])
+def test_the_key_of_the_file_becomes_vllms_variable_and_the_arguments_follow(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "key").write_bytes(written)
+    assert SERVER.model_copy(update={"api_key_file": tmp_path / "key"}).key() == "s3cret"
     assert started(tmp_path / "key").stdout == "s3cret --a b c\n"
 
 

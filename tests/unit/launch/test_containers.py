@@ -388,7 +388,7 @@ def test_stopping_that_the_engine_refuses_is_told() -> None:
 
 def test_a_key_file_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
     runtime = Containers(fake())
-    with pytest.raises(LaunchError, match=r"the file of its API key, .*/none: No such file or directory"):
+    with pytest.raises(LaunchError, match=r"api_key_file .*/none, can't be read: No such file"):
         runtime.prepare(server(api_key_file=tmp_path / "none"), lambda _: None)
 
 

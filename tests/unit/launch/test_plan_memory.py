@@ -260,19 +260,11 @@ def test_an_embedding_model_takes_its_longest_text_in_one_step() -> None:
 
 
 def test_extra_arguments_count_as_well() -> None:
-    extra = ("--block-size", "32", "--max-model-len=8k", "--kv-cache-dtype", "fp8", "--enforce-eager")
+    extra = ("--block_size", "32", "--no-async-scheduling", "--disable-hybrid-kv-cache-manager")
     options = resolve(server(extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
-    assert (options.block_size, options.max_model_len, options.kv_cache_dtype) == (32, 8000, "fp8")
-    assert options.enforce_eager
+    assert (options.block_size, options.in_flight, options.hybrid) == (32, options.max_num_batched_tokens, False)
 
 
-def test_the_description_comes_before_extra_arguments() -> None:
-    extra = ("--max-model-len", "1000", "--gpu-memory-utilization", "0.5")
-    options = resolve(server(max_model_len=2000, extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
-    assert (options.max_model_len, options.gpu_memory_utilization) == (2000, 0.5)
-
-
-@pytest.mark.parametrize("extra", [("--max-model-len", "long"), ("--gpu-memory-utilization", "most")])
-def test_an_extra_argument_that_is_no_number_is_named(extra: tuple[str, ...]) -> None:
-    with pytest.raises(LaunchError, match=f"'s' has {extra[0]} '{extra[1]}'"):
-        resolve(server(extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
+def test_an_extra_argument_that_is_no_number_is_named() -> None:
+    with pytest.raises(LaunchError, match="'s' has --block-size 'large'"):
+        resolve(server(extra_args=("--block-size=large",)), EXAONE_SHAPE, named("L4"), 131072)

@@ -6,12 +6,7 @@ import errno
 import os
 import socket
 
-from vllm_launch.runtimes.ports import free_ports, is_loopback, listener, refusal
-
-
-def test_addresses_that_this_machine_alone_reaches():
-    assert all(map(is_loopback, ("127.0.0.1", "127.0.0.2", "localhost", "::1")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "gpu-machine", "")))
+from vllm_launch.runtimes.ports import free_ports, listener, refusal
 
 
 def test_free_ports_differ():

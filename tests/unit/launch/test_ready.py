@@ -73,4 +73,6 @@ def test_the_key_is_sent(tmp_path):
 def test_a_key_file_that_is_gone_is_a_reason_and_no_crash(tmp_path):
     answer = asked({}, SERVER.model_copy(update={"api_key_file": tmp_path / "gone"}))
     assert answer.readiness == "unhealthy"
-    assert answer.reason == f"its api_key_file, {tmp_path / 'gone'}, can't be read: No such file or directory"
+    assert answer.reason == (
+        f"The api_key_file of the vLLM server 'chat', {tmp_path / 'gone'}, can't be read: No such file or directory"
+    )
