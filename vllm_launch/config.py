@@ -15,21 +15,24 @@
     port = 8011
     gpus = [1]
 
-The keys of a server are the fields of `servers.Server`. A relative `api_key_file` is beside the TOML file.
+The keys of a server are the fields of `servers.Server`. What it says of variables, volumes and LoRA adapters comes to
+what its preset has of them; to a server of one's own, the volume that keeps models. Paths begin where the TOML file is.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from .presets import PRESETS
+from .presets import MODEL_CACHE, PRESETS
 from .runtimes.base import LaunchError, RuntimeName
 from .servers import Server
 
@@ -37,6 +40,10 @@ VARIABLE = "VLLM_LAUNCH_CONFIG"
 DEFAULT_FILE = "vllm-launch.toml"
 """Read from the working folder where neither a file nor the variable is given."""
 _TOP = ("runtime", "python", "servers")
+_UNSAID = ("env", "extra_args")
+"""Keys whose values are not repeated in an error: a secret may stand there by mistake."""
+_JINJA = re.compile(r"[{}\n]")
+"""What tells a template from the path of one (vLLM 0.32, vllm/renderers/chat_utils.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     Raises `LaunchError` that names the file, the key, and what it may hold.
     """
     environ = os.environ if environ is None else environ
-    named = path or (Path(environ[VARIABLE]) if environ.get(VARIABLE, "").strip() else None)
+    named = path or (Path(os.path.expanduser(environ[VARIABLE])) if environ.get(VARIABLE, "").strip() else None)
     file = named or Path(DEFAULT_FILE)
     try:
         values = tomllib.loads(file.read_text("utf-8"))
@@ -91,29 +98,69 @@ def _config(file: Path, values: Mapping[str, object]) -> Config:
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise LaunchError(f"{file}: servers are tables, one for each: [servers.NAME].")
     servers = {name: _server(file, name, table) for name, table in tables.items()}
-    return Config(servers, runtime, python, file)
+    # Without a slash it is a command, which is looked for on the path.
+    return Config(servers, runtime, python and (_beside(file, python) if _is_path(python) else python), file)
 
 
 def _server(file: Path, name: str, table: Mapping[str, object]) -> Server:
     place = f"{file}, servers.{name}"
+    if "name" in table:
+        raise LaunchError(f"{place}: leave out the key name; the heading [servers.{name}] says it.")
     given = dict(table)
     preset = given.pop("preset", name)
-    if preset not in PRESETS and "preset" in table:
+    if preset not in [*PRESETS] and "preset" in table:
         raise LaunchError(f"{place}: there is no preset {preset!r}. Known: {', '.join(PRESETS)}.")
-    base = PRESETS[str(preset)].model_dump() if preset in PRESETS else {}
+    base = PRESETS[str(preset)].model_dump() if preset in PRESETS else {"volumes": MODEL_CACHE}
     try:
-        server = Server.model_validate({**base, **given, "name": name})
+        server = Server.model_validate({**_merged(base, given), "name": name})
     except ValidationError as problem:
         raise LaunchError("\n".join(_told(place, error) for error in problem.errors(include_url=False))) from None
-    if server.api_key_file is None:
-        return server
-    key_file = file.absolute().parent / server.api_key_file.expanduser()
-    return server.model_copy(update={"api_key_file": key_file})
+    return server.model_copy(update=_located(file, server))
 
 
-def _told(place: str, error: object) -> str:
-    assert isinstance(error, dict)
-    key = ".".join(str(part) for part in error["loc"][:1])
+def _merged(base: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
+    """What is given in place of the base; tables key by key."""
+    merged = {**base, **given}
+    for key, old in base.items():
+        new = given.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            # Nothing can be mounted twice at one place.
+            targets = [_target(each) for each in new.values()] if key == "volumes" else []
+            merged[key] = {**{name: value for name, value in old.items() if _target(value) not in targets}, **new}
+    return merged
+
+
+def _target(volume: object) -> str:
+    return str(volume).partition(":")[0]
+
+
+def _located(file: Path, server: Server) -> dict[str, object]:
+    """Its fields that are paths, from where the file is. Of models, `org/name` is one of the hub."""
+    found: dict[str, object] = {"model": _model(file, server.model)}
+    found["lora_modules"] = {name: _model(file, path) for name, path in server.lora_modules.items()}
+    if server.chat_template is not None and not _JINJA.search(server.chat_template):
+        found["chat_template"] = _beside(file, server.chat_template)
+    if server.api_key_file is not None:
+        found["api_key_file"] = Path(_beside(file, str(server.api_key_file)))
+    return found
+
+
+def _model(file: Path, model: str) -> str:
+    return _beside(file, model) if model.startswith(("./", "../", "~")) else model
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or text.startswith("~")
+
+
+def _beside(file: Path, path: str) -> str:
+    return str(file.absolute().parent / os.path.expanduser(path))
+
+
+def _told(place: str, error: ErrorDetails) -> str:
+    location = [str(part) for part in error["loc"] if part != "[key]"]
+    key = location[0] if location else ""
+    whole = ".".join([place, *location])
     match error["type"]:
         case "missing":
             return f"{place}: {key} is missing."
@@ -123,11 +170,8 @@ def _told(place: str, error: object) -> str:
             return f"{place}: there is no key {key!r}{near}. Other flags of vLLM's go into extra_args."
         case _:
             reason = error["msg"].removeprefix("Value error, ")
-            return (
-                f"{place}{'.' + key if key else ''}: {reason} (it is {error['input']!r})."
-                if key
-                else f"{place}: {reason}."
-            )
+            said = f" (it is {error['input']!r})" if key and key not in _UNSAID else ""
+            return f"{whole}: {reason}{said}."
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_launch.config import Config, load
-from vllm_launch.presets import PRESETS
+from vllm_launch.presets import MODEL_CACHE, PRESETS
 from vllm_launch.runtimes import LaunchError
 
 
@@ -33,6 +33,8 @@ def test_the_file_of_the_working_folder_and_the_one_of_the_variable(file, tmp_pa
     other = file('runtime = "docker"')
     assert load(environ={"VLLM_LAUNCH_CONFIG": str(other)}).runtime == "docker"
     assert load(tmp_path / "vllm-launch.toml", environ={"VLLM_LAUNCH_CONFIG": str(other)}).runtime == "process"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(environ={"VLLM_LAUNCH_CONFIG": "~/servers.toml"}).runtime == "docker"
 
 
 def test_a_preset_with_changes(file):
@@ -49,6 +51,31 @@ def test_a_preset_under_another_name(file):
         8011,
         (1,),
     )
+
+
+def test_tables_of_a_preset_are_changed_key_by_key(file):
+    text = """
+    [servers.vllm-llm-cpu]
+    env = { VLLM_LOGGING_LEVEL = "DEBUG", VLLM_CPU_KVCACHE_SPACE = 8 }
+    volumes = { "/models" = "/models:ro" }
+    """
+    server = load(file(text)).servers["vllm-llm-cpu"]
+    assert server.env == {"VLLM_CPU_KVCACHE_SPACE": "8", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    assert server.volumes == {"huggingface": "/root/.cache/huggingface", "/models": "/models:ro"}
+
+
+def test_a_server_of_ones_own_keeps_its_models_where_presets_do(file):
+    own = '[servers.coder]\nmodel = "org/coder"\nport = 8003'
+    assert load(file(own)).servers["coder"].volumes == MODEL_CACHE
+    more = load(file(f'{own}\nvolumes = {{ "/data" = "/data" }}')).servers["coder"].volumes
+    assert more == {**MODEL_CACHE, "/data": "/data"}
+
+
+@pytest.mark.parametrize("heading", ["vllm-llm-cpu", "coder"])
+def test_a_volume_takes_the_place_of_the_one_that_was_mounted_there(file, heading):
+    volumes = '{ "/cache" = "/root/.cache/huggingface:ro" }'
+    text = f'[servers.{heading}]\nmodel = "org/coder"\nport = 8003\nvolumes = {volumes}'
+    assert load(file(text)).servers[heading].volumes == {"/cache": "/root/.cache/huggingface:ro"}
 
 
 def test_a_server_of_ones_own(file):
@@ -75,6 +102,15 @@ def test_names_are_those_of_the_file_and_of_the_presets(file):
         ('[servers.coder]\nmodel = "m"\nport = 8003\nmax-model-len = 1', "did you mean 'max_model_len'"),
         ('[servers.coder]\nmodel = "m"\nport = 8003\nnonsense = 1', "no key 'nonsense'.*go into extra_args"),
         ('[servers.coder]\nmodel = "m"\nport = "x"', r"servers.coder.port: .*\(it is 'x'\)"),
+        ('[servers.coder]\nmodel = "m"\nport = 1\nenv = { A = [] }', r"servers\.coder\.env\.A: .*valid string\.$"),
+        ('[servers.coder]\nmodel = "m"\nport = 1\nextra_args = ["--x", 1]', r"servers\.coder\.extra_args\.1: .*string"),
+        ('[servers.coder]\nmodel = "m"\nport = 1\nvolumes = "x"', r"servers\.coder\.volumes: .*dictionary"),
+        ('[servers.coder]\nmodel = "m"\nport = 1\ngpus = 0', r'coder\.gpus: "all" is meant, or a list.*\(it is 0\)\.$'),
+        (
+            '[servers.coder]\nmodel = "m"\nport = 1\nname = "x"',
+            r"leave out the key name; the heading \[servers\.coder\]",
+        ),
+        ('[servers.coder]\npreset = ["vllm-llm"]', r"no preset \['vllm-llm'\]. Known: vllm-llm"),
         ('[servers.coder]\npreset = "vllm-lm"', "no preset 'vllm-lm'. Known: vllm-llm"),
         ('[servers.coder]\nmodel = "m"\nport = 1\ngpus = [0]\ntensor_parallel_size = 2', "2 GPUs are needed"),
         ("runtime =", "no valid TOML"),
@@ -93,8 +129,50 @@ def test_a_file_that_is_not_there(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("named", "meant"), [("key", "{folder}/key"), ("~/key", "/home/me/key"), ("/a/key", "/a/key")])
-def test_a_key_file_is_meant_from_where_the_file_is(file, tmp_path, monkeypatch, named, meant):
+@pytest.mark.parametrize(
+    "table",
+    [
+        'env = { HF_TOKEN = "s3cret" }',
+        'env = { A = ["s3cret"] }',
+        'extra_args = ["--api-key", "s3cret"]',
+        'api_key = "s3cret"',
+    ],
+)
+def test_an_error_does_not_tell_what_may_be_a_secret(file, table):
+    with pytest.raises(LaunchError) as caught:
+        load(file(f"[servers.vllm-llm]\n{table}"))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "named", "meant"),
+    [
+        ("api_key_file", "key", "{folder}/key"),
+        ("api_key_file", "~/key", "/home/me/key"),
+        ("api_key_file", "/a/key", "/a/key"),
+        ("chat_template", "own.jinja", "{folder}/own.jinja"),
+        ("chat_template", "~/own.jinja", "/home/me/own.jinja"),
+        ("chat_template", "{{{{ messages }}}}", "{{{{ messages }}}}"),
+        ("model", "./model", "{folder}/model"),
+        ("model", "~/model", "/home/me/model"),
+        ("model", "org/model", "org/model"),
+    ],
+)
+def test_paths_are_meant_from_where_the_file_is(file, tmp_path, monkeypatch, key, named, meant):
     monkeypatch.setenv("HOME", "/home/me")
-    path = file(f'[servers.vllm-llm]\napi_key_file = "{named}"')
-    assert str(load(path).servers["vllm-llm"].api_key_file) == meant.format(folder=tmp_path)
+    path = file(f'[servers.vllm-llm]\n{key} = "{named.format()}"')
+    assert str(getattr(load(path).servers["vllm-llm"], key)) == meant.format(folder=tmp_path)
+
+
+def test_adapters_are_meant_from_where_the_file_is(file, tmp_path):
+    path = file('[servers.vllm-llm]\nlora_modules = { ko = "./ko", en = "org/en" }')
+    assert load(path).servers["vllm-llm"].lora_modules == {"ko": f"{tmp_path}/ko", "en": "org/en"}
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [("venv/bin/python", "{folder}/venv/bin/python"), ("~/bin/python", "/home/me/bin/python"), ("python3", "python3")],
+)
+def test_a_python_is_a_path_from_where_the_file_is_or_a_command(file, tmp_path, monkeypatch, named, meant):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load(file(f'python = "{named}"')).python == meant.format(folder=tmp_path)
