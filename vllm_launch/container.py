@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .servers import Server
+from .errors import LaunchError
+from .servers import HOST, Server, is_address
 
 PORT = 8000
 """Where a server listens in its container: vLLM's own default."""
@@ -50,6 +51,18 @@ class HealthCheck:
 
 LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
 """Docker's `json-file` log driver: how much of a server's log is kept."""
+
+
+def address(server: Server) -> str:
+    """The address of the machine that its port is bound to. Raises `LaunchError` for a name, which Docker refuses."""
+    if server.host == "localhost":
+        return HOST
+    if not is_address(server.host):
+        raise LaunchError(
+            f"The host of the vLLM server {server.name!r}, {server.host!r}, is a name; for a container it must be an "
+            f"address, as {HOST} or 0.0.0.0."
+        )
+    return server.host
 
 
 def entrypoint(server: Server) -> list[str]:

@@ -382,6 +382,15 @@ FAULTS: tuple[Fault, ...] = (
     # The machine.
     _row(
         "machine",
+        "no such program",
+        r"\bexec: (?:line \d+: )?(?P<program>\S+): not found"
+        r"|^vllm: line \d+: (?P<path>/\S+): No such file or directory",
+        "the container's image has no {program}, which is to start the server",
+        "Use an image that has vLLM, or correct entrypoint.",
+        "sh (dash, bash, BusyBox), which ends with status 127",
+    ),
+    _row(
+        "machine",
         "driver too old",
         r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|unsatisfied condition: cuda",
         "the NVIDIA driver is too old for this vLLM's CUDA",

@@ -59,7 +59,7 @@ def waits_for(*names: str) -> Spec:
     return {name: {"condition": "service_healthy"} for name in names}
 
 
-def router(replicas: Sequence[str], port: v.Variable) -> Spec:
+def router(replicas: Sequence[str], address: str, port: v.Variable) -> Spec:
     """vLLM's router in front of replicas. It hands on the caller's key, and needs none itself."""
     workers = [f"http://{name}:{container.PORT}" for name in replicas]
     return {
@@ -67,7 +67,7 @@ def router(replicas: Sequence[str], port: v.Variable) -> Spec:
         "build": {"dockerfile_inline": _ROUTER_DOCKERFILE},
         "profiles": ["scale"],
         "command": vllm_router.arguments(workers, container.PORT, container.LISTEN, str(v.ROUTER_POLICY)),
-        "ports": [f"{v.BIND_ADDRESS}:{port}:{container.PORT}"],
+        "ports": [f"{address}:{port}:{container.PORT}"],
         "init": True,
         # Ready: at least one of the replicas answers.
         "healthcheck": health(["CMD", *container.probe("python", vllm_router.READINESS)]),

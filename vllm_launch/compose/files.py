@@ -53,10 +53,11 @@ def files(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS
 def generate(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS) -> str:
     """docker-compose.yml. `replicas`: how many of the first GPU server that generates stand behind the router.
 
-    Raises `LaunchError` for names that can't be services, or of which two would share a variable.
+    Raises `LaunchError` for names that can't be services, or of which two would share a variable or a port.
     """
     described = tuple(servers)
     _require_names([server.name for server in (*described, *_replicas(described, replicas))])
+    _require_ports(described)
     variables.of_servers(described)
     parts = [*_vllm_parts(described, replicas), *_parts_beside()]
     common = _common([part.spec for part in parts if part.is_vllm])
@@ -110,7 +111,7 @@ def _vllm_parts(servers: Sequence[Server], count: int) -> list[_Part]:
         for replica in replicas:
             spec = _vllm(replica, replicated, ["scale"], _earlier(replica, others))
             parts.append(_Part(f"A replica of {replicated.name}", replica.name, spec, is_vllm=True))
-        spec = beside.router([replica.name for replica in replicas], variables.port(replicated))
+        spec = beside.router([replica.name for replica in replicas], _address(replicated), variables.port(replicated))
         parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", beside.ROUTER, spec))
     return parts
 
@@ -174,7 +175,9 @@ def _volume(source: str, target: str) -> str:
 
 
 def _address(server: Server) -> str:
-    return f"${{{variables.BIND_ADDRESS.name}:-{server.host}}}"
+    address = container.address(server)
+    written = f"[{address}]" if ":" in address else address
+    return f"${{{variables.BIND_ADDRESS.name}:-{written}}}"
 
 
 def _secret(server: Server) -> str:
@@ -222,6 +225,18 @@ def _require_names(names: Sequence[str]) -> None:
             raise LaunchError(f"The server {name!r} needs another name: docker-compose.yml has a service of that name.")
         if names.count(name) > 1:
             raise LaunchError(f"Two services of docker-compose.yml would be called {name!r}: give one another name.")
+
+
+def _require_ports(servers: Sequence[Server]) -> None:
+    """The profile `scale` has the ports of `gpu`: its router stands where the server was."""
+    taken: dict[tuple[str, int], Server] = {}
+    for server in servers:
+        other = taken.setdefault((_profile(server), server.port), server)
+        if other is not server:
+            raise LaunchError(
+                f"{other.name} and {server.name} have the same port, {server.port}, and the profile "
+                f"{_profile(server)} starts both: give one of them another port."
+            )
 
 
 def _top_level(servers: Sequence[Server]) -> Spec:

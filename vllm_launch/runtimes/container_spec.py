@@ -41,7 +41,7 @@ _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 def options(server: Server, launcher: str, *, has_token: bool) -> dict[str, Any]:
-    """The arguments of the SDK's `create_container`. Raises `LaunchError` where a volume can't be understood."""
+    """The arguments of the SDK's `create_container`. Raises `LaunchError` for a volume or a host that can't be had."""
     from docker.types import Healthcheck
 
     check = container.health_check(server)
@@ -80,7 +80,7 @@ def host_config(server: Server) -> dict[str, Any]:
     limits = _GPU_LIMITS if server.needs_gpu else {}
     return HostConfig(
         version="1.41",
-        port_bindings={container.PORT: (_address(server.host), server.port)},
+        port_bindings={container.PORT: (container.address(server), server.port)},
         # Mounts, not binds: of those, Docker makes an empty folder where one is missing.
         mounts=[Mount(target, source, type=_kind(source), read_only=only) for source, target, only in bound],
         device_requests=gpus,
@@ -150,7 +150,3 @@ def volume(given: tuple[str, str]) -> tuple[str, str, bool]:
 
 def _kind(source: str) -> Literal["bind", "volume"]:
     return "bind" if source.startswith("/") else "volume"
-
-
-def _address(host: str) -> str:
-    return "127.0.0.1" if host == "localhost" else host

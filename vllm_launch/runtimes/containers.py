@@ -22,9 +22,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..container import address
 from ..servers import Server
 from . import container_spec, engine, groups, ports
 from .base import Instance, LaunchError, Report, RuntimeName, State
+from .records import Records
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -154,19 +156,22 @@ class Containers:
             )
 
     def _require_port(self, server: Server) -> None:
+        bound_to = address(server)
         holder = self._holder(server.port)
         if holder is not None and holder.name == server.name:
             return  # it gives the port up when it is replaced
-        if holder is not None or (engine.is_local(self._client) and _is_listened_on(server)):
+        if holder is not None or (engine.is_local(self._client) and _is_listened_on(bound_to, server.port)):
             raise LaunchError(self._port_taken(server))
 
     def _port_taken(self, server: Server) -> str:
         holder = self._holder(server.port)
-        if holder is None:
-            by = ports.listener(server.port) if engine.is_local(self._client) else ""
+        here = holder is None and engine.is_local(self._client)
+        ours = _process_on(server.port) if here else holder.name if holder is not None and _is_ours(holder) else None
+        if ours is not None:
+            by, free = f"the server {ours}", f"stop that one: vllm-launch down {ours}"
+        elif holder is None:
+            by = ports.listener(server.port) if here else ""
             by, free = by or "a program that is no container", "stop that one"
-        elif _is_ours(holder):
-            by, free = f"the server {holder.name}", f"stop that one: vllm-launch down {holder.name}"
         else:
             by, free = f"the container {holder.name}", f"stop that one: docker stop {holder.name}"
         return f"{_failure(server)}: its port {server.port} is taken by {by}. Give it another port, or {free}."
@@ -273,8 +278,15 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def _is_listened_on(server: Server) -> bool:
-    refusal = ports.refusal("127.0.0.1" if server.host == "localhost" else server.host, server.port)
+def _process_on(port: int) -> str | None:
+    """The name of the server that runs as a process of this machine with this port."""
+    with contextlib.suppress(LaunchError):  # another server's record that can't be read is no answer here
+        return Records().on_port(port)
+    return None
+
+
+def _is_listened_on(host: str, port: int) -> bool:
+    refusal = ports.refusal(host, port)
     return refusal is not None and refusal.errno == errno.EADDRINUSE  # anything else the engine tells itself
 
 

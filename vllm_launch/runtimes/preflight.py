@@ -9,12 +9,20 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..servers import Server
+from ..servers import MODULE, Server
 from . import groups
 from .base import LaunchError
 
 VARIABLE = "VLLM_PYTHON"
-_HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+_RUN = MODULE[-1].partition(".")[2].replace(".", "/") + ".py"
+# Any folder of the name vllm counts as a package, so the file that is run is looked for. It is not imported: that takes
+# seconds.
+_HAS_VLLM = f"""
+import importlib.util, os, sys
+found = importlib.util.find_spec("vllm")
+places = found and found.submodule_search_locations or ()
+sys.exit(not any(os.path.isfile(os.path.join(place, {_RUN!r})) for place in places))
+"""
 _TIMEOUT_S = 30.0
 
 

@@ -133,6 +133,11 @@ class Records:
         names = sorted(path.stem for path in self._folder.glob("*.json"))
         return [record for name in names if (record := self.read(name)) is not None]
 
+    def on_port(self, port: int) -> str | None:
+        """The name of the server that runs on a port; None where none does. Raises `LaunchError`."""
+        runs = (each.name for each in self.all() if each.server.port == port and each.runs(self.status(each.name)))
+        return next(runs, None)
+
     def status(self, name: str) -> Status:
         """What its guard has told so far."""
         with contextlib.suppress(OSError, ValidationError):

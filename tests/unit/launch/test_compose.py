@@ -232,6 +232,16 @@ def test_replicas_have_gpus_of_their_own_and_the_router_takes_the_port(tmp_path:
 
 
 @needs_compose
+@pytest.mark.parametrize(("host", "address"), [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "::1")])
+def test_a_host_is_where_the_server_or_its_router_is_reached(tmp_path: Path, host: str, address: str) -> None:
+    folder = written(tmp_path, GENERATES.model_copy(update={"host": host}))
+    for profile, name in (("gpu", "big"), ("scale", "vllm-router")):
+        assert config(folder, profile)["services"][name]["ports"][0]["host_ip"] == address
+        ports = config(folder, profile, BIND_ADDRESS="10.0.0.5")["services"][name]["ports"]
+        assert ports[0]["host_ip"] == "10.0.0.5"
+
+
+@needs_compose
 def test_all_gpus_are_a_count_and_leave_none_for_replicas(tmp_path: Path) -> None:
     folder = written(tmp_path, GENERATES.model_copy(update={"gpus": "all"}))
     assert config(folder, "gpu")["services"]["big"]["deploy"]["resources"]["reservations"]["devices"][0]["count"] == -1
@@ -253,6 +263,13 @@ def test_a_server_can_not_have_the_name_of_another_service(name: str) -> None:
 def test_a_server_can_not_have_the_name_of_a_replica() -> None:
     with pytest.raises(LaunchError, match="'big-1': give one another name"):
         compose.files([GENERATES, Server(name="big-1", model="a/b", port=9002)])
+
+
+def test_two_servers_of_a_profile_can_not_have_one_port() -> None:
+    on_cpu = Server(name="small", model="a/b", port=GENERATES.port)
+    compose.files([GENERATES, on_cpu])
+    with pytest.raises(LaunchError, match="small and other have the same port, 9001, and the profile cpu starts both"):
+        compose.files([GENERATES, on_cpu, on_cpu.model_copy(update={"name": "other"})])
 
 
 def test_a_variable_can_not_have_two_defaults() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from vllm_launch.presets import PRESETS
 from vllm_launch.runtimes import answering, container_guard, container_spec, engine
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers, _lines, ended, unhealthy
+from vllm_launch.runtimes.groups import identity
+from vllm_launch.runtimes.records import Record, Records, boot_id
 from vllm_launch.servers import Server
 
 
@@ -53,6 +57,10 @@ class TestSpec:
             {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8001"}]},
             {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}]},
         ]
+
+    def test_a_name_is_no_address_to_bind_a_port_to(self) -> None:
+        with pytest.raises(LaunchError, match=r"host of the vLLM server 'chat', 'gpu-1', is a name.*127\.0\.0\.1"):
+            container_spec.host_config(server(host="gpu-1"))
 
     def test_the_health_check_and_the_arguments_are_composes(self) -> None:
         options = container_spec.options(server(), "a-launcher", has_token=False)
@@ -390,6 +398,38 @@ def test_a_key_file_that_is_not_there_is_told_before_anything_starts(tmp_path: P
     runtime = Containers(fake())
     with pytest.raises(LaunchError, match=r"api_key_file .*/none, can't be read: No such file"):
         runtime.prepare(server(api_key_file=tmp_path / "none"), lambda _: None)
+
+
+def test_a_name_as_host_is_told_before_the_image_is_fetched() -> None:
+    runtime = Containers(fake(containers=SimpleNamespace(list=lambda **_: [], get=no_such_container)))
+    with pytest.raises(LaunchError, match="'gpu-1', is a name"):
+        runtime.prepare(server(host="gpu-1"), lambda _: None)
+
+
+def test_a_port_of_a_server_that_runs_as_a_process_is_told_with_its_name() -> None:
+    records = Records()
+    records.begin("other")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        here = identity(os.getpid())
+        assert here is not None
+        records.write(
+            Record(
+                server=server(name="other", port=port),
+                leader=here,
+                launcher=here,
+                boot_id=boot_id(),
+                log=Path("/tmp/log"),
+                started_at=1.5,
+            )
+        )
+        runtime = Containers(fake(containers=SimpleNamespace(list=lambda **_: [], get=no_such_container)))
+        with pytest.raises(LaunchError, match=f"port {port} is taken by the server other.*vllm-launch down other"):
+            runtime.prepare(server(port=port), lambda _: None)
+
+
+def no_such_container(_: str) -> None:
+    raise NotFound("no such container")
 
 
 def test_the_guard_waits_for_an_engine_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

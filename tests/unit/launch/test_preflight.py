@@ -43,6 +43,16 @@ def no_vllm(monkeypatch, python):
     monkeypatch.setattr(sys, "executable", python("own", has_vllm=False))
 
 
+def test_a_folder_of_the_name_is_no_vllm(tmp_path):
+    (tmp_path / "vllm" / "entrypoints").mkdir(parents=True)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with pytest.raises(LaunchError, match="has no vLLM"):
+        find_python(sys.executable, env)
+    (tmp_path / "vllm" / "entrypoints" / "openai").mkdir()
+    (tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py").touch()
+    assert find_python(sys.executable, env) == sys.executable
+
+
 def test_the_python_that_is_chosen_comes_first(python, monkeypatch):
     monkeypatch.setenv("VLLM_PYTHON", python("of-variable", has_vllm=True))
     assert find_python(python("chosen", has_vllm=True), os.environ).endswith("/chosen")

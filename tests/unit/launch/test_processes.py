@@ -399,13 +399,13 @@ def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runt
 
 def test_its_key_is_in_its_environment_alone(kept, stand_in, runtime, ready, tmp_path, state, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
-    (tmp_path / "key").write_text("its own\n")
+    (tmp_path / "key").write_text("its-own\n")
     server = stand_in().model_copy(update={"api_key_file": tmp_path / "key"})
     instance = ready(runtime.start(server))
-    assert get(instance, "") == "key=its own"
+    assert get(instance, "") == "key=its-own"
     commands = [Path("/proc", pid, "cmdline").read_text() for pid in members(int(instance.id))]
     written = [file.read_text() for file in (state / "processes").iterdir()]
-    assert not any("its own" in text for text in commands + written)
+    assert not any("its-own" in text for text in commands + written)
 
 
 def test_variables_that_are_not_for_it_are_kept_from_it(kept, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from vllm_launch.presets import PRESETS
 from vllm_launch.runtimes.base import LaunchError
-from vllm_launch.runtimes.groups import Identity
+from vllm_launch.runtimes.groups import Identity, identity
 from vllm_launch.runtimes.records import Record, Records, Status, boot_id
 
 NOBODY = Identity(0, 0)
@@ -46,6 +46,13 @@ def test_they_are_listed_by_name(records):
     for name in sorted(PRESETS, reverse=True):
         records.write(record(name))
     assert [found.name for found in records.all()] == sorted(PRESETS)
+
+
+def test_the_server_of_a_port_is_the_one_that_runs(records):
+    records.write(record("vllm-llm-cpu"))
+    assert records.on_port(8001) is None
+    records.write(record("vllm-llm", leader=identity(os.getpid())))
+    assert (records.on_port(8001), records.on_port(8002)) == ("vllm-llm", None)
 
 
 def test_none_is_there_before_the_first(records):
