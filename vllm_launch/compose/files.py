@@ -175,9 +175,7 @@ def _volume(source: str, target: str) -> str:
 
 
 def _address(server: Server) -> str:
-    address = container.address(server)
-    written = f"[{address}]" if ":" in address else address
-    return f"${{{variables.BIND_ADDRESS.name}:-{written}}}"
+    return f"${{{variables.BIND_ADDRESS.name}:-{container.address(server)}}}"
 
 
 def _secret(server: Server) -> str:
