@@ -20,7 +20,7 @@ from vllm_launch import config, container, kubernetes, metrics
 from vllm_launch.compose import monitoring
 from vllm_launch.kubernetes import Cluster
 from vllm_launch.kubernetes.scaling import TRIGGERS
-from vllm_launch.presets import GPU, PRESETS
+from vllm_launch.presets import GPU, MODEL_CACHE, PRESETS
 from vllm_launch.runtimes.base import LaunchError
 from vllm_launch.servers import Server
 
@@ -425,7 +425,8 @@ def test_the_command_prints_the_files_servers_or_the_pair_or_those_that_are_name
     assert run(tmp_path, "k8s").stdout == kubernetes.generate([PRESETS[name] for name in GPU])
     assert run(tmp_path, "k8s", "vllm-embed-cpu").stdout == kubernetes.generate([PRESETS["vllm-embed-cpu"]])
     (tmp_path / "vllm-launch.toml").write_text('[servers.mine]\nmodel = "a/b"\nport = 9000\ngpus = [0]\n')
-    assert run(tmp_path, "k8s").stdout == kubernetes.generate([MINE])
+    keeps_models = MINE.model_copy(update={"volumes": MODEL_CACHE})
+    assert run(tmp_path, "k8s").stdout == kubernetes.generate([keeps_models])
 
 
 def test_the_command_hands_on_what_it_is_told_of_the_cluster_and_writes_a_file(tmp_path: Path) -> None:
