@@ -1,6 +1,6 @@
 """What a vLLM server is, in vLLM's own terms, and the arguments that start one. Nothing here starts anything.
 
-A `Server` is frozen and plain: it can be written to TOML or JSON and read back. Its fields fall into three groups: who
+A `Server` is frozen and plain: it can be written to JSON and read back. Its fields fall into three groups: who
 it is (name, port, …), what vLLM's command line is told (one row of `FLAGS` each), and what surrounds it in a container.
 """
 

@@ -13,6 +13,7 @@ import pytest
 from docker import DockerClient
 
 from testbed.image import Image
+from vllm_launch.config import load
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
@@ -128,10 +129,11 @@ def test_where_the_guard_is_killed_as_well_the_server_is_still_known_and_can_be_
 
 
 def test_what_a_launcher_has_lost_is_the_next_ones(runtime: Containers, plain_image: Image, tmp_path: Path) -> None:
-    server = stand_in(plain_image, "lost")
+    command = Command(tmp_path, stand_in(plain_image, "lost"))
+    [server] = load(tmp_path / "vllm-launch.toml").servers.values()
     started(runtime, server)  # and not kept: its launcher ends here, so to speak
     assert not found(runtime, server).kept
-    assert f"✓ {server.name} runs as described" in Command(tmp_path, server).run("up")
+    assert f"✓ {server.name} runs as described" in command.run("up")
     assert found(runtime, server).kept
 
 
