@@ -76,7 +76,9 @@ def test_a_fault_comes_to_what_it_must(
     proxy, model = proxies["embed" if operation == "embed" else "chat"]
     asked = {"model": model, **CALLS[operation], **({"stream": True} if stream else {})}
     if (operation, stream) not in undisturbed:
-        undisturbed[operation, stream] = getattr(connect(vllm_urls=proxy.url, timeout=TIMEOUT_S), operation)(**asked)
+        first = connect(vllm_urls=proxy.url, timeout=TIMEOUT_S)
+        undisturbed[operation, stream] = getattr(first, operation)(**asked)
+        first.close()
     timeout = SHORT_S if required is Outcome.TIMEOUT else TIMEOUT_S
     asker = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=timeout)
     asker.list()  # it knows what the server serves, and has an idle connection to it
