@@ -8,7 +8,7 @@ READY := .venv/ready
 say = @printf '%s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration docker soak prepare clean
+.PHONY: help demo test lint unit integration faults launch docker soak prepare clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -16,7 +16,13 @@ help:  ## list these commands
 demo: $(READY)  ## one script on the ollama API, answered by two real vLLM servers on this machine
 	@$(BIN)/python -m testbed demo
 
-test: lint unit integration docker  ## everything: style, types, unit and HTTP tests, tests on real vLLM servers
+# Two parts run at a time, since one small vLLM server keeps one core busy; what a part prints comes when it ends.
+PARTS := lint unit integration faults launch docker
+TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --keep-going --output-sync=target)
+
+test: $(READY)  ## everything: style, types, unit and HTTP tests, tests on real vLLM servers and in containers
+	$(say) 'Running $(PARTS): about 15 minutes, more where vLLM is yet to be installed'
+	@$(MAKE) --no-print-directory $(TOGETHER) $(PARTS)
 	$(say) 'All tests passed.'
 
 lint: $(READY)  ## style (ruff) and types (mypy)
@@ -26,13 +32,21 @@ lint: $(READY)  ## style (ruff) and types (mypy)
 	$(say) 'Types: mypy'
 	@$(BIN)/mypy --no-error-summary
 
-unit: $(READY)  ## tests that start no vLLM: seconds
+unit: $(READY)  ## tests that start no vLLM: minutes
 	$(say) 'Tests: unit and HTTP'
 	@$(BIN)/pytest --quiet tests/unit tests/http
 
-integration: $(READY)  ## tests on real vLLM servers, started for them
+integration: $(READY)  ## the client on real vLLM servers, against what a real Ollama answered
 	$(say) 'Tests: real vLLM servers'
-	@$(BIN)/pytest --quiet tests/integration tests/conformance tests/faults
+	@$(BIN)/pytest --quiet tests/integration tests/conformance
+
+faults: $(READY)  ## every fault between the client and real vLLM servers
+	$(say) 'Tests: faults'
+	@$(BIN)/pytest --quiet tests/faults
+
+launch: $(READY)  ## vllm-launch on real vLLM servers
+	$(say) 'Tests: vllm-launch'
+	@$(BIN)/pytest --quiet tests/launch
 
 docker: $(READY)  ## tests on a real Docker engine, with vLLM in containers; skipped where none answers
 	$(say) 'Tests: containers'
