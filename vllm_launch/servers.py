@@ -112,8 +112,8 @@ class Server(BaseModel):
     """`pooling` for embedding models."""
     dtype: str | None = None
     quantization: str | None = None
-    max_model_len: Count | None = None
-    """Tokens of prompt and answer together."""
+    max_model_len: Count | Literal["auto"] | None = None
+    """Tokens of prompt and answer together; `auto`: as many as the memory allows, up to the model's own window."""
     max_num_seqs: Count | None = None
     """Sequences that are worked on at once."""
     max_num_batched_tokens: Count | None = None

@@ -14,7 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import httpx
 
@@ -304,7 +304,16 @@ def _otherwise(differing: Sequence[Step]) -> LaunchError:
 def _differences(step: Step) -> str:
     assert step.found is not None
     old, new = step.found.server.model_dump(), step.server.model_dump()
-    return ", ".join(f"{key} is {old[key]!r}, described as {new[key]!r}" for key in new if new[key] != old.get(key))
+    differing = [key for key in new if new[key] != old.get(key)]
+    return ", ".join(_difference(key, old.get(key), new[key]) for key in differing)
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """Of variables, whose values may be secrets, only the names."""
+    if key != "env":
+        return f"{key} is {old!r}, described as {new!r}"
+    names = sorted(name for name in {*(old or {}), *new} if (old or {}).get(name) != new.get(name))
+    return f"env differs in {', '.join(names)}"
 
 
 def _require_distinct(wanted: Sequence[Server], found: Sequence[Instance]) -> None:

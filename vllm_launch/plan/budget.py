@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..servers import Server
@@ -78,6 +79,8 @@ def _server(server: Server, on: tuple[int, ...], gpus: Sequence[Gpu], model: Mod
     if options.kv_cache_memory_bytes:
         budget = taken + needed.total + options.kv_cache_memory_bytes
     available = budget - taken - needed.total
+    if server.max_model_len == "auto" and cache and (fitting := cache.longest(available, options.max_model_len)):
+        options = replace(options, max_model_len=fitting)  # measured first, with the model's own window
     least = cache.least(options.max_model_len) if cache else 0
     return ServerPlan(
         name=server.name,

@@ -75,7 +75,7 @@ def resolve(server: Server, shape: Architecture, gpu: Gpu, longest: int) -> Opti
     """
     extra = flags(server.extra_args)
     pooling = server.runner == "pooling" or shape.encoder_only
-    length = server.max_model_len or longest
+    length = server.max_model_len if isinstance(server.max_model_len, int) else longest
     pipeline = server.pipeline_parallel_size or 1
     tokens, sequences = _batch(server, gpu, length, whole=shape.encoder_only)
     dtype = _dtype(server.dtype or "auto", shape, pooling)

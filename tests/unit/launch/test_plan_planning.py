@@ -199,6 +199,20 @@ def test_a_request_that_is_too_long_is_told_the_longest_that_fits() -> None:
     assert not planned([changed(LLM, max_model_len=length + 1024, gpu_memory_utilization=0.6)], "48GiB").fits
 
 
+def test_a_length_that_is_left_to_vllm_is_the_longest_that_fits() -> None:
+    llm = changed(LLM, max_model_len="auto", gpu_memory_utilization=0.6)
+    small, large = planned([llm], "48GiB"), planned([llm], "H200")
+    assert small.fits, small.problems
+    longest = small.servers[0].options.max_model_len
+    assert planned([changed(llm, max_model_len=longest)], "48GiB").fits
+    assert not planned([changed(llm, max_model_len=longest + 16)], "48GiB").fits
+    assert large.servers[0].options.max_model_len == 131072, "the model's own window"
+
+
+def test_a_length_that_is_left_to_vllm_makes_no_room_for_weights() -> None:
+    assert not planned([changed(LLM, max_model_len="auto")], "16GiB").fits
+
+
 def test_the_smallest_sufficient_share_is_suggested() -> None:
     result = planned([changed(LLM, gpu_memory_utilization=0.45)], "48GiB")
     [share] = [

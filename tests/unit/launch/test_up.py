@@ -78,6 +78,13 @@ def test_what_differs_is_told_and_left_alone(runtime, bring_up):
     assert runtime.done == []
 
 
+def test_of_variables_that_differ_only_the_names_are_told(runtime, bring_up):
+    runtime.has(described("chat", env={"SAME": "s3cret", "NEW": "s3cret", "GONE": "s3cret"}))
+    with pytest.raises(LaunchError, match=r"chat: env differs in GONE, NEW\n") as caught:
+        bring_up(described("chat", env={"SAME": "s3cret", "NEW": "another s3cret"}))
+    assert "s3cret" not in str(caught.value)
+
+
 def test_what_differs_is_replaced_when_told_to(runtime, bring_up):
     runtime.has(described("chat", max_model_len=1024))
     bring_up(CHAT, replacing=True)
