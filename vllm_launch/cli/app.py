@@ -68,6 +68,14 @@ class Meant:
         """What the file says. Raises `LaunchError` where it can't be made sense of."""
         return load(self._file)
 
+    def readable(self) -> Config:
+        """The same; a file that is broken is told, and keeps nobody from stopping a server or from going back."""
+        try:
+            return self.config
+        except LaunchError as error:
+            warn(f"{error}\nThis command goes on without that file.")
+            return Config()
+
     def servers(self, names: Sequence[str] | None) -> list[Server]:
         """The servers of these names; without names those of the file, or the presets that suit this machine."""
         if names:
@@ -76,25 +84,20 @@ class Meant:
             return list(self.config.servers.values())
         return self.config.named(presets.GPU if has_gpu() else presets.CPU)
 
-    def runtime_name(self, name: str | None) -> RuntimeName:
-        """The runtime that is asked for, or the file's, or Docker."""
-        return _runtime_name(name) or self.config.runtime or "docker"
-
     def runtime(self, name: str | None, python: str | None = None) -> Runtime:
-        """That runtime, opened."""
-        return opened(self.runtime_name(name), python or self.config.python)
+        """The runtime that is asked for, or the file's, or Docker, opened."""
+        return opened(runtime_name(name, self.config), python or self.config.python)
 
     def runtimes(self, name: str | None) -> list[Runtime]:
-        """The runtime that is asked for, or all that answer, for what runs there.
-
-        That needs no file: one that is broken is told, and keeps nobody from stopping a server.
-        """
-        try:
-            _ = self.config
-        except LaunchError as error:
-            warn(f"{error}\nThis command goes on without that file.")
+        """The runtime that is asked for, or all that answer, for what runs there: that needs no file."""
+        self.readable()
         known = _runtime_name(name)
         return [opened(known)] if known else answering(warn)
+
+
+def runtime_name(name: str | None, config: Config) -> RuntimeName:
+    """The runtime that is asked for, or the file's, or Docker."""
+    return _runtime_name(name) or config.runtime or "docker"
 
 
 def has_gpu() -> bool:

@@ -27,6 +27,7 @@ from .app import (
     meant,
     output,
     print_json,
+    runtime_name,
     warn,
 )
 
@@ -141,7 +142,8 @@ def rollback_command(
     """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
     models = service.model_maps(os.environ)[-1]
     report: Callable[[str], None] = (lambda _: None) if as_json else print
-    way = rollback.rollback(models, meant(context).runtime_name(runtime), report, gpu=has_gpu(), timeout_s=timeout)
+    where = runtime_name(runtime, meant(context).readable())
+    way = rollback.rollback(models, where, report, gpu=has_gpu(), timeout_s=timeout)
     missing = way.missing
     if pull:
         for name in missing:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.unit.launch.fake_runtime import FakeRuntime
-from vllm_launch import ready, up
+from vllm_launch import ready, rollback, up
 from vllm_launch.cli import app as cli_app
 from vllm_launch.cli import main
 from vllm_launch.presets import PRESETS
@@ -245,6 +245,20 @@ def test_a_broken_file_keeps_nobody_from_what_runs(runtime, run, tmp_path, comma
     status, _, err = run(*command)
     assert status == 0
     assert err.startswith("vllm-launch: vllm-launch.toml is no valid TOML: ")
+    assert err.endswith("This command goes on without that file.\n")
+
+
+def test_a_broken_file_keeps_nobody_from_going_back(runtime, run, tmp_path, monkeypatch):
+    asked = []
+
+    def back(models, where, *_, **__):
+        asked.append(where)
+        return rollback.Way("http://127.0.0.1:11434", "0.33", started=False, missing=())
+
+    monkeypatch.setattr(rollback, "rollback", back)
+    (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
+    status, out, err = run("rollback")
+    assert (status, asked, "BACKEND_MODE=ollama" in out) == (0, ["docker"], True)
     assert err.endswith("This command goes on without that file.\n")
 
 
