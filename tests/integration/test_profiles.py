@@ -19,8 +19,7 @@ SURE = {"temperature": 0, "num_predict": 4}
 
 
 @pytest.fixture
-def ask(connect, chat_server, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+def ask(connect, chat_server):
     return connect(vllm_urls=chat_server.url)
 
 

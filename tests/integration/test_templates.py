@@ -52,8 +52,7 @@ def test_a_template_of_the_call(ask, template):
     assert further.response == "The capital of Spain is Madrid."
 
 
-def test_a_model_that_is_made_with_a_template(ask, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+def test_a_model_that_is_made_with_a_template(ask):
     ask.create("mine", from_="smol", template=LEGACY)
     question = [{"role": "user", "content": PROMPT}]
     reply = ask.chat("mine", question, options=SURE)
