@@ -24,7 +24,7 @@ from .proxy import FaultProxy
 TIMEOUT_S = 20.0
 SHORT_S = 1.0  # where the caller's time is to run out
 KEY = "sesame-open-sesame"
-CALM = {"temperature": 0, "num_predict": 8}
+CALM = {"temperature": 0, "num_predict": 5}
 ALIKE = {Outcome.RESET: (Outcome.CONNECTION, Outcome.CUT_OFF)}
 CALLS: dict[str, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Count to ten."}], "options": CALM},
