@@ -7,6 +7,7 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 HI = [{"role": "user", "content": "Say hello."}]
+CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 QUESTION = [{"role": "user", "content": "Weather in Paris?"}]
 SURE = {"temperature": 0, "seed": 7, "num_predict": 12, "top_k": 0, "repeat_penalty": 1.0}
 NOWHERE = "http://127.0.0.1:9"
@@ -57,7 +58,7 @@ def test_a_stream_says_the_same(direct, provided):
 def test_the_log_probabilities_are_of_the_same_tokens(direct, provided):
     for limit in (4, 200):  # cut off, and ended by the model
         options = {**SURE, "num_predict": limit}
-        replies = [asker.chat("smol", HI, options=options, logprobs=True) for asker in (provided, direct)]
+        replies = [asker.chat("smol", CAPITAL, options=options, logprobs=True) for asker in (provided, direct)]
         tokens = [[each.token for each in reply.logprobs] for reply in replies]
         assert tokens[0] == tokens[1] != []
 
