@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from . import causes
-from .servers import Server
+from .servers import Server, mounted_at
 
 Python: TypeAlias = str | os.PathLike[str]
 
@@ -139,5 +139,4 @@ def _arguments(server: Server) -> list[str]:
 
 
 def _is_mounted(path: str, server: Server) -> bool:
-    targets = (volume.partition(":")[0] for volume in server.volumes.values())
-    return any(PurePosixPath(path).is_relative_to(target) for target in targets)
+    return any(PurePosixPath(path).is_relative_to(mounted_at(volume)) for volume in server.volumes.values())

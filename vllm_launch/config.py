@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails
 
 from .presets import MODEL_CACHE, PRESETS
 from .runtimes.base import LaunchError, RuntimeName
-from .servers import Server
+from .servers import Server, mounted_at
 
 VARIABLE = "VLLM_LAUNCH_CONFIG"
 DEFAULT_FILE = "vllm-launch.toml"
@@ -125,13 +125,10 @@ def _merged(base: Mapping[str, object], given: Mapping[str, object]) -> dict[str
         new = given.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             # Nothing can be mounted twice at one place.
-            targets = [_target(each) for each in new.values()] if key == "volumes" else []
-            merged[key] = {**{name: value for name, value in old.items() if _target(value) not in targets}, **new}
+            targets = [mounted_at(str(each)) for each in new.values()] if key == "volumes" else []
+            kept = {name: value for name, value in old.items() if mounted_at(str(value)) not in targets}
+            merged[key] = {**kept, **new}
     return merged
-
-
-def _target(volume: object) -> str:
-    return str(volume).partition(":")[0]
 
 
 def _located(file: Path, server: Server) -> dict[str, object]:

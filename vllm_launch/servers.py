@@ -285,6 +285,11 @@ class Server(BaseModel):
         return [part for name in FLAGS for part in _flag(name, values[name])]
 
 
+def mounted_at(volume: str) -> str:
+    """The path in the container of what `volumes` says of one: without `:ro`."""
+    return volume.partition(":")[0]
+
+
 def is_address(host: str) -> bool:
     """Whether it is an IP address, and no name."""
     try:

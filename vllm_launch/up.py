@@ -304,15 +304,15 @@ def _otherwise(differing: Sequence[Step]) -> LaunchError:
 def _differences(step: Step) -> str:
     assert step.found is not None
     old, new = step.found.server.model_dump(), step.server.model_dump()
-    differing = [key for key in new if new[key] != old.get(key)]
-    return ", ".join(_difference(key, old.get(key), new[key]) for key in differing)
+    differing = [key for key in new if new[key] != old[key]]
+    return ", ".join(_difference(key, old[key], new[key]) for key in differing)
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
     """Of variables, whose values may be secrets, only the names."""
     if key != "env":
         return f"{key} is {old!r}, described as {new!r}"
-    names = sorted(name for name in {*(old or {}), *new} if (old or {}).get(name) != new.get(name))
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return f"env differs in {', '.join(names)}"
 
 

@@ -12,7 +12,7 @@ from testbed import environment, models, servers
 from testbed.paths import HOME
 from vllm_launch import free_ports
 
-from .compare import asked, differences
+from .compare import all_differences
 from .recorded import ASPECTS, DIFFERENT, Case, cases
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "fidelity.md"
@@ -22,7 +22,7 @@ HEAD = """\
 
 Every request that was recorded of a real Ollama 0.33 (llama.cpp, CPU), asked of vLLM 0.32 (CPU) with the same weights
 and the same prompts, through the official client's methods. Written by `python -m tests.conformance`; the test suite
-compares the same cases through both clients (`tests/conformance`).
+compares the same cases, those that generate with the async client once of each kind (`tests/conformance`).
 
 What is compared, from the coarse to the fine: **outcome** (an answer, or an error with its status), **fields** (and
 their types), **end** (`done_reason`), **counts** (of tokens), **words** (text, thoughts, tool calls, vectors; an
@@ -44,7 +44,7 @@ def main() -> None:
         urls = ",".join(process.url for process in run)
         config = str(Path(__file__).with_name("models.toml"))
         with ollama.Client(backend_mode="vllm", vllm_urls=urls, ollama_compat_config=config) as client:
-            found = {case.name: differences(case, asked(client, case)) for case in able}
+            found = all_differences(client, able)
     OUTPUT.write_text(HEAD + _summary(able, found) + _table(able, found) + _unable(unable), "utf-8")
     print(f"{OUTPUT.name}: {len(able)} cases, {sum(not how for how in found.values())} agree in every aspect")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .recorded import METHODS, Case, recorded_parts
+from .recorded import DIFFERENT, METHODS, Case, recorded_parts
 
 _PATHS = {method: path for path, (method, _) in METHODS.items()}
 _CATALOG = ("list", "ps", "show")
+_AT_ONCE = 4
+"""vLLM works on so many generations at once in hardly more time than on one."""
 
 
 def asked(ask: Any, case: Case) -> list[dict[str, Any]] | Exception:
@@ -19,6 +24,28 @@ def asked(ask: Any, case: Case) -> list[dict[str, Any]] | Exception:
         return problem
     parts = reply if case.stream else [reply]
     return [part.model_dump(exclude_none=True) for part in parts]
+
+
+def generates(case: Case) -> bool:
+    """Whether the model has to write for it, which takes long."""
+    return case.method in ("chat", "generate")
+
+
+def all_differences(ask: Any, cases: Iterable[Case]) -> dict[str, dict[str, str]]:
+    """How each answer differs, by the names of the cases. What changes the models is asked in its turn."""
+    differing: dict[str, dict[str, str]] = {}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for at_once, group in itertools.groupby(cases, generates):
+            together = list(group)
+            answers = (pool.map if at_once else map)(lambda case: asked(ask, case), together)
+            differing |= {case.name: differences(case, got) for case, got in zip(together, answers, strict=True)}
+    return differing
+
+
+def unexplained(case: Case, found: dict[str, str]) -> dict[str, str]:
+    """Of the differences of an answer, those that have no reason in `DIFFERENT`."""
+    allowed, _ = DIFFERENT.get(case.name, (frozenset(), ""))
+    return {aspect: how for aspect, how in found.items() if aspect not in allowed}
 
 
 def differences(case: Case, got: list[dict[str, Any]] | Exception) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,8 +10,8 @@ import pytest
 
 import ollama_compat as ollama
 from tests.asker import Asker
-from tests.conformance.compare import asked, differences
-from tests.conformance.recorded import DIFFERENT, Case, cases
+from tests.conformance.compare import all_differences, unexplained
+from tests.conformance.recorded import Case, cases
 
 pytestmark = pytest.mark.vllm
 
@@ -41,18 +40,15 @@ CASES = {case.name: case for case in cases()[0] if _templated(case)}
 
 @pytest.fixture(scope="module")
 def found(chat_server) -> dict[str, dict[str, str]]:
-    """How each answer differs. vLLM works on four at once in hardly more time than on one."""
+    """How each answer differs."""
     settings = {"vllm_urls": chat_server.url, "ollama_compat_config": str(CONFIG)}
-    with ollama.Client(backend_mode="vllm", **settings) as client, ThreadPoolExecutor(4) as pool:
-        ask = Asker(client, None)
-        differing = pool.map(lambda case: differences(case, asked(ask, case)), CASES.values())
-        return dict(zip(CASES, differing, strict=True))
+    with ollama.Client(backend_mode="vllm", **settings) as client:
+        return all_differences(Asker(client, None), CASES.values())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_ollama_answered(found, name):
-    allowed, _ = DIFFERENT.get(name, (frozenset(), ""))
-    assert {aspect: how for aspect, how in found[name].items() if aspect not in allowed} == {}
+    assert unexplained(CASES[name], found[name]) == {}
 
 
 @pytest.mark.parametrize("template", [CHATML, LEGACY])

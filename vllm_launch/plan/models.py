@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..runtimes.base import LaunchError
-from ..servers import Server
+from ..servers import Server, mounted_at
 from . import known
 from .checkpoint import Checkpoint
 from .checkpoint import read as read_checkpoint
@@ -65,7 +65,7 @@ def here(server: Server) -> Server:
     """The server with its model as this machine has it: a folder of a container's volume has a path of its own here."""
     inside = PurePosixPath(server.model)
     for host, mounted in server.volumes.items():
-        folder, target = Path(host).expanduser(), PurePosixPath(mounted.removesuffix(":ro"))
+        folder, target = Path(host).expanduser(), PurePosixPath(mounted_at(mounted))
         if folder.is_absolute() and inside.is_relative_to(target) and not Path(server.model).exists():
             return server.model_copy(update={"model": str(folder / inside.relative_to(target))})
     return server
