@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +54,7 @@ def running(workers: Sequence[str], log: Path, policy: str = router.POLICY) -> I
         _await_ready(url, process.poll, log)
         yield url
     finally:
-        groups.send(process.pid, signal.SIGTERM)
+        groups.ask_to_end(process.pid)
         groups.await_end(process.pid, time.monotonic() + _ENDS_WITHIN_S, process.poll)
         process.communicate()
 

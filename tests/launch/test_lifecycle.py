@@ -81,7 +81,9 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
     except TestbedError as error:
         pytest.fail(f"No real vLLM to test with. {error}", pytrace=False)
     chat_port, embed_port = free_ports(2)
-    small = ", ".join(f'{name} = "{value}"' for name, value in SMALL_MACHINE.items())
+    small = _toml(SMALL_MACHINE)
+    # The engine's worker is a process of its own here, as it is on several GPUs: `down` must leave it to its engine.
+    with_worker = _toml({**SMALL_MACHINE, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
     made = Launcher(
         tmp_path_factory.mktemp("launch"),
         f"""
@@ -92,7 +94,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         port = {chat_port}
         kv_cache_memory_bytes = {256 * 2**20}
         enforce_eager = true
-        env = {{ {small} }}
+        env = {{ {with_worker} }}
         [servers.{EMBED}]
         model = "{models.path(models.KURE_TINY)}"
         served_model_name = ["{KURE}"]
@@ -107,6 +109,10 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         yield made
     finally:
         made.run("down")
+
+
+def _toml(variables: dict[str, str]) -> str:
+    return ", ".join(f'{name} = "{value}"' for name, value in variables.items())
 
 
 @pytest.fixture

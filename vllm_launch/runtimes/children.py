@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,10 +116,10 @@ class ServerProcess:
         _wait_ready([self], timeout, on_progress)
 
     def terminate(self) -> None:
-        """Asks the whole process group to end, without waiting for it."""
+        """Asks the server to end, without waiting for it."""
         if self._popen:
             self._asked_to_end_at = time.monotonic()
-            groups.send(self._popen.pid, signal.SIGTERM)
+            groups.ask_to_end(self._popen.pid)
 
     def stop(self, grace: float = STOP_GRACE_S) -> None:
         """Ends the whole process group: asks, waits up to `grace` seconds, then kills. Calling it twice is harmless."""

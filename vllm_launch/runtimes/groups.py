@@ -1,7 +1,7 @@
 """A vLLM server as a group of processes: how it is started, told from others, asked to end, and killed.
 
 A vLLM server is a family of processes (API server, engine core, workers). Each family is started in a session of its
-own, led by `guard`, and signals go to the whole group, so that no engine core is left behind.
+own, led by `guard`. It is asked to end through the guard, and killed as a whole, so that no engine core is left behind.
 """
 
 from __future__ import annotations
@@ -112,10 +112,20 @@ def runs(group: int) -> bool:
     return sys.platform != "linux" or bool(guard.members(group))
 
 
-def send(group: int, number: signal.Signals) -> None:
-    """Send a signal to the whole group; nothing where it is gone. Raises `PermissionError` on another user's."""
+def ask_to_end(group: int) -> None:
+    """Send SIGTERM to the group's guard, which hands it on; to all of the group where the guard was killed.
+
+    Nothing where the group is gone. Raises `PermissionError` on another user's.
+    """
+    guarded = sys.platform != "linux" or guard.start_time(group) is not None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
+        (os.kill if guarded else os.killpg)(group, signal.SIGTERM)
+
+
+def kill(group: int) -> None:
+    """Send SIGKILL to the whole group; nothing where it is gone. Raises `PermissionError` on another user's."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def await_end(group: int, deadline: float, collect: Callable[[], object]) -> None:
@@ -125,7 +135,7 @@ def await_end(group: int, deadline: float, collect: Callable[[], object]) -> Non
     """
     while runs(group):
         if time.monotonic() > deadline:
-            send(group, signal.SIGKILL)
+            kill(group)
             break
         collect()
         time.sleep(_LOOK_EVERY_S)

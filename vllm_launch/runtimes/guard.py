@@ -8,6 +8,11 @@ over: it stays. What the server writes goes through a pipe to LOG, which becomes
 can fill a disk; on a full one lines are lost, and the server goes on. STATUS is overwritten in place and never grows,
 so that the end can be told even then. When the server has ended, the rest of its group is ended too.
 
+SIGTERM and SIGINT are handed on to the server alone, as an engine's `docker stop` does. The processes that it has
+started are for it to end: vLLM's workers leave at the first SIGTERM, whatever is being answered (0.32,
+v1/executor/multiproc_executor.py), and its engine core, which gets the API server's SIGTERM too, hangs when two come at
+nearly the same time (0.32, v1/engine/core.py: the handler takes a lock that it may hold).
+
 This file needs nothing but Python.
 """
 
@@ -122,9 +127,7 @@ class Status:
 
 def main(log_path: str, most: str, status_path: str, *command: str) -> int:
     """Runs the command and returns its exit status, unless the program goes first."""
-    # These come to the whole group and are meant for the server. Handled, not ignored: the server would inherit that.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    asked = _signals(signal.SIGINT, signal.SIGTERM)
     log, status = Log(log_path, int(most)), Status(status_path)
     try:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -136,7 +139,7 @@ def main(log_path: str, most: str, status_path: str, *command: str) -> int:
     assert server.stdout is not None
     output = server.stdout.fileno()
     os.set_blocking(output, False)
-    if _watch(server, output, log):
+    if _watch(server, output, asked, log):
         status.tell(status=server.returncode)
     else:
         status.tell(abandoned=True)
@@ -145,11 +148,24 @@ def main(log_path: str, most: str, status_path: str, *command: str) -> int:
     return server.returncode if server.returncode is not None else -signal.SIGKILL
 
 
-def _watch(server: subprocess.Popen[bytes], output: int, log: Log) -> bool:
+def _signals(*numbers: signal.Signals) -> int:
+    """From now on these end nothing; their numbers can be read, a byte each, from the pipe that is returned."""
+    asked, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    for number in numbers:  # handled, not ignored: the server would inherit that
+        signal.signal(number, lambda *_: None)
+    return asked
+
+
+def _watch(server: subprocess.Popen[bytes], output: int, asked: int, log: Log) -> bool:
     """Returns True when the server has ended, False when the program has, without handing it over."""
-    watched = [_STDIN, output]
+    watched = [_STDIN, output, asked]
     while server.poll() is None:
         ready, _, _ = select.select(watched, [], [], _LOOK_EVERY_S)
+        if asked in ready:
+            for number in os.read(asked, _CHUNK):
+                server.send_signal(number)
         if output in ready and not log.copy(output):
             watched.remove(output)
         if _STDIN in ready:

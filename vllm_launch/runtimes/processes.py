@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ class Processes:
         try:
             self._records.write(record)
         except BaseException:
-            groups.send(started.pid, signal.SIGKILL)
+            groups.kill(started.pid)
             started.wait()
             self._let_go(server.name)
             raise
@@ -165,7 +164,7 @@ class Processes:
     def _end(self, record: Record, grace: float) -> None:
         group = record.leader.pid
         try:
-            groups.send(group, signal.SIGTERM)
+            groups.ask_to_end(group)
             groups.await_end(group, time.monotonic() + grace, lambda: self._look_at(record.name))
         except PermissionError as error:
             raise LaunchError(f"The vLLM server {record.name!r} (process {group}) belongs to another user.") from error

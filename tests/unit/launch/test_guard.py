@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,19 @@ from vllm_launch.runtimes import guard
 from vllm_launch.runtimes.guard import Log
 
 from .stand_in import group_is_there, until
+
+FAMILY = """
+import signal, subprocess
+from pathlib import Path
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # pending, they can be seen
+worker = subprocess.Popen(["sleep", "600"])
+print("up", flush=True)
+number = signal.sigwait([signal.SIGTERM, signal.SIGINT])
+status = dict(line.split(":", 1) for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines())
+print(number.name, "for the worker too" if int(status["ShdPnd"], 16) else "for the server alone")
+worker.kill()
+"""
 
 
 @pytest.fixture
@@ -42,6 +56,10 @@ def run(tmp_path):
 def told(tmp_path):
     assert (tmp_path / "status").stat().st_size == guard.STATUS_BYTES, "it never grows: a full disk does not matter"
     return json.loads((tmp_path / "status").read_text())
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
 
 
 def test_a_full_log_becomes_the_older_one(log, tmp_path):
@@ -102,9 +120,18 @@ def test_what_the_server_leaves_behind_is_ended_too(run):
     assert not group_is_there(started.pid)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_handed_on_to_the_server_and_not_to_its_workers(run, tmp_path, number):
+    started = run(sys.executable, "-c", FAMILY)
+    until(lambda: "up" in read(tmp_path / "log"))
+    started.send_signal(number)
+    assert started.wait() == 0
+    assert (tmp_path / "log").read_text() == f"up\n{number.name} for the server alone\n"
+
+
 def test_without_its_program_the_server_ends(run, tmp_path):
     started = run("sleep", "600")
-    until(lambda: (tmp_path / "status").read_text().strip())
+    until(lambda: read(tmp_path / "status").strip())
     started.stdin.close()
     started.wait()
     assert told(tmp_path).get("abandoned")
@@ -114,7 +141,7 @@ def test_without_its_program_the_server_ends(run, tmp_path):
 def test_a_server_that_was_handed_over_stays(run, tmp_path):
     started = run("sh", "-c", "read line < " + str(tmp_path / "fifo") + "; echo $line")
     os.mkfifo(tmp_path / "fifo")
-    until(lambda: (tmp_path / "status").read_text().strip())
+    until(lambda: read(tmp_path / "status").strip())
     started.stdin.write(b"k")
     started.stdin.close()
     (tmp_path / "fifo").write_text("still here\n")
