@@ -61,6 +61,10 @@ class Answer:
         self.pieces = pieces
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    def __str__(self) -> str:
+        """Names a test."""
+        return str(self.status)
+
 
 @dataclass
 class Network:

@@ -91,7 +91,7 @@ TOOL = Struct("tool", {"Name": "f<x>", "Tags": Slice(["a"])}, {"name": "f<x>", "
         ("{{ if . }}a struct is true{{ end }}", Struct("empty", {}), "a struct is true"),
         ("{{ json . }}", "\ud800", '"\ufffd"'),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
 def test_values_of_gos_own_kinds(template: str, value: Any, text: str) -> None:
     assert rendered(template, value) == text
