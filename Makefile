@@ -21,7 +21,7 @@ PARTS := lint unit integration faults launch docker
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --keep-going --output-sync=target)
 
 test: $(READY)  ## everything: style, types, unit and HTTP tests, tests on real vLLM servers and in containers
-	$(say) 'Running $(PARTS): about 20 minutes, more where vLLM is yet to be installed'
+	$(say) 'Running $(PARTS): 20 to 25 minutes on two cores, more where vLLM is yet to be installed'
 	@$(MAKE) --no-print-directory $(TOGETHER) $(PARTS)
 	$(say) 'All tests passed.'
 
