@@ -25,7 +25,6 @@ CONFIG = Path(__file__).with_name("models.toml")
 HERE = [case for case in ABLE if case.arguments.get("model") != "gemma270"]
 """The others are asked of their own server, in tests/integration/test_korean.py."""
 
-
 _FIRST_OF_KIND = {(case.method, case.stream, case.status): case for case in reversed(HERE)}.values()
 OF_ASYNC = [case for case in HERE if not generates(case) or case in _FIRST_OF_KIND]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,10 +24,16 @@ LEGACY = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .
 SURE = {"temperature": 0, "seed": 7, "num_predict": 24}
 
 
+@contextmanager
+def asker(url: str) -> Iterator[Asker]:
+    with ollama.Client(backend_mode="vllm", vllm_urls=url, ollama_compat_config=str(CONFIG)) as client:
+        yield Asker(client, None)
+
+
 @pytest.fixture
 def ask(chat_server) -> Iterator[Asker]:
-    with ollama.Client(backend_mode="vllm", vllm_urls=chat_server.url, ollama_compat_config=str(CONFIG)) as client:
-        yield Asker(client, None)
+    with asker(chat_server.url) as made:
+        yield made
 
 
 def _templated(case: Case) -> bool:
@@ -41,9 +48,8 @@ CASES = {case.name: case for case in cases()[0] if _templated(case)}
 @pytest.fixture(scope="module")
 def found(chat_server) -> dict[str, dict[str, str]]:
     """How each answer differs."""
-    settings = {"vllm_urls": chat_server.url, "ollama_compat_config": str(CONFIG)}
-    with ollama.Client(backend_mode="vllm", **settings) as client:
-        return all_differences(Asker(client, None), CASES.values())
+    with asker(chat_server.url) as made:
+        return all_differences(made, CASES.values())
 
 
 @pytest.mark.parametrize("name", CASES)
