@@ -16,15 +16,15 @@ from pathlib import Path
 import launch_tables
 import plan_tables
 
-from ollama_compat.dialects import CHAT, DIALECTS, Dialect, Switch
-from ollama_compat.guard.failures import FAILURES, UNAUTHORIZED
-from ollama_compat.operations import fim
-from ollama_compat.operations.options import OPTIONS
-from ollama_compat.operations.thinking import FAMILIES
-from ollama_compat.providers import SAID
-from ollama_compat.replies import FINISHES, SHAPES, STATUSES
+from ollama_compat.dispatch import REFUSED
+from ollama_compat.mapping import infill as fim
+from ollama_compat.mapping.model_families import FAMILIES
+from ollama_compat.mapping.options import OPTIONS
+from ollama_compat.providers.dialects import CHAT, DIALECTS, Dialect, Switch
+from ollama_compat.providers.request import SAID
+from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES
+from ollama_compat.servers.failures import FAILURES, UNAUTHORIZED
 from ollama_compat.settings import CONFIG, VARIABLES
-from ollama_compat.translation import REFUSED
 from tests.faults.faults import FAULTS, OF_LEARNING
 from tests.faults.matrix import LEARNING, MATRIX
 from vllm_launch import router

@@ -21,8 +21,8 @@ except ImportError:
 except Exception as _problem:  # it makes a client at once, so something is wrong with the environment
     import sys as _sys
 
-    from .environment import explained as _explained
-    from .environment import is_command as _is_command
+    from .import_error import explained as _explained
+    from .import_error import is_command as _is_command
 
     if _is_command():
         print(_explained(_problem), file=_sys.stderr)
@@ -35,7 +35,7 @@ if not TYPE_CHECKING:
 
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
-from .errors import ServerUnreachable
+from .mapping.errors import ServerUnreachable
 from .settings import Profile, Provider, Settings, SettingsError, Thinking
 
 if TYPE_CHECKING:  # by name: a type checker would take the official clients, which the line above names too
@@ -69,8 +69,8 @@ if TYPE_CHECKING:  # by name: a type checker would take the official clients, wh
     from ollama import WebFetchResponse as WebFetchResponse
     from ollama import WebSearchResponse as WebSearchResponse
 
-    from .guard.health import Health
-    from .guard.stats import Snapshot
+    from .telemetry.health import Health
+    from .telemetry.stats import Snapshot
 
 __version__ = "0.1.0"
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from .client import Client
-from .errors import printable
-from .guard.health import Health
+from .mapping.errors import printable
 from .settings import SettingsError
+from .telemetry.health import Health
 
 EXIT_UNHEALTHY = 1
 EXIT_SETTINGS = 2

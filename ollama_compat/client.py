@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 import ollama
 
-from .models import is_cloud
+from .mapping.model_names import is_cloud
 from .settings import CONFIG, OLLAMA, VARIABLES, Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     import openai
 
-    from .exchange import Exchange, Part
-    from .guard.health import Health
-    from .guard.rates import AsyncRates, SyncRates
-    from .guard.stats import Observer, Row, Snapshot
-    from .keys import Keys
-    from .translation import Translation
+    from .dispatch import Translation
+    from .limits.rates import AsyncRates, SyncRates
+    from .steps import Exchange, Part
+    from .telemetry.health import Health
+    from .telemetry.stats import Observer, Row, Snapshot
+    from .transport.credentials import Keys
 
 # Settings that `Client(...)` takes by keyword; all other keywords are the official client's.
 KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
@@ -63,8 +63,8 @@ class _Backend:
         if self._process is None:
             self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
-            from .checks import check  # cost nothing in mode `ollama`
-            from .translation import Translation
+            from .dispatch import Translation
+            from .settings_checks import check  # cost nothing in mode `ollama`
 
             check(self.settings, keywords.get("headers") or {}, os.environ)
             self._translation = Translation(self.settings)
@@ -99,7 +99,7 @@ class _Backend:
 
     @functools.cached_property
     def _keys(self) -> Keys:
-        from .keys import authorizations
+        from .transport.credentials import authorizations
 
         own = self._client.headers.get("authorization")
         return authorizations(self.settings, self._made[1].get("headers") or {}, own, os.environ)
@@ -110,7 +110,7 @@ class _Backend:
         Per model and operation: calls, errors by kind, retries, failovers, tokens, calls in flight and waiting, and
         percentiles of latency and time to first token in seconds. With `BACKEND_MODE=ollama` nothing is counted.
         """
-        from .guard.stats import Stats
+        from .telemetry.stats import Stats
 
         translation = self._own()
         return Stats().snapshot() if translation is None else translation.stats.snapshot()
@@ -225,7 +225,7 @@ class Client(_Backend, ollama.Client):
         return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http()))
 
     def _run(self, exchange: Exchange[None]) -> Generator[Part]:
-        from .upstream import Upstream
+        from .transport.driver import Upstream
 
         return Upstream(self._client, self._keys, self._rates).run(exchange)
 
@@ -233,13 +233,13 @@ class Client(_Backend, ollama.Client):
     def _rates(self) -> SyncRates | None:
         if self.settings.vllm_limits is None:
             return None
-        from .guard.rates import SyncRates
+        from .limits.rates import SyncRates
 
         return SyncRates(self.settings.vllm_limits, self.settings.rates)
 
     def health(self, timeout: float = 2.0) -> Health:
         """How the servers are: see `health.Health`. Answers within `timeout` seconds, whatever they do."""
-        from .guard.health import examined
+        from .telemetry.health import examined
 
         with contextlib.closing(self._run(examined(self._own(), timeout, self._keys, self._ollama_url))) as parts:
             return cast("Health", next(parts))
@@ -285,7 +285,7 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http()))
 
     def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
-        from .upstream import AsyncUpstream
+        from .transport.driver import AsyncUpstream
 
         self._follow_loop()
         return AsyncUpstream(self._client, self._keys, self._rates).run(exchange)
@@ -307,13 +307,13 @@ class AsyncClient(_Backend, ollama.AsyncClient):
     def _rates(self) -> AsyncRates | None:
         if self.settings.vllm_limits is None:
             return None
-        from .guard.rates import AsyncRates
+        from .limits.rates import AsyncRates
 
         return AsyncRates(self.settings.vllm_limits, self.settings.rates)
 
     async def health(self, timeout: float = 2.0) -> Health:
         """How the servers are: the async twin of `Client.health`."""
-        from .guard.health import examined
+        from .telemetry.health import examined
 
         async with contextlib.aclosing(
             self._run(examined(self._own(), timeout, self._keys, self._ollama_url))

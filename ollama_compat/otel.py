@@ -25,7 +25,7 @@ try:
 except ImportError as missing:
     raise ImportError("ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'") from missing
 
-from .guard.stats import CANCELLED, SECONDS, TOKENS, ModelNames, Running, encodable
+from .telemetry.stats import CANCELLED, SECONDS, TOKENS, ModelNames, Running, encodable
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 

@@ -23,7 +23,7 @@ except ImportError as missing:
         "ollama_compat.prometheus needs prometheus_client: pip install 'ollama-compat[prometheus]'"
     ) from missing
 
-from .guard.stats import CANCELLED, SECONDS, Row, Timing, merged
+from .telemetry.stats import CANCELLED, SECONDS, Row, Timing, merged
 
 ANSWERED = "answered"
 """The `outcome` of a call without an error; others are `CANCELLED` and the kinds of errors."""

@@ -90,7 +90,7 @@ class Profile(Frozen):
     @classmethod
     def _checked(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """A wrong type is found when the profile is read, not when it is used."""
-        from .operations.options import resolve  # only where there is a profile
+        from .mapping.options import resolve  # only where there is a profile
 
         try:
             return resolve(parameters, {})
@@ -102,7 +102,7 @@ class Profile(Frozen):
     def _can_be_read(cls, template: str | None) -> str | None:
         """A template that is not understood is found when the profile is read, too."""
         if template:
-            from .operations.prompts import read  # only where there is one
+            from .go_template.prompt import read  # only where there is one
 
             read(template)
         return template or None
@@ -153,7 +153,7 @@ class Provider(Frozen):
     @field_validator("dialect")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
-        from .dialects import DIALECTS  # only where there is a provider
+        from .providers.dialects import DIALECTS  # only where there is a provider
 
         known = [row.name for row in DIALECTS]
         if name is not None and name not in known:
@@ -263,7 +263,7 @@ class Settings(Frozen):
     @classmethod
     def _counts(cls, url: str | None) -> str | None:
         if url is not None:
-            from .guard.rates import check  # only where limits are on
+            from .limits.rates import check  # only where limits are on
 
             check(url, {})
         return url
@@ -271,7 +271,7 @@ class Settings(Frozen):
     @field_validator("vllm_generate_rate", "vllm_chat_rate", "vllm_embed_rate")
     @classmethod
     def _is_rate(cls, rate: str) -> str:
-        from .guard.rates import check
+        from .limits.rates import check
 
         check("memory://", {"": rate})
         return rate
@@ -391,7 +391,7 @@ def _read_toml(path: Path) -> dict[str, object]:
 def _held(variable: Variable, value: object) -> str:
     """What a variable held, without the passwords that may stand in it."""
     if variable.name == "VLLM_LIMITS" and isinstance(value, str):
-        from .guard.rates import shown
+        from .limits.rates import shown
 
         return repr(shown(value))
     with_password = variable.name == "VLLM_URLS" and "@" in str(value)

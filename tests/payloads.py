@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ollama_compat.dialects import CHAT, DIALECTS
-from ollama_compat.exchange import Part
-from ollama_compat.providers import adapted
+from ollama_compat.providers.dialects import CHAT, DIALECTS
+from ollama_compat.providers.request import adapted
+from ollama_compat.steps import Part
 
 BY_NAME = {row.name: row for row in DIALECTS}
 OTHERS = [row for row in DIALECTS if not row.everything]

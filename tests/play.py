@@ -17,7 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ollama_compat.exchange import (
+from ollama_compat.call import Call, Memory
+from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.servers.registry import Server, Target
+from ollama_compat.settings import Profile
+from ollama_compat.steps import (
     Ask,
     AskAll,
     Enter,
@@ -31,10 +35,6 @@ from ollama_compat.exchange import (
     Sleep,
     Spend,
 )
-from ollama_compat.fleet import Server, Target
-from ollama_compat.operations.call import Call, Memory
-from ollama_compat.settings import Profile
-from ollama_compat.wire import Card
 
 URL = "http://vllm:8001"
 STAMP = "2026-08-21T09:31:20.000000000Z"

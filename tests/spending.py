@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ollama_compat.guard.rates import AsyncRates, SyncRates
+from ollama_compat.limits.rates import AsyncRates, SyncRates
 
 
 def spend(limiter: SyncRates | AsyncRates, operation: str) -> float:

@@ -14,19 +14,19 @@ from typing import Any
 import msgspec
 from ollama import ResponseError
 
-from ..errors import model_not_found, response_error
-from ..exchange import Exchange, Part, ask
-from ..fleet import Target
-from ..models import canonical, same, with_tag
+from ..call import Call
+from ..generation.template_analysis import rendering, takes_images, takes_tools
+from ..go_template.prompt import read
+from ..mapping.errors import model_not_found, response_error
+from ..mapping.infill import family_of
+from ..mapping.model_details import details
+from ..mapping.model_families import UNKNOWN, style_of
+from ..mapping.model_names import canonical, same, with_tag
+from ..mapping.vllm_schema import decode
+from ..servers.registry import Target
 from ..settings import NO_PROFILE, Profile
-from ..wire import decode
-from .call import Call
-from .details import details
-from .fim import family_of
-from .prompts import read
-from .site import Site
-from .template import rendering, takes_images, takes_tools
-from .thinking import UNKNOWN, style_of
+from ..steps import Exchange, Part, ask
+from .catalog_context import Site
 
 _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
 

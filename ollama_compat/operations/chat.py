@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import lacks, window_exceeded
-from ..exchange import Exchange, Part
-from . import tools
-from .assembly import Fragment, Plan
-from .call import Call
-from .completions import explain_refusal, payload_of, room
-from .generation import respond
-from .messages import begun, continues, joined, to_openai
-from .request import Checked, check, loaded
-from .shorten import cut, fits, shorten, tokenize
-from .templated import answer, template_of, templated
-from .thinking import Splitter
-from .thought import Thought, thought
+from ..call import Call
+from ..generation.completions import explain_refusal, payload_of, room
+from ..generation.pipeline import respond
+from ..generation.reader import Fragment, Plan
+from ..generation.request import Checked, check, loaded
+from ..generation.template_prompt import answer, template_of, templated
+from ..generation.thinking_plan import Thought, thought
+from ..generation.window import cut, fits, shorten, tokenize
+from ..mapping import tools
+from ..mapping.errors import lacks, window_exceeded
+from ..mapping.messages import begun, continues, joined, to_openai
+from ..mapping.model_families import Splitter
+from ..steps import Exchange, Part
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionFunctionToolParam

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..errors import ModelGone, refusal, response_error
-from ..exchange import Exchange, Part
-from ..wire import Embeddings, decode, vector
-from . import options
-from .call import Call
-from .request import check_keep_alive, note_without_effect
+from ..call import Call
+from ..generation.request import check_keep_alive, note_without_effect
+from ..mapping import options
+from ..mapping.errors import ModelGone, refusal, response_error
+from ..mapping.vllm_schema import Embeddings, decode, vector
+from ..steps import Exchange, Part
 
 _UNIT = 1e-4  # how far from 1 a length may be and still be one: float32 sums are no closer
 

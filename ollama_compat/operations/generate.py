@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..errors import lacks, response_error
-from ..exchange import Exchange, Part
-from .assembly import Fragment, Plan
-from .call import Call
+from ..call import Call
+from ..generation.completions import Completion, complete
+from ..generation.reader import Fragment, Plan
+from ..generation.request import Checked, check, loaded, refuse_field
+from ..generation.template_prompt import answer, insert, inserts, template_of, templated
+from ..generation.thinking_plan import thought
+from ..generation.window import tokenize
+from ..go_template.prompt import PromptTemplate
+from ..mapping.errors import lacks, response_error
+from ..mapping.infill import family_of, fill
+from ..mapping.messages import begun
+from ..steps import Exchange, Part
 from .chat import Conversation, converse, plan_of
-from .completions import Completion, complete
-from .fim import family_of, fill
-from .messages import begun
-from .prompts import PromptTemplate
-from .request import Checked, check, loaded, refuse_field
-from .shorten import tokenize
-from .templated import answer, insert, inserts, template_of, templated
-from .thought import thought
 
 
 def generate(call: Call) -> Exchange[None]:

@@ -12,13 +12,13 @@ from typing import Any
 from ollama import ResponseError
 from pydantic import ValidationError
 
-from ..errors import model_not_found, response_error
-from ..exchange import Exchange, Part
-from ..models import canonical
+from ..generation.request import refuse_field
+from ..mapping.errors import model_not_found, response_error
+from ..mapping.model_names import canonical
 from ..settings import Profile
+from ..steps import Exchange, Part
 from .catalog import not_served
-from .request import refuse_field
-from .site import Site
+from .catalog_context import Site
 
 _NEEDS_FILES = {
     "files": "vLLM loads a model from a folder or a hub when it starts",

@@ -49,9 +49,9 @@ def undisturbed() -> dict[tuple[str, bool], Any]:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no end is given up earlier, and retries hardly wait."""
-    monkeypatch.setattr("ollama_compat.guard.retry._WAIT", lambda _: 0.01)
-    monkeypatch.setattr("ollama_compat.upstream.MAX_REPLY_BYTES", 4_000_000)
-    monkeypatch.setattr("ollama_compat.wire.MAX_EVENT_BYTES", 4_000_000)
+    monkeypatch.setattr("ollama_compat.servers.retry._WAIT", lambda _: 0.01)
+    monkeypatch.setattr("ollama_compat.transport.driver.MAX_REPLY_BYTES", 4_000_000)
+    monkeypatch.setattr("ollama_compat.mapping.vllm_schema.MAX_EVENT_BYTES", 4_000_000)
 
 
 def test_the_matrix_has_every_fault() -> None:
@@ -116,7 +116,7 @@ def test_a_fault_of_learning_what_is_served_comes_to_what_it_must(
         first.close()
     fault, _ = (FAULTS | OF_LEARNING)[row.fault]
     if isinstance(fault, StallBeforeReply | EndlessHints):
-        monkeypatch.setattr("ollama_compat.fleet.LEARN_TIMEOUT_S", SHORT_S / 2)
+        monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", SHORT_S / 2)
     asker = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=TIMEOUT_S)
     with contextlib.nullcontext() if isinstance(fault, Refuse) else Leaks():
         proxy.inject(fault, on="/v1/models", times=None if lasting else 1)

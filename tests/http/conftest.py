@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ollama_compat as ollama
-from ollama_compat.guard import retry
+from ollama_compat.servers import retry
 from tests.unit.conftest import own_environment  # noqa: F401
 
 from .caller import Caller

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.exchange import Request
-from ollama_compat.upstream import _Body
+from ollama_compat.steps import Request
+from ollama_compat.transport.driver import _Body
 
 from .caller import Caller
 from .network import CHAT, END, RECORDED, URL, Answer, Network, answering, document, event, said, stream
@@ -130,7 +130,7 @@ def test_tiny_pieces_take_no_more_memory_than_what_they_hold(
     caller: Caller, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces = 50_000
-    monkeypatch.setattr("ollama_compat.wire.MAX_EVENT_BYTES", 2 * pieces - 1)
+    monkeypatch.setattr("ollama_compat.mapping.vllm_schema.MAX_EVENT_BYTES", 2 * pieces - 1)
     network.on(URL + CHAT, stream(*(bytes((120, number % 100 + 20)) for number in range(pieces))))
     caller.list()
     tracemalloc.start()

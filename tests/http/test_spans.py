@@ -165,7 +165,7 @@ def test_log_lines_of_a_call_are_written_within_its_span(
             within.append(current())
 
     handler = Noting()
-    logger = logging.getLogger("ollama_compat.guard")
+    logger = logging.getLogger("ollama_compat.dispatch")
     logger.addHandler(handler)
     try:
         network.on(URL + CHAT, httpx.ConnectError("refused"), stream(said("x"), END))

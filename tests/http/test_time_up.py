@@ -59,7 +59,7 @@ def test_a_reply_without_an_end_is_hung_up_on(
     caller = to(server.url)
     if kept:
         caller.list()
-    monkeypatch.setattr("ollama_compat.fleet.LEARN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", 0.3)
     server.answers[LIST] = UNENDING[what]
     with Leaks():
         with pytest.raises(ConnectionError, match=r"within 0\.3 s"):
@@ -90,7 +90,7 @@ def test_a_connection_that_was_hung_up_on_is_not_used_again(to: Connect, server:
 def test_a_call_goes_on_with_who_has_the_model(
     to: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("ollama_compat.fleet.GRACE_S", 0.1)
+    monkeypatch.setattr("ollama_compat.servers.registry.GRACE_S", 0.1)
     with Server({LIST: UNENDING[what]}) as silent:
         caller = to(silent.url, server.url, timeout=LONG_S)
         assert caller.chat(**HI).message.content == "Hello"

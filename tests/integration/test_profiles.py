@@ -72,7 +72,7 @@ def test_a_profile_lasts_and_other_processes_see_it(ask, chat_server):
 
 def test_processes_that_write_at_once_lose_nothing(ask, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from ollama_compat.store import ProfileFile; "
+        "import sys; from pathlib import Path; from ollama_compat.profiles.store import ProfileFile; "
         "from ollama_compat.settings import Profile\n"
         "for i in range(20): ProfileFile(Path(sys.argv[1])).put(f'{sys.argv[2]}{i}', Profile.model_validate({}))"
     )

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import redis
 
-from ollama_compat.guard.rates import RETRY_S, AsyncRates, SyncRates
+from ollama_compat.limits.rates import RETRY_S, AsyncRates, SyncRates
 from tests.spending import let_through, spend
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not on PATH")
@@ -186,7 +186,7 @@ def test_a_namespace_or_a_database_of_its_own_has_places_of_its_own(server: Serv
 
 ANOTHER_PROCESS = """
 import asyncio, sys
-from ollama_compat.guard.rates import AsyncRates, SyncRates
+from ollama_compat.limits.rates import AsyncRates, SyncRates
 
 url, kind, rate, tries = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 
@@ -315,7 +315,7 @@ def test_redis_is_not_there_from_the_start(kind: Any, server: Server, caplog: py
     server.stop()
     assert let_through(kind(server.place, {"chat": "10/minute"}), "chat")[0] == 10
     (lost,) = caplog.records
-    assert lost.name == "ollama_compat.guard"
+    assert lost.name == "ollama_compat.dispatch"
     assert lost.levelno == logging.WARNING
     assert vars(lost)["limits"] == server.place
 

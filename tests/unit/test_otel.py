@@ -18,8 +18,16 @@ from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
 from ollama_compat import otel
-from ollama_compat.guard.stats import CANCELLED, MODELS, OTHER_MODELS, SECONDS, TOKENS, UNANSWERED, Running
 from ollama_compat.otel import OpenTelemetry
+from ollama_compat.telemetry.stats import (
+    CANCELLED,
+    MODELS,
+    OTHER_MODELS,
+    SECONDS,
+    TOKENS,
+    UNANSWERED,
+    Running,
+)
 from tests.play import SECOND
 
 DURATION = gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION
@@ -278,6 +286,6 @@ def test_without_opentelemetry_the_error_says_what_to_install() -> None:
 
 
 def test_the_package_does_not_import_it() -> None:
-    script = "import sys, ollama_compat, ollama_compat.guard.stats; print('opentelemetry' in sys.modules)"
+    script = "import sys, ollama_compat, ollama_compat.telemetry.stats; print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from ollama_compat.guard.stats import CANCELLED, SECONDS, Running, Stats
 from ollama_compat.prometheus import Collector, register
+from ollama_compat.telemetry.stats import CANCELLED, SECONDS, Running, Stats
 from tests.play import SECOND
 
 CHAT = {"model": "exaone", "operation": "chat"}
@@ -142,6 +142,6 @@ def test_without_prometheus_client_the_error_says_what_to_install() -> None:
 
 
 def test_the_package_does_not_import_it() -> None:
-    script = "import sys, ollama_compat, ollama_compat.guard.stats; print('prometheus_client' in sys.modules)"
+    script = "import sys, ollama_compat, ollama_compat.telemetry.stats; print('prometheus_client' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_compat import ResponseError
-from ollama_compat.exchange import Reply
+from ollama_compat.mapping.messages import joined, to_openai
+from ollama_compat.mapping.vllm_schema import EventDecoder
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
 from ollama_compat.operations.generate import generate
-from ollama_compat.operations.messages import joined, to_openai
-from ollama_compat.wire import EventDecoder
+from ollama_compat.steps import Reply
 from tests.play import call, play, said
 
 USER = {"role": "user", "content": "hi"}

@@ -18,7 +18,7 @@ import ollama
 import pytest
 
 import ollama_compat
-from ollama_compat.translation import OPERATIONS, REFUSED, SITE_OPERATIONS
+from ollama_compat.dispatch import OPERATIONS, REFUSED, SITE_OPERATIONS
 
 from . import official
 
@@ -85,7 +85,7 @@ def test_every_path_of_the_official_client_has_its_answer(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["asyncio", "openai", "msgspec", "tomllib", "ollama_compat.translation", "ollama_compat.upstream"]
+    "module", ["asyncio", "openai", "msgspec", "tomllib", "ollama_compat.dispatch", "ollama_compat.transport.driver"]
 )
 def test_importing_the_package_does_not_import(module: str) -> None:
     program = f"import sys, ollama_compat; sys.exit({module!r} in sys.modules)"

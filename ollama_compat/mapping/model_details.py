@@ -1,0 +1,44 @@
+"""What a model's own name tells of it: family, size, quantisation.
+
+Names on model hubs follow a custom: `EXAONE-4.0-32B-AWQ`, `Qwen3-30B-A3B-Instruct-2507-FP8`,
+`Llama-3.2-3B-Instruct-Q4_K_M`. What a name does not say stays empty.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..steps import Part
+
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?(?:x\d+(?:\.\d+)?)?)([bm])(?![a-z0-9])", re.I)
+_QUANTISATION = re.compile(
+    r"(?<![a-z0-9])(awq|gptq(?:-int[48])?|fp8|nvfp4|mxfp[48]|int[48]|w\d+a\d+|bnb-4bit|4bit|8bit|q\d(?:_[k0-9])?(?:_[sml])?)"
+    r"(?![a-z0-9])",
+    re.I,
+)
+# Names of model families that their models carry in front. A name that begins otherwise says nothing of its family.
+_FAMILY = re.compile(
+    r"(exaone|qwen|llama|gemma|mistral|mixtral|ministral|magistral|codestral|phi|deepseek|granite|gpt-?oss|glm|falcon"
+    r"|smollm|starcoder|codellama|command|yi|solar|olmo|nemotron|kimi|hunyuan|minimax|bge|e5|gte|nomic)",
+    re.I,
+)
+
+
+def details(served: str, root: str | None) -> Part:
+    """Ollama's `details` of a served model, from its name and from the path or hub id that it was loaded from."""
+    names = [name.rstrip("/") for name in (root, served) if name]
+    base = names[0].rpartition("/")[2] if names else ""
+    family = _FAMILY.match(base)
+    family_name = family[0].lower().replace("-", "") if family else ""
+    return {
+        "parent_model": root or served,
+        "format": "",
+        "family": family_name,
+        "families": [family_name] if family_name else [],
+        "parameter_size": _first(_SIZE, names).upper(),
+        "quantization_level": _first(_QUANTISATION, names).upper(),
+    }
+
+
+def _first(pattern: re.Pattern[str], names: list[str]) -> str:
+    return next((found[0] for name in names if (found := pattern.search(name.rpartition("/")[2]))), "")

@@ -1,0 +1,27 @@
+"""What an operation is handed that is not about one served model: the servers and the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..profiles.resolver import Names
+from ..servers.registry import Fleet
+
+
+@dataclass(frozen=True)
+class Site:
+    """All servers and all names of a client, and one request's body."""
+
+    path: str
+    body: Mapping[str, Any]
+    fleet: Fleet
+    names: Names
+    timeout_s: float | None = None
+    """How long the caller waits for anything; None: for ever."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers, as the settings name them."""
+        return self.fleet.urls

@@ -1,0 +1,88 @@
+"""A call that Ollama itself answers, in place of vLLM or before it: handed on as it is, under the model's name there.
+
+Ollama's streams are lines of JSON (0.33, `application/x-ndjson`); a line `{"error": …}` ends one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ollama import ResponseError
+
+from ..call import Call
+from ..mapping.errors import Malformed, broken_off, elsewhere, malformed
+from ..mapping.messages import begun
+from ..settings import OLLAMA
+from ..steps import NEXT, Ask, Exchange, Open, Part, Reply, Request
+
+
+def hand_on(call: Call) -> Exchange[None]:
+    """Ask Ollama; the parts come back under the name that was asked for."""
+    try:
+        yield from _handed_on(call)
+    except Malformed as problem:
+        raise elsewhere(problem, "Please check OLLAMA_HOST.", "Ollama") from None
+
+
+def _handed_on(call: Call) -> Exchange[None]:
+    request = Request("POST", "", call.path, _body(call), call.name, credential=OLLAMA)
+    if not call.stream:
+        reply: Reply = yield Ask(request)
+        yield _told(call, _answer(call, reply))
+        return
+    refused: Reply | None = yield Open(request)
+    if refused is not None:
+        _answer(call, refused)
+    part: Part = {}
+    while (line := (yield NEXT)) is not None:
+        part = _read(line)
+        if part.get("error"):
+            raise ResponseError(json.dumps(part), _number(part.get("status_code")) or -1)
+        if call.progress.first is None:
+            call.progress.first = call.clock.ticks()
+        call.progress.delivered = True
+        yield _told(call, part)
+    if not part.get("done"):
+        raise broken_off("Ollama", "the stream ended without its last part")
+
+
+def _answer(call: Call, reply: Reply) -> Part:
+    if not reply.ok:
+        call.progress.retry_after = reply.retry_after
+        raise ResponseError(reply.body.decode("utf-8", "replace"), reply.status)
+    return _read(reply.body)
+
+
+def _read(text: bytes) -> Part:
+    try:
+        part: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        part = None
+    if not isinstance(part, dict):
+        raise malformed("Ollama", "a part that is no JSON object")
+    return part
+
+
+def _told(call: Call, part: Part) -> Part:
+    if part.get("prompt_eval_count") is not None:
+        call.progress.tokens_in = _number(part["prompt_eval_count"])
+        call.progress.tokens_out = _number(part.get("eval_count"))
+    call.progress.done = bool(part.get("done"))
+    return {**part, "model": call.name} if "model" in part else part
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _body(call: Call) -> Part:
+    """The request with what the profile of the name that was asked for adds to it."""
+    body: Part = {**call.body, "model": call.served}
+    if call.profile.parameters:
+        body["options"] = {**call.profile.parameters, **(body.get("options") or {})}
+    if body.get("messages") is not None:
+        body["messages"] = begun(body["messages"], call.profile)
+    elif call.profile.system and call.path == "/api/generate":
+        body["system"] = body.get("system") or call.profile.system
+    return body

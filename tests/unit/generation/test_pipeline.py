@@ -1,0 +1,287 @@
+"""From vLLM's events to Ollama's parts: what chat and generate share."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from ollama_compat import ResponseError
+from ollama_compat.call import Memory
+from ollama_compat.generation.pipeline import respond
+from ollama_compat.generation.reader import Plan
+from ollama_compat.mapping.errors import unreachable
+from ollama_compat.mapping.model_families import THINK_TAGS, Splitter
+from tests.play import SECOND, STAMP, URL, Play, call, choice, delta, event, play, reply, said, usage
+
+CHAT = "/v1/chat/completions"
+
+
+def plan(**fields: Any) -> Plan:
+    return Plan(
+        render=lambda fragment: {
+            name: value
+            for name, value in vars(fragment).items()
+            if name == "content" or (value and name in ("thinking", "tool_calls"))
+        },
+        **fields,
+    )
+
+
+def answer(*script: Any, stream: bool = True, memory: Memory | None = None, **fields: Any) -> Play:
+    """The playing of one response."""
+    return play(respond(call("/api/chat", {"stream": stream}, memory=memory), CHAT, {"p": 1}, plan(**fields)), *script)
+
+
+def texts(played: Play, name: str = "content") -> list[Any]:
+    return [part.get(name) for part in played.parts]
+
+
+# The request
+
+
+def test_a_stream_is_asked_for_with_its_usage() -> None:
+    assert answer(said("Hi")).payload == {
+        "model": "smol",
+        "p": 1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "differs"),
+    [
+        ({"stream": False}, {"stream_interval": 1_000_000}),
+        ({"stream": False, "stepwise": True}, {}),
+        (
+            {"stream": False, "stops": ("x",)},
+            {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        ),
+        ({"stops": ("x",)}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        ({"context": True}, {"return_token_ids": True}),
+    ],
+)
+def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, Any]) -> None:
+    base = {"model": "smol", "p": 1, "stream": True, "stream_options": {"include_usage": True}}
+    assert answer(said("Hi"), **fields).payload == base | differs
+
+
+# The parts
+
+
+def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
+    played = answer(said("Hel", "lo"))
+    assert played.parts[:2] == [
+        {"model": "smol", "created_at": STAMP, "content": "Hel", "done": False},
+        {"model": "smol", "created_at": STAMP, "content": "lo", "done": False},
+    ]
+    assert played.parts[2]["done"] is True
+    assert played.parts[2]["content"] == ""
+
+
+def test_a_plain_answer_is_one_part() -> None:
+    played = answer(said("Hel", "lo"), stream=False)
+    assert texts(played) == ["Hello"]
+    assert played.parts[0]["done"] is True
+
+
+def test_the_last_part_counts_tokens_and_time() -> None:
+    last = answer(said("Hi")).parts[-1]
+    assert {key: last[key] for key in ("prompt_eval_count", "eval_count")} == {"prompt_eval_count": 7, "eval_count": 3}
+    assert {key: last[key] // SECOND for key in last if key.endswith("duration")} == {
+        "load_duration": 1,  # from the call to the request
+        "prompt_eval_duration": 1,  # to the first event
+        "eval_duration": 1,  # to the end
+        "total_duration": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("stop", "stop"), ("length", "length"), ("tool_calls", "stop"), ("repetition", "stop")]
+)
+def test_why_an_answer_ended(finish: str, reason: str) -> None:
+    assert answer(said("Hi", finish=finish)).parts[-1]["done_reason"] == reason
+
+
+def test_an_answer_of_nothing_is_a_last_part_alone() -> None:
+    assert texts(answer(said())) == [""]
+
+
+def test_usage_may_be_missing() -> None:
+    last = answer([delta("stop", content="Hi")]).parts[-1]
+    assert (last["prompt_eval_count"], last["eval_count"]) == (0, 0)
+
+
+def test_token_ids_of_prompt_and_answer_are_the_context() -> None:
+    first = choice(text="a", prompt_token_ids=[1, 2], token_ids=[3])
+    last = choice("stop", text="", token_ids=[4])  # the end of text is no part of the answer
+    assert answer([first, last], context=True).parts[-1]["context"] == [1, 2, 3]
+
+
+def test_without_being_asked_for_there_is_no_context() -> None:
+    assert "context" not in answer(said("Hi")).parts[-1]
+
+
+# Thoughts
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_the_servers_reasoning_is_the_thought(field: str) -> None:
+    played = answer([delta(**{field: "\nHm"}), delta(content="\n\nHi"), delta("stop")])
+    assert texts(played, "thinking") == ["Hm", None, None]
+    assert texts(played) == ["", "Hi", ""]
+
+
+def test_thoughts_between_tags_are_told_from_the_text() -> None:
+    played = answer(said("<th", "ink>Hm</think>", "\nHi"), splitter=lambda: Splitter(THINK_TAGS))
+    assert texts(played, "thinking") == ["Hm", None, None]
+    assert texts(played) == ["", "Hi", ""]
+
+
+def test_tags_in_the_text_mean_nothing_where_the_server_tells_thoughts_itself() -> None:
+    stream = [delta(reasoning="Hm"), delta(content="<think>Hi"), delta("stop")]
+    assert texts(answer(stream, splitter=lambda: Splitter(THINK_TAGS))) == ["", "<think>Hi", ""]
+
+
+def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer() -> None:
+    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="answer")
+    assert texts(played) == ["Paris", ""]
+    assert texts(played, "thinking") == [None, None]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_would_be_empty_is_what_a_parser_took_for_a_thought(stream: bool) -> None:
+    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="unknown", stream=stream)
+    assert texts(played)[-2:] == (["Paris", ""] if stream else ["Paris"])
+
+
+def test_thoughts_that_were_cut_off_are_no_answer() -> None:
+    played = answer([delta(reasoning="Hm"), delta("length")], reasoning="unknown", stream=False)
+    assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
+
+
+@pytest.mark.parametrize(
+    ("settled", "content", "thinking"),
+    [("answer", ["Paris", ""], [None, None]), ("thinking", ["", ""], ["Paris", None])],
+)
+def test_what_reasoning_is_may_be_found_out_when_it_comes(settled: Any, content: Any, thinking: Any) -> None:
+    def settle() -> Any:
+        return settled
+        yield
+
+    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="unknown", settle=settle)
+    assert (texts(played), texts(played, "thinking")) == (content, thinking)
+
+
+# Tools, log probabilities, stops
+
+
+def test_a_call_comes_whole_in_one_part() -> None:
+    pieces = [{"index": 0, "id": "x", "function": {"name": "weather"}}], [{"index": 0, "function": {"arguments": "{}"}}]
+    stream = [*(delta(tool_calls=piece) for piece in pieces), delta("tool_calls")]
+    played = answer(stream, tools=frozenset({"weather"}))
+    call_ = {"id": "call_x", "function": {"index": 0, "name": "weather", "arguments": {}}}
+    assert texts(played, "tool_calls") == [[call_], None]
+    assert texts(played) == ["", ""]
+
+
+def test_a_dropped_call_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory()
+    stream = [delta(tool_calls=[{"index": 0, "function": {"name": "rm", "arguments": "{}"}}]), delta("tool_calls")]
+    with caplog.at_level(logging.WARNING, "ollama_compat"):
+        assert texts(answer(stream, memory=memory)) == texts(answer(stream, memory=memory)) == [""]
+    assert [record.getMessage() for record in caplog.records] == ["smol: dropped a call of 'rm', which was not offered"]
+
+
+HI = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": [{"token": "Yo", "logprob": -1.0}]}
+
+
+@pytest.mark.parametrize("top", [0, 1])
+def test_log_probabilities_are_on_the_part_whose_text_they_are(top: int) -> None:
+    alternatives = {"top_logprobs": [{"token": "Yo", "logprob": -1.0, "bytes": [89, 111]}]} if top else {}
+    stream = [choice(delta={"content": "Hi"}, logprobs={"content": [HI]}), delta("stop")]
+    assert answer(stream, top_logprobs=top).parts[0]["logprobs"] == [
+        {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], **alternatives}
+    ]
+
+
+def test_the_token_that_ends_the_text_is_not_shown() -> None:
+    end = {"token": "<|im_end|>", "logprob": 0.0}
+    stream = [choice("stop", delta={"content": "Hi"}, logprobs={"content": [HI, end]})]
+    assert [entry["token"] for entry in answer(stream).parts[0]["logprobs"]] == ["Hi"]
+
+
+def test_the_lists_of_completions_are_read_too() -> None:
+    lists = {"tokens": ["Hi"], "token_logprobs": [-0.5], "top_logprobs": [{"Yo": -1.0, "Hi": -0.5}]}
+    assert answer([choice("length", text="Hi", logprobs=lists)], top_logprobs=2).parts[0]["logprobs"] == [
+        {
+            "token": "Hi",
+            "logprob": -0.5,
+            "bytes": [72, 105],
+            "top_logprobs": [
+                {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]},
+                {"token": "Yo", "logprob": -1.0, "bytes": [89, 111]},
+            ],
+        }
+    ]
+
+
+def test_a_stop_string_of_this_side_ends_the_answer_with_its_counts() -> None:
+    counted = event({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
+    played = answer([delta(content="one "), counted, delta(content="never read")], stops=("two",))
+    assert texts(played) == ["one ", ""]
+    assert (played.parts[-1]["done_reason"], played.parts[-1]["eval_count"]) == ("stop", 2)
+
+
+def test_what_was_held_back_comes_at_the_end() -> None:
+    assert texts(answer(said("on", "e tw"), stops=("two",))) == ["on", "e ", "tw", ""]
+
+
+def test_a_stop_string_does_not_cut_thoughts() -> None:
+    played = answer([delta(reasoning="one two"), delta(content="two"), delta("stop")], stops=("two",))
+    assert texts(played, "thinking") == ["one two", None]
+
+
+# Errors
+
+
+def test_a_refusal_is_handed_back() -> None:
+    played = answer(reply({"error": {"message": "no"}}, 400))
+    assert (played.result.status, played.result.message, played.result.url) == (400, "no", URL)
+    assert played.parts == []
+
+
+@pytest.mark.parametrize(
+    ("events", "text", "status"),
+    [
+        ([delta(content="Hi")], "an error was encountered while running the model: unexpected EOF", -1),
+        ([delta(content="Hi"), usage(), b"[DONE]"], "an error was encountered while running the model", -1),
+        ([delta(content="Hi"), event({"error": {"message": "boom", "code": 503}})], "boom", 503),
+        ([delta(content="Hi"), delta("abort")], f"{URL} gave the generation up", 500),
+        ([delta(content="Hi"), delta("error")], f"{URL} gave the generation up", 500),
+        ([delta(content="Hi"), b"{"], f"{URL} sent a malformed reply", -1),
+    ],
+)
+def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status: int) -> None:
+    played = Play()
+    with pytest.raises(ResponseError) as caught:
+        played.run(respond(call("/api/chat", {"stream": True}), CHAT, {}, plan()), events)
+    assert caught.value.error.startswith(text)
+    assert caught.value.status_code == status
+    assert texts(played) == ["Hi"]
+
+
+@pytest.mark.parametrize("problem", [unreachable(URL, "smol", "refused"), httpx.ReadTimeout("late")])
+def test_a_problem_of_the_connection_goes_on_to_the_caller(problem: Exception) -> None:
+    with pytest.raises(type(problem)):
+        answer(problem)
+
+
+def test_an_error_field_of_null_is_none() -> None:
+    assert texts(answer([event({"error": None, "choices": [{"delta": {"content": "Hi"}}]}), delta("stop")])) == [
+        "Hi",
+        "",
+    ]

@@ -1,0 +1,123 @@
+"""Tool calls in an answer's text: told as Ollama tells them, however the text is split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_compat.generation.text_tool_calls import CallReader, with_calls
+from ollama_compat.steps import Part
+from tests.play import play
+
+TOOLS = ("get", "get_weather")
+CALL = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+ROME = ("get_weather", {"city": "Rome"})
+
+
+def read(tag: str, *pieces: str) -> tuple[str, list[tuple[str, Any]]]:
+    """The content and the calls of an answer that comes in these pieces."""
+    reader = CallReader(tag, TOOLS)
+    content, calls = "", []
+    for piece in pieces:
+        text, found = reader.feed(piece)
+        content += text
+        calls += [(call["function"]["name"], call["function"]["arguments"]) for call in found]
+    return content + reader.finish(), calls
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "content", "calls"),
+    [
+        ("<tool_call>", f"<tool_call>\n{CALL}\n</tool_call>", "", [ROME]),
+        ("<tool_call>", f"I'll look.\n<tool_call>{CALL}</tool_call>", "I'll look.\n", [ROME]),
+        ("<tool_call>", f"<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>", "", [ROME, ROME]),
+        ("<tool_call>", "2 < 3", "2 < 3", []),
+        ("<tool_call>", "so <", "so <", []),
+        ("<tool_call>", '<tool_call>{"name": "nope", "arguments": {}}', "", []),
+        ("<tool_call>", '<tool_call>{"name": "get", "arguments": {"a"', "", []),
+        ("<tool_call>", '<tool_call>{"name": "get", "arguments": {a: 1}}', "", []),
+        ("<tool_call>", '<tool_call>{"name": "get"}', "", []),
+        ("<tool_call>", f'<tool_call>{{"name": "get"}}{CALL}', "", []),
+        ("<tool_call>", '<tool_call>{"name": "get", "parameters": {"a": "}\\""}}', "", [("get", {"a": '}"'})]),
+        ("<tool_call>", '<tool_call>{"name": "get", "arguments": "{\\"a\\": 1}"}', "", [("get", {"a": 1})]),
+        ("<tool_call>", '<tool_call>{"get": {"a": 1}}', "", [("get", {"a": 1})]),
+        ("<tool_call>", '<tool_call>{"calls": [{"name": "get", "arguments": {"a": 1}}]}', "", [("get", {"a": 1})]),
+        ("<tool_call>", '<tool_call>get{"a": 1}', "", [("get", {"a": 1})]),
+        ("[TOOL_CALLS]", f"[TOOL_CALLS] [{CALL}, {CALL}]", "", [ROME, ROME]),
+        ("{", CALL, "", [ROME]),
+        ("{", f"\n {CALL}", "\n ", [ROME]),
+        ("{", f"Like this: {CALL}", f"Like this: {CALL}", []),
+        ("{", '{"city": "Rome"} is it', '{"city": "Rome"} is it', []),
+        ("{", '{"city": "Ro', '{"city": "Ro', []),
+        ("{", f'{CALL}\n{{"city": "Rome"}}', "", [ROME]),
+        ("[", f"[{CALL}]", "", [ROME]),
+        ("[", "[1, 2] are numbers", "[1, 2] are numbers", []),
+        ("[", "No.", "No.", []),
+    ],
+)
+def test_what_is_a_call_and_what_is_content(tag: str, text: str, content: str, calls: list[tuple[str, Any]]) -> None:
+    assert read(tag, text) == (content, calls)
+    assert read(tag, *text) == (content, calls)
+
+
+WORDS = ["<tool_call>", "<tool", CALL, '{"get": {}}', "[", "]", "{", "}", '"', "\\", "get", " ", "é"]
+
+
+@given(st.sampled_from(["<tool_call>", "{", "["]), st.lists(st.sampled_from(WORDS), max_size=8).map("".join), st.data())
+def test_it_does_not_matter_how_the_text_is_split(tag: str, text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert read(tag, *pieces) == read(tag, text)
+
+
+def test_calls_are_counted() -> None:
+    _, calls = CallReader("<tool_call>", TOOLS).feed(f"<tool_call>{CALL}{CALL}")
+    assert calls[1] == {
+        "id": "call_00000001",
+        "function": {"index": 1, "name": "get_weather", "arguments": {"city": "Rome"}},
+    }
+
+
+# The parts of an answer
+
+
+def part(content: str, **fields: Any) -> Part:
+    return {"message": {"role": "assistant", "content": content}, "done": False, **fields}
+
+
+def parts_of(*parts: Part) -> list[Part]:
+    """What becomes of the parts."""
+
+    def answer() -> Any:
+        yield from parts
+
+    return play(with_calls(answer(), CallReader("<tool_call>", TOOLS))).parts
+
+
+def test_a_call_comes_in_a_part_of_its_own() -> None:
+    first, second, last = parts_of(part("Hm. <tool"), part(f"_call>{CALL}"), part("</tool_call>"), part("", done=True))
+    assert first == part("Hm. ")
+    assert second["message"]["content"] == ""
+    assert second["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+    assert last == part("", done=True)
+
+
+def test_text_that_was_held_back_comes_with_the_last_part() -> None:
+    assert parts_of(part("so <"), part("", done=True)) == [part("so "), part("<", done=True)]
+
+
+def test_a_thought_and_log_probabilities_pass_while_text_is_held_back() -> None:
+    thought = {"message": {"role": "assistant", "content": "", "thinking": "Hm"}, "done": False}
+    assert parts_of(thought, part("<", logprobs=[1]), part("", done=True))[:2] == [thought, part("", logprobs=[1])]
+
+
+def test_an_error_goes_through() -> None:
+    def answer() -> Any:
+        yield part("a")
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        play(with_calls(answer(), CallReader("{", TOOLS)))

@@ -1,0 +1,394 @@
+"""What providers answer: each shape that was recorded of one comes out as Ollama's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_compat import ResponseError
+from ollama_compat.mapping.vllm_schema import EventDecoder
+from ollama_compat.operations.chat import chat
+from ollama_compat.operations.embed import embed
+from ollama_compat.providers.request import adapt
+from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, Reading, refused, status_of
+from ollama_compat.settings import Provider
+from ollama_compat.steps import Part, Reply
+from tests.play import Play, call, choice, completed, delta, event, play, reply, said, usage
+
+PROVIDER = Provider(base_url="https://llm.example/v1", api_key_env="LLM_KEY")
+HI: Part = {"messages": [{"role": "user", "content": "Hi"}]}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("look", "read")
+]
+DONE = b"[DONE]"
+
+
+def answered(*events: Any, told: list[str] | None = None, **body: Any) -> Play:
+    """A chat that a provider answers with these events."""
+
+    def notice(event: str, subject: str, text: str, **facts: object) -> None:
+        if told is not None:
+            told.append(text % facts)
+
+    return play(adapt(chat(call("/api/chat", {**HI, **body})), PROVIDER, "cloud", notice), list(events))
+
+
+def message(*events: Any, **body: Any) -> Part:
+    """The message of the whole answer."""
+    found: Part = answered(*events, **body).parts[-1]["message"]
+    return found
+
+
+def calls(*events: Any) -> list[tuple[str, Any]]:
+    """The tool calls of the whole answer."""
+    found = message(*events, tools=TOOLS).get("tool_calls", [])
+    return [(each["function"]["name"], each["function"]["arguments"]) for each in found]
+
+
+# Thoughts
+
+
+def test_parts_of_content_are_text_and_thoughts() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}], "closed": True}
+    both = [{"type": "thinking", "thinking": "So."}, {"type": "text", "text": "Hel"}, {"type": "reference"}]
+    answer = message(
+        delta(content=[thinking]), delta(content=both), delta(content="lo"), delta("stop", content=""), DONE
+    )
+    assert answer == {"role": "assistant", "content": "Hello", "thinking": "Hm. So."}
+
+
+@pytest.mark.parametrize("detail", [{"type": "reasoning.text", "text": "Hm."}, {"type": "x", "summary": "Hm."}])
+def test_reasoning_details_are_thoughts_where_nothing_else_tells_them(detail: Part) -> None:
+    alone = delta(content="", reasoning_details=[detail, {"type": "reasoning.encrypted", "data": "aGk="}])
+    assert message(alone, *said("Hello")) == {"role": "assistant", "content": "Hello", "thinking": "Hm."}
+    beside = delta(content="", reasoning="Hm.", reasoning_details=[detail])
+    assert message(beside, *said("Hello"))["thinking"] == "Hm."
+
+
+# Tool calls
+
+
+def piece(name: str | None = None, arguments: Any = None, **fields: Any) -> Part:
+    return {**fields, "function": {"name": name, "arguments": arguments}}
+
+
+FOUND = [("look", {"a": 1}), ("look", {"a": 2}), ("read", {})]
+
+
+@pytest.mark.parametrize("index", [{}, {"index": None}, {"index": 0}], ids=["no index", "null", "all of them 0"])
+@pytest.mark.parametrize("together", [True, False])
+def test_parallel_calls_are_told_apart_by_their_ids(index: Part, together: bool) -> None:
+    pieces = [
+        piece("look", '{"a": 1}', id="c1", type="function", **index),
+        piece("look", '{"a": 2}', id="c2", type="function", **index),
+        piece("read", "{}", id="c3", type="function", **index),
+    ]
+    events = [delta(tool_calls=pieces)] if together else [delta(tool_calls=[each]) for each in pieces]
+    assert calls(*events, delta("stop"), DONE) == FOUND
+
+
+def test_calls_without_index_and_id_are_told_apart_by_their_names() -> None:
+    pieces = [piece("look", '{"a":'), piece(None, "1}"), piece("look", '{"a": 2}'), piece("read", "")]
+    assert calls(*(delta(tool_calls=[each]) for each in pieces), delta("tool_calls"), DONE) == FOUND
+
+
+def test_pieces_of_calls_with_an_index_are_joined_also_where_id_and_name_are_said_again() -> None:
+    pieces = [
+        piece("look", "", index=0, id="c1"),
+        piece("look", '{"a":', index=0, id="c1"),
+        piece("look", "1}", index=0),
+        piece("look", '{"a": 2}', index=1, id="c2"),
+        piece("read", None, index=2, id="c3"),
+    ]
+    assert calls(*(delta(tool_calls=[each]) for each in pieces), delta("tool_calls"), DONE) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), ("", {}), (None, {}), ({}, {}), (' "{\\"a\\": 1}"', {"a": 1})],
+)
+def test_arguments_may_be_an_object_and_may_be_missing(arguments: Any, found: Part) -> None:
+    assert calls(delta(tool_calls=[piece("look", arguments, index=0)]), delta("tool_calls"), DONE) == [("look", found)]
+
+
+# The end
+
+
+@pytest.mark.parametrize("row", FINISHES, ids=lambda row: row.said)
+@pytest.mark.parametrize("write", [str.lower, str.upper, lambda text: f"{text}: WHY"], ids=["lower", "upper", "why"])
+def test_a_reason_to_finish_is_one_of_vllms(row: Any, write: Any) -> None:
+    told: list[str] = []
+    if row.means == "error":
+        with pytest.raises(ResponseError, match="gave the generation up"):
+            answered(*said("Hel", finish=write(row.said)), told=told)
+        return
+    played = answered(*said("Hel", "lo", finish=write(row.said)), told=told)
+    assert played.parts[-1]["message"]["content"] == "Hello"
+    assert played.parts[-1]["done_reason"] == ("length" if row.means == "length" else "stop")
+    assert [line for line in told if "sent" in line] == ([f"provider cloud sent {row.told}"] if row.told else [])
+
+
+def test_a_reason_that_nobody_knows_is_told_and_taken_for_the_end() -> None:
+    told: list[str] = []
+    assert answered(*said("Hi", finish="tired"), told=told).parts[-1]["done_reason"] == "stop"
+    assert "provider cloud sent a finish_reason 'tired' that nobody knows (it is taken for 'stop')" in told
+
+
+def test_a_long_or_strange_reason_is_quoted_in_short_and_does_nothing_to_a_terminal() -> None:
+    reading = Reading()
+    reading.event(delta("\x1b[2J" + "x" * 1000))
+    (told,) = reading.told
+    assert len(told) < 200
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
+def test_vllms_own_reasons_are_not_spoken_of(reason: str) -> None:
+    told: list[str] = []
+    answered(*said("Hi", finish=reason), told=told)
+    assert not [line for line in told if "sent" in line]
+
+
+LOGPROBS = {"content": [{"token": "Hel", "logprob": -1.0}, {"token": "lo", "logprob": -2.0, "bytes": None}]}
+
+
+def tokens(played: Play) -> list[str]:
+    return [each["token"] for part in played.parts for each in part.get("logprobs") or ()]
+
+
+def test_the_log_probabilities_of_a_last_event_are_all_shown() -> None:
+    last = choice("stop", delta={"content": "Hello"}, logprobs=LOGPROBS)
+    assert tokens(answered(last, DONE, logprobs=True)) == ["Hel", "lo"]
+    empty = choice("stop", delta={}, logprobs={"content": None, "refusal": None})
+    assert tokens(answered(choice(delta={"content": "Hello"}, logprobs=LOGPROBS), empty, logprobs=True)) == [
+        "Hel",
+        "lo",
+    ]
+
+
+def test_a_token_that_ends_the_text_is_not_shown() -> None:
+    content = [*LOGPROBS["content"], {"token": "<|end|>", "logprob": -0.1}]
+    last = choice("stop", delta={"content": "Hello"}, logprobs={"content": content})
+    assert tokens(answered(last, DONE, logprobs=True)) == ["Hel", "lo"]
+
+
+def test_a_log_probability_that_is_a_bare_number_is_left_out() -> None:
+    events = [choice(delta={"content": "Hello"}, logprobs=-0.5), choice("stop", delta={}, logprobs=0)]
+    played = answered(*events)
+    assert (played.parts[-1]["message"]["content"], tokens(played)) == ("Hello", [])
+
+
+# Counts and keep-alives
+
+COUNTS = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "queue_time": 0.06}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        event({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": COUNTS}),
+        event({"choices": [{"delta": {}, "finish_reason": "stop"}], "x_groq": {"id": "req_1", "usage": COUNTS}}),
+        event({"choices": [{"delta": {}, "finish_reason": "stop", "usage": COUNTS}]}),
+    ],
+    ids=["with the end", "Groq", "Moonshot"],
+)
+def test_usage_is_found_where_it_is(last: bytes) -> None:
+    played = answered(delta(content="Hello"), last, DONE)
+    assert (played.parts[-1]["prompt_eval_count"], played.parts[-1]["eval_count"]) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        event({"choices": []}),
+        event({"choices": None}),
+        event({"id": "x", "object": "chat.completion.chunk", "x_groq": {"id": "req_1"}, "choices": []}),
+        event({"choices": [{"index": 0, "delta": None, "finish_reason": None}]}),
+        event({"choices": [{"delta": {"role": "assistant", "content": None, "tool_calls": None}}], "usage": None}),
+        event({"choices": [{"delta": {"content": "", "reasoning_details": None}}], "error": None}),
+        event({}),
+        event({"type": "ping"}),
+    ],
+)
+def test_what_says_nothing_changes_nothing(idle: bytes) -> None:
+    assert message(idle, delta(content="Hel"), idle, delta("stop", content="lo"), idle, DONE)["content"] == "Hello"
+
+
+def test_comments_and_names_of_events_are_no_data() -> None:
+    stream = b': OPENROUTER PROCESSING\n\nevent: error\ndata: {"error": "x"}\n\n: keep-alive\n\n'
+    assert EventDecoder("https://llm.example").feed(stream) == [b'{"error": "x"}']
+
+
+# Errors on the way
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "text"),
+    [
+        (
+            {
+                "choices": [{"delta": {"content": ""}, "finish_reason": "error"}],
+                "error": {"code": 502, "message": "gone"},
+            },
+            502,
+            "gone",
+        ),
+        ({"error": {"message": "slow down", "type": "tokens", "code": "rate_limit_exceeded"}}, 429, "slow down"),
+        (
+            {"error": {"message": "bad call", "type": "invalid_request_error", "code": "tool_use_failed"}},
+            500,
+            "bad call",
+        ),
+        ({"error": {"message": "busy", "code": "503"}}, 503, "busy"),
+        ({"error": {"message": "too much", "status_code": 429, "type": "x"}}, 429, "too much"),
+        ({"x_groq": {"id": "req_1", "error": "over capacity"}, "choices": []}, 500, "over capacity"),
+        ([{"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}], 503, "overloaded"),
+        ({"error": {"message": "why", "status": "RESOURCE_EXHAUSTED"}}, 429, "why"),
+        ({"error": "broken"}, 500, "broken"),
+        ({"detail": "broken"}, 500, "broken"),
+        ({"object": "error", "message": {"detail": [{"msg": "broken", "input": "Hi"}]}, "type": "x"}, 500, "broken"),
+        ({"message": "wait", "type": "too_many_requests_error", "code": "queue_exceeded"}, 429, "wait"),
+        ({"error": {"message": "full", "type": "overloaded_error"}}, 503, "full"),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_error_in_the_stream_has_the_providers_words_and_its_status(
+    document: Any, status: int, text: str, begun: bool
+) -> None:
+    with pytest.raises(ResponseError) as caught:
+        answered(*([delta(content="Hel")] if begun else []), event(document))
+    assert caught.value.status_code == status
+    assert caught.value.error.startswith(f"{text} (status {status}")
+
+
+@pytest.mark.parametrize("code", [401, "invalid_api_key", 402, "permission_denied"])
+def test_a_refused_key_is_told_also_where_the_stream_tells_it(code: Any) -> None:
+    with pytest.raises(ResponseError) as caught:
+        answered(event({"error": {"message": "no", "code": code}}))
+    assert caught.value.error == "no (provider cloud, https://llm.example/v1: check the key in LLM_KEY)"
+
+
+@pytest.mark.parametrize(("word", "status"), STATUSES)
+def test_a_word_tells_the_status_where_no_number_does(word: str, status: int) -> None:
+    assert status_of({"message": "x", "type": f"{word}_error".upper()}) == status
+    assert status_of({"message": "x", "type": word, "code": 418}) == 418
+
+
+@pytest.mark.parametrize("error", [{}, "text", ["x"], {"code": 200}, {"code": True}, {"code": "²"}, {"code": 10**9}])
+def test_an_error_without_a_status_is_the_servers(error: object) -> None:
+    assert status_of(error) == 500
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"error": "broken"}, "broken"),
+        ([{"error": {"code": 400, "message": "broken", "status": "INVALID_ARGUMENT"}}], "broken"),
+        ({"detail": [{"loc": ["body"], "msg": "broken", "input": "Hi"}, {"msg": "twice"}]}, "broken; twice"),
+        ({"message": "broken", "request_id": "1"}, "broken"),
+        ({"object": "error", "message": {"detail": [{"msg": "broken", "input": "Hi"}]}, "type": "x"}, "broken"),
+        ({"error": {"message": "broken", "code": None}, "user_id": None}, "broken"),
+        ({"code": "x", "error": {"detail": "broken"}}, "broken"),
+    ],
+)
+def test_a_refusal_is_told_in_the_providers_words(document: Any, text: str) -> None:
+    with pytest.raises(ResponseError) as caught:
+        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 422))
+    assert caught.value.error == f"{text} (status 422 from http://vllm:8001)"
+
+
+def test_a_model_that_the_provider_does_not_have_is_told_with_what_to_look_at() -> None:
+    document = {"error": {"message": "The model `smol` does not exist", "code": "model_not_found"}}
+    with pytest.raises(ResponseError) as caught:
+        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 404))
+    assert caught.value.status_code == 404
+    assert caught.value.error == (
+        "The model `smol` does not exist (provider cloud, https://llm.example/v1: check the model's name, and models "
+        "and base_url in [providers.cloud])"
+    )
+
+
+def test_an_error_with_status_200_is_an_error() -> None:
+    document = {"error": {"message": "Provider returned error", "code": 502}}
+    texts = call("/api/embed", {"input": "a"})
+    with pytest.raises(ResponseError) as caught:
+        play(adapt(embed(texts), PROVIDER, "cloud", lambda *_, **__: None), reply(document))
+    assert caught.value.status_code == 502
+    assert "Provider returned error" in caught.value.error
+
+
+def test_who_is_limited_is_told_when_to_ask_again() -> None:
+    assert refused(Reply(429, b'{"message": "later"}', 2.5)).retry_after == 2.5
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'"text"', b"[]", b'{"detail": "Not Found"}'])
+def test_a_body_of_another_kind_is_left_as_it_is(body: bytes) -> None:
+    assert refused(Reply(404, body)).body == body
+
+
+@pytest.mark.parametrize("document", [{"data": [{"embedding": [0.0]}], "usage": None}, {"error": None, "data": []}])
+def test_a_success_is_left_as_it_is(document: Part) -> None:
+    assert refused(reply(document)) == reply(document)
+
+
+# Whatever comes
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "stop", "length", "text"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("choices", "delta", "content", "tool_calls", "function", "arguments", "name", "id", "index"),
+                    *("error", "finish_reason", "logprobs", "usage", "x_groq", "reasoning_details", "thinking", "text"),
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=3))
+def test_nothing_that_a_provider_sends_breaks_the_reading(documents: list[Any]) -> None:
+    reading = Reading()
+    for document in documents:
+        json.loads(reading.event(event(document)))
+        assert refused(reply(document)).status >= 200
+
+
+@pytest.mark.parametrize("data", [b"", DONE, b"{", b"\xff", b"[" * 9999])
+def test_what_is_no_json_is_left_as_it_is(data: bytes) -> None:
+    assert Reading().event(data) == data
+
+
+@pytest.mark.parametrize(
+    "events",
+    [said("Hel", "lo"), completed("Hel", "lo"), [delta(reasoning="Hm"), delta("stop"), usage()]],
+    ids=["chat", "raw", "thoughts"],
+)
+def test_vllms_own_events_say_the_same_afterwards(events: list[Any]) -> None:
+    def without_nulls(document: Any) -> Any:
+        if isinstance(document, dict):
+            return {key: without_nulls(value) for key, value in document.items() if value is not None}
+        return [without_nulls(each) for each in document] if isinstance(document, list) else document
+
+    reading = Reading()
+    for each in events:
+        if each != DONE:
+            assert json.loads(reading.event(each)) == without_nulls(json.loads(each))
+    assert reading.told == []
+
+
+def test_every_row_names_its_source() -> None:
+    assert all(row.source for row in (*SHAPES, *FINISHES))

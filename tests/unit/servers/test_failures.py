@@ -1,0 +1,153 @@
+"""What each failure of a call allows: the whole table, row by row."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from ollama import ResponseError
+
+from ollama_compat.mapping.errors import (
+    ModelGone,
+    ServerUnreachable,
+    broken_off,
+    circuit_open,
+    exhausted,
+    limited,
+    malformed,
+    nowhere,
+    redirected,
+    response_error,
+    silent,
+    unreachable,
+    unready,
+)
+from ollama_compat.servers import failures
+from ollama_compat.servers.failures import FAILURES, Failure, classify, is_late
+
+URL = "http://a:8001"
+
+EXAMPLES = [
+    # no connection
+    (unreachable(URL, "smol", "refused"), "unreachable"),
+    (nowhere({URL: ""}, (), "smol"), "unreachable"),
+    (ServerUnreachable("dark"), "unreachable"),
+    (httpx.ConnectTimeout("dark"), "unreachable"),
+    (silent(URL, 5.0, "smol"), "unreachable"),
+    (exhausted(URL, "Too many open files"), "exhausted"),
+    (circuit_open(URL, 5, "refused", 3.0), "circuit_open"),
+    # no answer
+    (broken_off(URL, "RemoteProtocolError"), "reset"),
+    (httpx.ReadTimeout("slow"), "timeout"),
+    (httpx.WriteTimeout("slow"), "timeout"),
+    (httpx.PoolTimeout("no connection is free"), "other"),
+    # no protocol
+    (malformed(URL, "a page"), "malformed"),
+    (redirected(URL, "https://elsewhere"), "malformed"),
+    # no model
+    (ModelGone("not here any more"), "gone"),
+    (response_error("model 'smol' not found", 404), "not_found"),
+    # its turn
+    (limited("chat", "600/minute", 1.0), "limited"),
+    # what is no failure of a server
+    (TypeError("a mistake of the caller's"), "other"),
+    (RuntimeError("cannot schedule new futures"), "other"),
+    (OSError("disk full"), "other"),
+    # statuses
+    *((response_error("no", status), "refused") for status in (400, 405, 409, 413, 415, 422, 451, 499)),
+    *((response_error("no", status), "unauthorized") for status in (401, 402, 403)),
+    (response_error("too many requests", 429), "busy"),
+    *((response_error("loading", status), "unavailable") for status in (502, 503)),
+    (unready(URL, 503, "loading", None), "unavailable"),
+    (unready(URL, 429, "", 1.0), "busy"),
+    *((response_error("boom", status), "server_error") for status in (500, 504, 505, 507, 520, 529, 599)),
+    (response_error("no such endpoint", 501), "other"),
+    (ResponseError("no status"), "server_error"),
+    (response_error("a reply of another kind", 304), "server_error"),
+]
+
+
+def _name(example: object) -> str:
+    status = getattr(example, "status_code", None)
+    return example if isinstance(example, str) else f"{type(example).__name__}-{status}"
+
+
+@pytest.mark.parametrize(("error", "kind"), EXAMPLES, ids=_name)
+def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
+    assert classify(error, delivered=False).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "again", "elsewhere", "stand_in", "counts"),
+    [
+        ("unreachable", True, True, False, True),
+        ("circuit_open", False, True, False, False),
+        ("exhausted", False, False, False, False),
+        ("reset", True, True, False, True),
+        ("busy", True, True, False, False),
+        ("unavailable", True, True, False, True),
+        ("server_error", False, True, False, True),
+        ("malformed", False, True, False, True),
+        ("timeout", False, False, False, True),
+        ("cut_off", False, False, False, True),
+        ("gone", False, True, False, False),
+        ("not_found", False, False, True, False),
+        ("unauthorized", False, False, False, False),
+        ("limited", False, False, False, False),
+        ("refused", False, False, False, False),
+        ("other", False, False, False, False),
+    ],
+)
+def test_what_a_row_allows(kind: str, again: bool, elsewhere: bool, stand_in: bool, counts: bool) -> None:
+    (row,) = [row for row in FAILURES if row.kind == kind]
+    assert (row.again, row.elsewhere, row.stand_in, row.counts) == (again, elsewhere, stand_in, counts)
+
+
+def test_the_table_has_every_row_once() -> None:
+    rows = [value for value in vars(failures).values() if isinstance(value, Failure)]
+    assert list(FAILURES) == rows
+    assert len({row.kind for row in rows}) == len(rows) == 16
+    assert all(row.meaning for row in rows)
+
+
+@pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=_name)
+def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Exception) -> None:
+    failure = classify(error, delivered=True)
+    assert (failure.again, failure.elsewhere, failure.stand_in) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (broken_off(URL, "reset"), "cut_off"),
+        (malformed(URL, "half an event"), "cut_off"),
+        (response_error("boom", 500), "cut_off"),
+        (httpx.ReadTimeout("slow"), "cut_off"),
+        (unreachable(URL, None, "refused"), "cut_off"),
+        (response_error("the prompt is wrong after all", 400), "refused"),
+        (ValueError("a callback of the caller's"), "other"),
+    ],
+    ids=_name,
+)
+def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str) -> None:
+    assert classify(error, delivered=True).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [
+        (httpx.ReadTimeout("slow"), True),
+        (httpx.ConnectTimeout("dark"), True),
+        (silent(URL, 5.0), True),
+        (unreachable(URL, None, "refused"), False),
+        (exhausted(URL, "Too many open files"), False),
+        (broken_off(URL, "reset"), False),
+    ],
+    ids=_name,
+)
+def test_that_a_time_was_up_is_told_apart(error: Exception, late: bool) -> None:
+    assert is_late(error) is late
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=_name)
+def test_what_ends_a_program_is_nobodys_failure(error: BaseException) -> None:
+    assert not classify(error, delivered=False).counts

@@ -1,0 +1,82 @@
+"""How long to wait before the same servers are asked again, and when to give up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_compat.servers.retry import ATTEMPTS, DEFAULT_BUDGET_S, FIRST_WAIT_S, MOST_WAIT_S, Patience
+
+
+def test_what_the_numbers_are() -> None:
+    assert (ATTEMPTS, FIRST_WAIT_S, MOST_WAIT_S, DEFAULT_BUDGET_S) == (3, 0.1, 2.0, 60.0)
+
+
+def test_there_are_three_tries_so_two_waits() -> None:
+    patience = Patience(None)
+    assert [patience.wait(None, 0) is None for _ in range(4)] == [False, False, True, True]
+
+
+def test_a_servers_own_wish_does_not_make_it_more_tries() -> None:
+    patience = Patience(None)
+    assert [patience.wait(0.5, 0) for _ in range(3)] == [0.5, 0.5, None]
+
+
+def test_waits_double_and_each_is_different() -> None:
+    firsts, seconds = set(), set()
+    for _ in range(50):
+        patience = Patience(None)
+        firsts.add(patience.wait(None, 0) or 0)
+        seconds.add(patience.wait(None, 0) or 0)
+    assert all(0.1 <= wait <= 0.2 for wait in firsts)
+    assert all(0.2 <= wait <= 0.3 for wait in seconds)
+    assert len(firsts) > 1, "callers that failed together don't come back together"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 30.0])
+def test_what_the_server_asks_for_goes_before_the_back_off(seconds: float) -> None:
+    assert Patience(None).wait(seconds, 0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "retry_after_s", "elapsed_s", "waits"),
+    [
+        (5.0, 5.0, 0.0, True),
+        (5.0, 5.1, 0.0, False),
+        (5.0, 3.0, 2.0, True),
+        (5.0, 3.0, 2.5, False),
+        (5.0, None, 5.0, False),
+        (0.0, None, 0.0, False),
+        (None, 60.0, 0.0, True),
+        (None, 61.0, 0.0, False),
+        (600.0, 300.0, 0.0, True),
+    ],
+)
+def test_all_waiting_stays_within_the_callers_timeout(
+    timeout_s: float | None, retry_after_s: float | None, elapsed_s: float, waits: bool
+) -> None:
+    assert (Patience(timeout_s).wait(retry_after_s, elapsed_s) is not None) is waits
+
+
+@given(
+    st.floats(0, 100),
+    st.lists(st.tuples(st.none() | st.floats(0, 100), st.floats(0, 10)), max_size=8),
+)
+def test_no_wait_ends_after_the_callers_timeout(timeout_s: float, tries: list[tuple[float | None, float]]) -> None:
+    patience, elapsed, waited = Patience(timeout_s), 0.0, 0
+    for retry_after, took in tries:
+        elapsed += took
+        wait = patience.wait(retry_after, elapsed)
+        if wait is not None:
+            waited += 1
+            elapsed += wait
+            assert elapsed <= timeout_s
+    assert waited < ATTEMPTS
+
+
+def test_each_call_has_a_patience_of_its_own() -> None:
+    first = Patience(None)
+    while first.wait(None, 0) is not None:
+        pass
+    assert Patience(None).wait(None, 0) is not None
