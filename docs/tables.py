@@ -179,7 +179,7 @@ def _said(key: str) -> str:
     return f"`{SAID.get(key, key)}`"
 
 
-def switches() -> str:
+def thinking_fields() -> str:
     """How thinking is switched, provider by provider."""
     rows = [
         (
@@ -248,7 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "learning": learning,
     "router": router_flags,
     "dialects": dialects,
-    "switches": switches,
+    "switches": thinking_fields,
     "replies": replies,
     "finishes": finishes,
     "statuses": statuses,

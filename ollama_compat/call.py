@@ -13,7 +13,7 @@ from ollama import ResponseError
 from .mapping.errors import response_error
 from .servers.registry import Target
 from .settings import Profile
-from .steps import Ask, Clock, Exchange, Part, Reply, Request
+from .steps import Clock, JsonObject, Reply, Request, Send, Steps
 from .telemetry.log import NOTICES, line, write
 
 T = TypeVar("T")
@@ -111,13 +111,13 @@ class Call:
         """Keep what was found out about the served model, until its server is gone."""
         self.memory.facts[self.url, self.served, subject] = fact
 
-    def request(self, path: str, payload: Part, method: Literal["GET", "POST"] = "POST") -> Request:
+    def request(self, path: str, payload: JsonObject, method: Literal["GET", "POST"] = "POST") -> Request:
         """A request to the server, for the served model."""
         return Request(method, self.url, path, {"model": self.served, **payload}, self.name)
 
-    def ask(self, path: str, payload: Part) -> Exchange[Reply]:
+    def ask(self, path: str, payload: JsonObject) -> Steps[Reply]:
         """POST for the served model and return the reply."""
-        reply: Reply = yield Ask(self.request(path, payload))
+        reply: Reply = yield Send(self.request(path, payload))
         self.progress.retry_after = reply.retry_after
         return reply
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     import openai
 
-    from .dispatch import Translation
+    from .dispatch import Dispatcher
     from .limits.rates import AsyncRates, SyncRates
-    from .steps import Exchange, Part
+    from .steps import JsonObject, Steps
     from .telemetry.health import Health
     from .telemetry.stats import Observer, Row, Snapshot
-    from .transport.credentials import Keys
+    from .transport.credentials import Credentials
 
 # Settings that `Client(...)` takes by keyword; all other keywords are the official client's.
 KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
@@ -50,7 +50,7 @@ class _Backend:
 
     settings: Settings
     _client: Any
-    _translation: Translation | None = None
+    _translation: Dispatcher | None = None
     _made: tuple[str | None, dict[str, Any]]
     _process: int | None = None
     """The process that the connections, locks and counts are of."""
@@ -63,20 +63,20 @@ class _Backend:
         if self._process is None:
             self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
-            from .dispatch import Translation
+            from .dispatch import Dispatcher
             from .settings_checks import check  # cost nothing in mode `ollama`
 
             check(self.settings, keywords.get("headers") or {}, os.environ)
-            self._translation = Translation(self.settings)
+            self._translation = Dispatcher(self.settings)
             keywords.setdefault("limits", LIMITS)
         return keywords
 
-    def _exchange(self, path: str, body: Any) -> Exchange[None] | None:
+    def _exchange(self, path: str, body: Any) -> Steps[None] | None:
         """The exchange that answers a request from vLLM; None: Ollama answers it."""
         translation = self._own()
         return None if translation is None else translation.exchange(path, body, self._client.timeout.read)
 
-    def _own(self) -> Translation | None:
+    def _own(self) -> Dispatcher | None:
         """The translation, if there is one, of this very process."""
         process = os.getpid()
         if self._translation is not None and self._process != process:
@@ -87,7 +87,7 @@ class _Backend:
                     self._process = process  # last: whoever reads it finds all else done
         return self._translation
 
-    def _after_fork(self, parents: Translation) -> None:
+    def _after_fork(self, parents: Dispatcher) -> None:
         """Begin anew in the child of a fork: connections, locks and counts are the parent's."""
         host, keywords = self._made
         self.__init__(host, settings=self.settings, **keywords)  # type: ignore[misc]
@@ -98,11 +98,11 @@ class _Backend:
             self._translation.watched_as(parents)
 
     @functools.cached_property
-    def _keys(self) -> Keys:
-        from .transport.credentials import authorizations
+    def _keys(self) -> Credentials:
+        from .transport.credentials import read_credentials
 
         own = self._client.headers.get("authorization")
-        return authorizations(self.settings, self._made[1].get("headers") or {}, own, os.environ)
+        return read_credentials(self.settings, self._made[1].get("headers") or {}, own, os.environ)
 
     def stats(self) -> Snapshot:
         """What happened since the client was made or `reset_stats` was called: plain JSON, see `stats.Snapshot`.
@@ -224,10 +224,10 @@ class Client(_Backend, ollama.Client):
         options = self._openai_options(self._client, vllm)
         return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http()))
 
-    def _run(self, exchange: Exchange[None]) -> Generator[Part]:
-        from .transport.driver import Upstream
+    def _run(self, exchange: Steps[None]) -> Generator[JsonObject]:
+        from .transport.driver import SyncDriver
 
-        return Upstream(self._client, self._keys, self._rates).run(exchange)
+        return SyncDriver(self._client, self._keys, self._rates).run(exchange)
 
     @functools.cached_property
     def _rates(self) -> SyncRates | None:
@@ -284,11 +284,11 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         options = self._openai_options(self._client, vllm)
         return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http()))
 
-    def _run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
-        from .transport.driver import AsyncUpstream
+    def _run(self, exchange: Steps[None]) -> AsyncGenerator[JsonObject]:
+        from .transport.driver import AsyncDriver
 
         self._follow_loop()
-        return AsyncUpstream(self._client, self._keys, self._rates).run(exchange)
+        return AsyncDriver(self._client, self._keys, self._rates).run(exchange)
 
     def _follow_loop(self) -> None:
         """Open new connections after the event loop has ended in which the old ones were opened: they ended with it."""
@@ -321,13 +321,13 @@ class AsyncClient(_Backend, ollama.AsyncClient):
             return cast("Health", await anext(parts))
 
 
-def _typed(cls: Any, parts: Generator[Part]) -> Iterator[Any]:
+def _typed(cls: Any, parts: Generator[JsonObject]) -> Iterator[Any]:
     with contextlib.closing(parts):
         for part in parts:
             yield cls(**part)
 
 
-async def _atyped(cls: Any, parts: AsyncGenerator[Part]) -> AsyncIterator[Any]:
+async def _atyped(cls: Any, parts: AsyncGenerator[JsonObject]) -> AsyncIterator[Any]:
     async with contextlib.aclosing(parts):
         async for part in parts:
             yield cls(**part)

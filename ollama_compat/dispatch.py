@@ -10,20 +10,20 @@ from .guarding import Guard, Question
 from .mapping.errors import response_error
 from .mapping.model_names import is_cloud
 from .operations import catalog, profiles
-from .operations.catalog_context import Site
+from .operations.catalog_context import CatalogContext
 from .operations.chat import chat
 from .operations.embed import embed, embeddings
 from .operations.generate import generate
 from .operations.systemone import systemone
-from .profiles.resolver import Names
+from .profiles.resolver import ModelResolver
 from .profiles.store import ProfileFile, Profiles, data_folder
-from .servers.backends import Routes
-from .servers.registry import Fleet
+from .servers.backends import Backends
+from .servers.registry import ServerRegistry
 from .settings import Settings, named
-from .steps import Clock, Exchange, SystemClock
+from .steps import Clock, Steps, SystemClock
 from .telemetry.stats import Stats
 
-OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
+OPERATIONS: Mapping[str, Callable[[Call], Steps[None]]] = {
     "/api/chat": chat,
     "/api/generate": generate,
     "/api/embed": embed,
@@ -34,7 +34,7 @@ OPERATIONS: Mapping[str, Callable[[Call], Exchange[None]]] = {
 }
 """What is asked of one model."""
 
-SITE_OPERATIONS: Mapping[str, Callable[[Site], Exchange[None]]] = {
+CATALOG_OPERATIONS: Mapping[str, Callable[[CatalogContext], Steps[None]]] = {
     "/api/tags": catalog.tags,
     "/api/ps": catalog.ps,
     "/api/create": profiles.create,
@@ -53,28 +53,26 @@ REFUSED: Mapping[str, str] = {
 """What vLLM can't do, and what to do instead."""
 
 
-class Translation:
+class Dispatcher:
     """The vLLM half of a client: settings, servers, and what was learnt of them. Shared by all its calls."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None, created: Profiles | None = None) -> None:
         """`clock` is the system's, and `created` the file in the user's data folder, unless a test brings its own."""
         self.settings = settings
         self.clock = clock or SystemClock()
-        self.fleet = Fleet(settings.vllm_urls, self.clock)
+        self.fleet = ServerRegistry(settings.vllm_urls, self.clock)
         self.memory = Memory()
-        self.names = Names(settings, created or ProfileFile(data_folder()))
-        self.routes = Routes(settings, self.fleet, self.names, self.memory, self.clock)
+        self.names = ModelResolver(settings, created or ProfileFile(data_folder()))
+        self.routes = Backends(settings, self.fleet, self.names, self.memory, self.clock)
         self.stats = Stats(self.clock, named(settings))
         self.guard = Guard(settings, self.fleet, self.routes, self.memory, self.clock)
         self.guard.observers.append(self.stats)
 
-    def watched_as(self, other: Translation) -> None:
+    def watched_as(self, other: Dispatcher) -> None:
         """Have its calls told to whom `other` told its own."""
         self.stats, self.guard.observers = other.stats, other.guard.observers
 
-    def exchange(
-        self, path: str, body: Mapping[str, Any] | None, timeout_s: float | None = None
-    ) -> Exchange[None] | None:
+    def exchange(self, path: str, body: Mapping[str, Any] | None, timeout_s: float | None = None) -> Steps[None] | None:
         """The exchange that answers the request, or None where Ollama answers it: cloud models, the web tools.
 
         `timeout_s` is the caller's own: learning who serves the model, waiting for a turn and between retries stay
@@ -88,18 +86,18 @@ class Translation:
         for start, instead in REFUSED.items():
             if path == start or path.startswith(f"{start}/"):
                 return _refused(f"{start} is not available on vLLM: {instead}")
-        if path in SITE_OPERATIONS:
-            return SITE_OPERATIONS[path](Site(path, body, self.fleet, self.names, timeout_s))
+        if path in CATALOG_OPERATIONS:
+            return CATALOG_OPERATIONS[path](CatalogContext(path, body, self.fleet, self.names, timeout_s))
         if path not in OPERATIONS:
             return None
         return self.guard.answered(Question(path, body, OPERATIONS[path], timeout_s))
 
-    def locate(self, name: str, timeout_s: float | None = None) -> Exchange[None]:
+    def locate(self, name: str, timeout_s: float | None = None) -> Steps[None]:
         """Where a model is served: one part, `{"url": base URL without /v1}`. `timeout_s` is the caller's own."""
         target = yield from self.routes.find("/api/chat", name, left_s=timeout_s)
         yield {"url": target.url if target is not None else ""}
 
 
-def _refused(text: str) -> Exchange[None]:
+def _refused(text: str) -> Steps[None]:
     yield from ()  # a generator, so that a stream is refused where streams are: when it is read
     raise response_error(text, 501)

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .call import Call, Memory, Progress
-from .limits.admission import Turns
-from .mapping.errors import ModelGone, Unready, model_not_found
-from .servers.backends import VLLM, Operation, Route, Routes
+from .limits.admission import Admission
+from .mapping.errors import ModelGone, ServerNotReady, model_not_found
+from .servers.backends import VLLM, Backend, Backends, Operation
 from .servers.failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE, Failure, classify
-from .servers.registry import Fleet, Server, Target
-from .servers.retry import Patience
+from .servers.registry import Server, ServerRegistry, Target
+from .servers.retry import RetrySchedule
 from .settings import OLLAMA, Settings
-from .steps import Clock, Exchange, Sleep
-from .telemetry.log import decided
-from .telemetry.observers import Companion, accompanied
-from .telemetry.stats import CANCELLED, Observer, Running
+from .steps import Clock, Sleep, Steps
+from .telemetry.log import log_decision
+from .telemetry.observers import ContextObserver, accompanied
+from .telemetry.stats import CANCELLED, CallRecord, Observer
 
 LONG_S = 1.0
 """A longer wait than this is not worth it while something else stands in (seconds)."""
@@ -45,8 +45,8 @@ class Question:
 class Attempt:
     """What one route has tried so far for one question."""
 
-    route: Route
-    patience: Patience
+    route: Backend
+    patience: RetrySchedule
     progress: Progress
     since: int
     """When the call's turn came (ticks)."""
@@ -65,18 +65,20 @@ class Attempt:
 class Guard:
     """Watches over the calls of one client."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, routes: Routes, memory: Memory, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, fleet: ServerRegistry, routes: Backends, memory: Memory, clock: Clock
+    ) -> None:
         """All of these are the client's, shared by its calls."""
         self.observers: list[Observer] = []
         self._fleet = fleet
         self._routes = routes
         self._memory = memory
         self._clock = clock
-        self._turns = Turns(settings, clock)
+        self._turns = Admission(settings, clock)
 
-    def answered(self, question: Question) -> Exchange[None]:
+    def answered(self, question: Question) -> Steps[None]:
         """The answer, by whoever can give it."""
-        running = Running(
+        running = CallRecord(
             operation=_OPERATIONS.get(question.path) or question.path.rpartition("/")[2],
             model=str(question.body.get("model", "")),
             started=self._clock.ticks(),
@@ -87,8 +89,8 @@ class Guard:
         try:
             answer = self._turns.taken(running, question.timeout_s, self._by_any(question, running, progress))
             for observer in self.observers:
-                if isinstance(observer, Companion):
-                    answer = accompanied(answer, functools.partial(observer.at_work, running))
+                if isinstance(observer, ContextObserver):
+                    answer = accompanied(answer, functools.partial(observer.call_context, running))
             yield from answer
         except GeneratorExit:  # closed or cancelled
             running.error = None if progress.done else CANCELLED
@@ -103,20 +105,22 @@ class Guard:
             running.tokens_in, running.tokens_out = progress.tokens_in, progress.tokens_out
             self._tell("ended", running)
 
-    def _tell(self, event: Literal["started", "ended"], running: Running) -> None:
+    def _tell(self, event: Literal["started", "ended"], running: CallRecord) -> None:
         for observer in self.observers:
             try:
                 getattr(observer, event)(running)
             except Exception as problem:  # who watches must not break what is watched
-                decided("observer failed", f"{type(problem).__name__}: {problem}", observer=type(observer).__name__)
+                log_decision(
+                    "observer failed", f"{type(problem).__name__}: {problem}", observer=type(observer).__name__
+                )
 
-    def _by_any(self, question: Question, running: Running, progress: Progress) -> Exchange[None]:
+    def _by_any(self, question: Question, running: CallRecord, progress: Progress) -> Steps[None]:
         """The routes, one after another."""
         routes = self._routes.of(question.path, running.model)
         first: Exception | None = None
         since = self._clock.ticks()
         for route, instead in zip(routes, [*routes[1:], None], strict=True):
-            attempt = Attempt(route, Patience(question.timeout_s), progress, since, last=instead is None)
+            attempt = Attempt(route, RetrySchedule(question.timeout_s), progress, since, last=instead is None)
             try:
                 yield from self._by(question, attempt, running)
             except Exception as error:
@@ -128,11 +132,11 @@ class Guard:
                 if instead is None or not _stands_in(classify(error, delivered=False), route):
                     raise first from None
                 running.failovers += 1
-                decided("failover", told(error), model=running.model, of=route.name, to=instead.name)
+                log_decision("failover", told(error), model=running.model, of=route.name, to=instead.name)
             else:
                 return
 
-    def _by(self, question: Question, attempt: Attempt, running: Running) -> Exchange[None]:
+    def _by(self, question: Question, attempt: Attempt, running: CallRecord) -> Steps[None]:
         """One route: each of its servers, and after a wait each of them again."""
         while True:
             target = None
@@ -158,14 +162,14 @@ class Guard:
             return None
         return question.timeout_s - (self._clock.ticks() - attempt.since) / 1e9
 
-    def _on(self, target: Target, question: Question, attempt: Attempt, running: Running) -> Exchange[None]:
+    def _on(self, target: Target, question: Question, attempt: Attempt, running: CallRecord) -> Steps[None]:
         """One server. Its breaker is told how it did."""
         attempt.progress.first = None  # of a server before this one
         server, progress = target.server, attempt.progress
         if attempt.failed:
             running.failovers += 1
             why = told(attempt.trouble)
-            decided("failover", why, model=running.model, of=attempt.failed[-1].url, to=server.url)
+            log_decision("failover", why, model=running.model, of=attempt.failed[-1].url, to=server.url)
         attempt.failed.append(server)  # to be asked once in a round
         if not server.breaker.closed and not server.breaker.admit(self._clock.ticks()):
             raise server.left_alone(self._clock.ticks())
@@ -219,11 +223,11 @@ class Guard:
         if not failure.elsewhere:
             raise error
         attempt.trouble = attempt.trouble or error
-        if isinstance(error, Unready):
+        if isinstance(error, ServerNotReady):
             attempt.progress.retry_after = error.retry_after
         return failure
 
-    def _wait(self, attempt: Attempt, running: Running) -> float | None:
+    def _wait(self, attempt: Attempt, running: CallRecord) -> float | None:
         """The seconds until the route's servers are asked again; None: they are not."""
         if not (attempt.again or attempt.mends):
             return None
@@ -231,7 +235,7 @@ class Guard:
         if seconds is None or (seconds > LONG_S and not attempt.last) or not self._answers_in(seconds, attempt):
             return None
         running.retries += 1
-        decided(
+        log_decision(
             "retry", told(attempt.trouble), model=running.model, route=attempt.route.name, seconds=round(seconds, 3)
         )
         attempt.progress.retry_after = None
@@ -249,7 +253,7 @@ class Guard:
         return attempt.trouble
 
 
-def _stands_in(failure: Failure, route: Route) -> bool:
+def _stands_in(failure: Failure, route: Backend) -> bool:
     """Whether what stands in may be asked. A wrong key of vLLM's is a mistake of the settings, not to be hidden."""
     return failure.elsewhere or failure.stand_in or (failure is UNAUTHORIZED and route.provider != VLLM)
 

@@ -25,7 +25,7 @@ try:
 except ImportError as missing:
     raise ImportError("ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'") from missing
 
-from .telemetry.stats import CANCELLED, SECONDS, TOKENS, ModelNames, Running, encodable
+from .telemetry.stats import CANCELLED, SECONDS, TOKENS, CallRecord, ModelNames, encodable
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 
@@ -66,11 +66,11 @@ class OpenTelemetry:
             "Tokens of a call's prompt or answer.",
             explicit_bucket_boundaries_advisory=TOKENS,
         )
-        self._spans: dict[Running, Span] = {}
+        self._spans: dict[CallRecord, Span] = {}
         self._names = ModelNames()
         self._process = os.getpid()
 
-    def started(self, running: Running) -> None:
+    def started(self, running: CallRecord) -> None:
         """Begin a span."""
         asked = _asked(running, encodable(running.model))
         name = f"{asked['gen_ai.operation.name']} {asked['gen_ai.request.model']}".rstrip()
@@ -79,7 +79,7 @@ class OpenTelemetry:
         self._spans[running] = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=asked)
 
     @contextmanager
-    def at_work(self, running: Running) -> Iterator[None]:
+    def call_context(self, running: CallRecord) -> Iterator[None]:
         """Its span is the current one."""
         span = self._spans.get(running)
         if span is None:
@@ -91,7 +91,7 @@ class OpenTelemetry:
         finally:
             detach(token)
 
-    def ended(self, running: Running) -> None:
+    def ended(self, running: CallRecord) -> None:
         """End the span and record the metrics."""
         span = self._spans.pop(running, None)
         if span is None:
@@ -121,7 +121,7 @@ class OpenTelemetry:
         return self
 
 
-def _asked(running: Running, model: str) -> Attributes:
+def _asked(running: CallRecord, model: str) -> Attributes:
     """What is known of a call at its start."""
     return {
         "gen_ai.operation.name": OPERATIONS.get(running.operation, running.operation),
@@ -129,7 +129,7 @@ def _asked(running: Running, model: str) -> Attributes:
     }
 
 
-def _answered(running: Running) -> Attributes:
+def _answered(running: CallRecord) -> Attributes:
     """What is known of it at its end."""
     answered: Attributes = {"gen_ai.provider.name": running.provider}
     if running.served is not None:
@@ -144,7 +144,7 @@ def _answered(running: Running) -> Attributes:
     return answered
 
 
-def _only_in_spans(running: Running) -> Attributes:
+def _only_in_spans(running: CallRecord) -> Attributes:
     told: Attributes = {}
     first = running.seconds_to_first_token
     if running.streamed and first is not None:

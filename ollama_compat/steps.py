@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:
     import aiologic
 
-Part: TypeAlias = dict[str, Any]
+JsonObject: TypeAlias = dict[str, Any]
 
 LIST = "/v1/models"
 """The path at which a server says what it serves."""
@@ -40,7 +40,7 @@ class Request:
     method: Literal["GET", "POST"]
     base: str
     path: str
-    payload: Part | None = None
+    payload: JsonObject | None = None
     model: str | None = None
     timeout: float | None = None
     credential: str = "vllm"
@@ -68,25 +68,25 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Send:
     """Send a request, read its whole reply."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenStream:
     """Send a request whose reply is an event stream."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class NextEvent:
     """Read the next event of the open stream."""
 
 
-NEXT = Next()
+NEXT_EVENT = NextEvent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Enter:
+class AcquireSlot:
     """Wait in a queue for a place in it, for `timeout` seconds; None: until one comes free."""
 
     queue: aiologic.Semaphore
@@ -105,14 +105,14 @@ class Enter:
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
+class TakeToken:
     """Take one call of an operation from its rate."""
 
     operation: str
 
 
 @dataclass(frozen=True, slots=True)
-class AskAll:
+class SendAll:
     """Send requests side by side and wait for all of their replies, `timeout` seconds in all, whatever the servers do.
 
     The outcome has a `Reply` or an exception for each of them, in their order; who has not answered in time is `Silent`
@@ -126,10 +126,10 @@ class AskAll:
     grace: float = 0.0
 
 
-Step: TypeAlias = Ask | Open | Next | Sleep | Enter | Spend | AskAll | Part
+Step: TypeAlias = Send | OpenStream | NextEvent | Sleep | AcquireSlot | TakeToken | SendAll | JsonObject
 Outcome: TypeAlias = Reply | bytes | bool | float | list[Reply | Exception] | None
 R = TypeVar("R")
-Exchange: TypeAlias = Generator[Step, Any, R]
+Steps: TypeAlias = Generator[Step, Any, R]
 
 
 class Clock(Protocol):
@@ -161,10 +161,10 @@ def ask(
     method: Literal["GET", "POST"],
     base: str,
     path: str,
-    payload: Part | None = None,
+    payload: JsonObject | None = None,
     *,
     model: str | None = None,
-) -> Exchange[Reply]:
+) -> Steps[Reply]:
     """Send one request and return its reply."""
-    reply: Reply = yield Ask(Request(method, base, path, payload, model))
+    reply: Reply = yield Send(Request(method, base, path, payload, model))
     return reply

@@ -6,7 +6,7 @@ from typing import Any
 
 from ollama_compat.providers.dialects import CHAT, DIALECTS
 from ollama_compat.providers.request import adapted
-from ollama_compat.steps import Part
+from ollama_compat.steps import JsonObject
 
 BY_NAME = {row.name: row for row in DIALECTS}
 OTHERS = [row for row in DIALECTS if not row.everything]
@@ -17,7 +17,7 @@ VLLM_ONLY = {
 }
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
-HISTORY: list[Part] = [
+HISTORY: list[JsonObject] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is the weather?"},
     {
@@ -31,7 +31,7 @@ HISTORY: list[Part] = [
     {"role": "tool", "content": "rain", "name": "weather", "tool_call_id": "call_00000000"},
     {"role": "assistant", "content": "It"},
 ]
-SAMPLING: Part = {
+SAMPLING: JsonObject = {
     "temperature": 0.8,
     "top_p": 0.9,
     "top_k": 40,
@@ -43,14 +43,14 @@ SAMPLING: Part = {
     "max_tokens": 100,
     "stop": ["END"],
 }
-STREAMED: Part = {
+STREAMED: JsonObject = {
     "stream": True,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     "stream_interval": 1_000_000,
     "return_prompt_text": True,
     "return_token_ids": True,
 }
-FULL: Part = {
+FULL: JsonObject = {
     "model": "served",
     "messages": HISTORY,
     "add_generation_prompt": False,
@@ -63,8 +63,8 @@ FULL: Part = {
     **SAMPLING,
     **STREAMED,
 }
-RAW: Part = {"model": "served", "prompt": "Once", "logprobs": 20, **SAMPLING, **STREAMED}
-TEXTS: Part = {
+RAW: JsonObject = {"model": "served", "prompt": "Once", "logprobs": 20, **SAMPLING, **STREAMED}
+TEXTS: JsonObject = {
     "model": "served",
     "input": ["a"],
     "encoding_format": "base64",
@@ -73,11 +73,11 @@ TEXTS: Part = {
 }
 
 
-def asked(dialect: str, model: str = "any", **changes: Any) -> tuple[Part, tuple[str, ...]]:
+def asked(dialect: str, model: str = "any", **changes: Any) -> tuple[JsonObject, tuple[str, ...]]:
     """A chat with `changes`, as the provider gets it."""
-    payload: Part = {"model": "served", "messages": [{"role": "user", "content": "Hi"}], **changes}
+    payload: JsonObject = {"model": "served", "messages": [{"role": "user", "content": "Hi"}], **changes}
     return adapted(payload, CHAT, BY_NAME[dialect], model)
 
 
-def as_format(schema: Part) -> Part:
+def as_format(schema: JsonObject) -> JsonObject:
     return {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}

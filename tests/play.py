@@ -18,22 +18,22 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ollama_compat.call import Call, Memory
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.servers.registry import Server, Target
 from ollama_compat.settings import Profile
 from ollama_compat.steps import (
-    Ask,
-    AskAll,
-    Enter,
-    Exchange,
-    Next,
-    Open,
+    AcquireSlot,
+    JsonObject,
+    NextEvent,
+    OpenStream,
     Outcome,
-    Part,
     Reply,
     Request,
+    Send,
+    SendAll,
     Sleep,
-    Spend,
+    Steps,
+    TakeToken,
 )
 
 URL = "http://vllm:8001"
@@ -76,7 +76,7 @@ class Play:
     """One playing of an exchange. What was seen stays readable after an error."""
 
     requests: list[Request] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[JsonObject] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
     entered: list[float | None] = field(default_factory=list)
     """How long each queue would have been waited in at most (seconds)."""
@@ -86,7 +86,7 @@ class Play:
     """The operations whose rate was asked."""
     result: Any = None
 
-    def run(self, exchange: Exchange[Any], *script: Line) -> Play:
+    def run(self, exchange: Steps[Any], *script: Line) -> Play:
         lines: Iterator[Any] = iter(script)
         events: Iterator[Any] = iter(())
         outcome: Outcome | Exception = None
@@ -102,22 +102,22 @@ class Play:
 
     def _answer(self, step: Any, lines: Iterator[Line], events: Iterator[Event]) -> tuple[Any, Iterator[Event]]:
         match step:
-            case Next():
+            case NextEvent():
                 return next(events, None), events
             case Sleep(seconds):
                 self.sleeps.append(seconds)
                 return None, events
-            case Enter(queue, seconds):
+            case AcquireSlot(queue, seconds):
                 self.entered.append(seconds)
                 return queue.green_acquire(blocking=False), events
-            case Spend(operation):
+            case TakeToken(operation):
                 self.spent.append(operation)
                 answers = self.rates.get(operation)
                 return answers.pop(0) if answers else 0.0, events
-            case AskAll(requests):
+            case SendAll(requests):
                 self.requests += requests
                 return [self._line(request, lines) for request in requests], events
-            case Ask(request) | Open(request):
+            case Send(request) | OpenStream(request):
                 self.requests.append(request)
                 line = self._line(request, lines)
                 return (None, iter(line)) if isinstance(line, list) else (line, events)
@@ -130,7 +130,7 @@ class Play:
         return line
 
     @property
-    def payload(self) -> Part:
+    def payload(self) -> JsonObject:
         """The body of the last request."""
         return self.requests[-1].payload or {}
 
@@ -140,25 +140,25 @@ class Play:
         return [request.path for request in self.requests]
 
 
-def play(exchange: Exchange[Any], *script: Line) -> Play:
+def play(exchange: Steps[Any], *script: Line) -> Play:
     """Play an exchange to its end."""
     return Play().run(exchange, *script)
 
 
 def call(
     path: str,
-    body: Part | None = None,
+    body: JsonObject | None = None,
     *,
     model: str = "smol",
-    card: Card | None = None,
-    profile: Part | None = None,
+    card: ModelCard | None = None,
+    profile: JsonObject | None = None,
     memory: Memory | None = None,
 ) -> Call:
     """A call as the translation makes it."""
     return Call(
         path=path,
         body={"model": model, **(body or {})},
-        target=Target(Server(URL), card or Card("smol", max_model_len=2048)),
+        target=Target(Server(URL), card or ModelCard("smol", max_model_len=2048)),
         profile=Profile.model_validate(profile or {}),
         clock=FakeClock(),
         started=0,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..call import Call
 from ..mapping.errors import Refusal
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 from .pipeline import respond
 from .reader import Plan
 from .request import Checked, explain
@@ -30,19 +30,19 @@ class Completion:
     prompt: Prompt
     checked: Checked
     plan: Plan
-    fields: Part = field(default_factory=dict)
+    fields: JsonObject = field(default_factory=dict)
     """What the request says beside sampling and format."""
-    shorter: Callable[[int], Exchange[str]] | None = None
+    shorter: Callable[[int], Steps[str]] | None = None
     """Makes the prompt anew for so many tokens, where it can be shortened otherwise than by cutting."""
 
-    def payload(self, prompt: Prompt) -> Part:
+    def payload(self, prompt: Prompt) -> JsonObject:
         """The request."""
         return {**payload_of(prompt, self.checked, self.plan.stops), **self.fields}
 
 
-def payload_of(prompt: str | Sequence[int], checked: Checked, own_stops: Sequence[str]) -> Part:
+def payload_of(prompt: str | Sequence[int], checked: Checked, own_stops: Sequence[str]) -> JsonObject:
     """A request to `/v1/completions`; `own_stops` are cut off on this side."""
-    payload: Part = {"prompt": prompt, **checked.payload}
+    payload: JsonObject = {"prompt": prompt, **checked.payload}
     if checked.logprobs:
         payload["logprobs"] = checked.top_logprobs
     if checked.stops and not own_stops:
@@ -50,7 +50,7 @@ def payload_of(prompt: str | Sequence[int], checked: Checked, own_stops: Sequenc
     return payload
 
 
-def complete(call: Call, wanted: Completion) -> Exchange[None]:
+def complete(call: Call, wanted: Completion) -> Steps[None]:
     """Have the prompt completed, shortened first where it does not fit the window."""
     limit = wanted.checked.num_ctx
     prompt = wanted.prompt if limit is None else (yield from _fitted(call, wanted, limit, limit))
@@ -62,7 +62,7 @@ def complete(call: Call, wanted: Completion) -> Exchange[None]:
         raise explain_refusal(call, refused)
 
 
-def _fitted(call: Call, wanted: Completion, limit: int, window: int) -> Exchange[Prompt]:
+def _fitted(call: Call, wanted: Completion, limit: int, window: int) -> Steps[Prompt]:
     """The prompt made shorter until it has at most `limit` tokens, and cut to `window` where it can't be."""
     prompt = wanted.prompt
     if isinstance(prompt, list):
@@ -75,12 +75,12 @@ def _fitted(call: Call, wanted: Completion, limit: int, window: int) -> Exchange
     return prompt if tokens is None or len(tokens) < window else cut(tokens, window, wanted.checked.num_keep)
 
 
-def to_count(prompt: str, fields: Part) -> Part:
+def to_count(prompt: str, fields: JsonObject) -> JsonObject:
     """What `/tokenize` is told, so that it counts what a completion of these fields would be made from."""
     return {"prompt": prompt, **{key: fields[key] for key in ("add_special_tokens",) if key in fields}}
 
 
-def first_token(call: Call, prompt: str, template: str) -> Exchange[Part]:
+def first_token(call: Call, prompt: str, template: str) -> Steps[JsonObject]:
     """The fields that keep the server from putting its first token in front of a prompt that begins with it, because
     the template brings it: asked of the server once for each mark."""
     mark = _MARK.match(prompt)

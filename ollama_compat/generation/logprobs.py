@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..mapping.vllm_schema import Choice, Logprobs, TokenLogprob
-from ..steps import Part
+from ..steps import JsonObject
 
 
 def _ends_by_token(choice: Choice) -> bool:
@@ -24,7 +24,7 @@ def ids_of(choice: Choice) -> list[int]:
     return ids[:-1] if _ends_by_token(choice) else ids
 
 
-def logprobs_of(choice: Choice, top: int) -> list[Part]:
+def logprobs_of(choice: Choice, top: int) -> list[JsonObject]:
     """The tokens of the answer's text with their log probabilities, each with its `top` likeliest alternatives."""
     if choice.logprobs is None:
         return []
@@ -45,7 +45,7 @@ def _tokens(logprobs: Logprobs) -> Iterator[TokenLogprob]:
         yield TokenLogprob(token, value if value is not None else 0.0, None, alternatives)
 
 
-def _logprob(token: TokenLogprob, top: int = 0) -> Part:
+def _logprob(token: TokenLogprob, top: int = 0) -> JsonObject:
     part: dict[str, Any] = {
         "token": token.token,
         "logprob": token.logprob,

@@ -8,9 +8,9 @@ reads the parts, `stream_interval` makes vLLM send the rest in one event, which 
 from __future__ import annotations
 
 from ..call import Call
-from ..mapping.errors import Refusal, broken_off, failure, refusal, response_error
+from ..mapping.errors import Refusal, failure, incomplete_reply, refusal, response_error
 from ..mapping.vllm_schema import Chunk, decode
-from ..steps import NEXT, Exchange, Open, Part, Reply
+from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Steps
 from .reader import Assembler, Fragment, Plan
 
 DONE = b"[DONE]"
@@ -18,16 +18,16 @@ _GIVEN_UP = {"abort": 500, "error": 500, "insufficient_system_resource": 503}  #
 _ONE_EVENT = 1_000_000  # tokens: more than any window
 
 
-def respond(call: Call, path: str, payload: Part, plan: Plan) -> Exchange[Refusal | None]:
+def respond(call: Call, path: str, payload: JsonObject, plan: Plan) -> Steps[Refusal | None]:
     """Ask vLLM and yield Ollama's parts. Returns the refusal where the server refused before the first part."""
     assembler = Assembler(plan)
     sent = call.clock.ticks()
-    refused: Reply | None = yield Open(call.request(path, _streamed(call, payload, plan)))
+    refused: Reply | None = yield OpenStream(call.request(path, _streamed(call, payload, plan)))
     if refused is not None:
         call.progress.retry_after = refused.retry_after
         return refusal(call.url, refused.status, refused.body)
     whole = Fragment()
-    while (data := (yield NEXT)) is not None:
+    while (data := (yield NEXT_EVENT)) is not None:
         if data == DONE:
             continue  # to the stream's end, so that the connection can be used again
         chunk = decode(data, Chunk, call.url)
@@ -63,7 +63,7 @@ def _reasons(chunk: Chunk) -> bool:
     return any(delta is not None and (delta.reasoning or delta.reasoning_content) for delta in deltas)
 
 
-def _streamed(call: Call, payload: Part, plan: Plan) -> Part:
+def _streamed(call: Call, payload: JsonObject, plan: Plan) -> JsonObject:
     options: dict[str, bool] = {"include_usage": True}
     if plan.stops:
         options["continuous_usage_stats"] = True  # the last event, with the usage, will not be waited for
@@ -81,28 +81,28 @@ def _check_end(call: Call, assembler: Assembler) -> None:
     if assembler.stopped:
         return
     if assembler.finish_reason is None:
-        raise broken_off(call.url, "the stream ended without a finish_reason")
+        raise incomplete_reply(call.url, "the stream ended without a finish_reason")
     status = _GIVEN_UP.get(assembler.finish_reason)
     if status is not None:
         reason = f"finish_reason {assembler.finish_reason!r}"
         raise response_error(f"{call.url} gave the generation up ({reason})", status)
 
 
-def _part(call: Call, plan: Plan, fragment: Fragment) -> Part:
+def _part(call: Call, plan: Plan, fragment: Fragment) -> JsonObject:
     part = {"model": call.name, "created_at": call.clock.stamp(), **plan.render(fragment), "done": False}
     if fragment.logprobs:
         part["logprobs"] = fragment.logprobs
     return part
 
 
-def _summary(call: Call, assembler: Assembler, sent: int) -> Part:
+def _summary(call: Call, assembler: Assembler, sent: int) -> JsonObject:
     for reason in assembler.tool_calls.dropped:
         call.memory.notice("tool call dropped", reason, "%(model)s: dropped %(what)s", model=call.name, what=reason)
     ended = call.clock.ticks()
     first = call.progress.first or ended
     call.progress.tokens_in, call.progress.tokens_out = assembler.prompt_tokens, assembler.completion_tokens
     call.progress.done = True
-    summary: Part = {
+    summary: JsonObject = {
         "done": True,
         "done_reason": "length" if assembler.finish_reason == "length" and not assembler.stopped else "stop",
     }

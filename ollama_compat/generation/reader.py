@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ..mapping.model_families import Splitter
+from ..mapping.model_families import ThinkingParser
 from ..mapping.tools import ToolCalls
 from ..mapping.vllm_schema import Choice, Chunk
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 from .logprobs import ids_of, logprobs_of
 from .stop_strings import StopFilter
 
@@ -27,8 +27,8 @@ class Fragment:
 
     content: str = ""
     thinking: str = ""
-    tool_calls: list[Part] = field(default_factory=list)
-    logprobs: list[Part] = field(default_factory=list)
+    tool_calls: list[JsonObject] = field(default_factory=list)
+    logprobs: list[JsonObject] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is anything to hand on."""
@@ -46,18 +46,18 @@ class Fragment:
 class Plan:
     """How a reply is read."""
 
-    render: Callable[[Fragment], Part]
+    render: Callable[[Fragment], JsonObject]
     """The fields of a part that hold a fragment: `message` for chat, `response` for generate."""
     stops: tuple[str, ...] = ()
     """Stop strings that vLLM was not given."""
     tools: frozenset[str] = frozenset()
     """The names of the tools that were offered."""
-    splitter: Callable[[], Splitter] | None = None
+    splitter: Callable[[], ThinkingParser] | None = None
     """Tells thoughts in the text, where the server may have no reasoning parser."""
-    learn: Callable[[str], Splitter | None] | None = None
+    learn: Callable[[str], ThinkingParser | None] | None = None
     """What tells thoughts, once the text of the prompt is known: where nobody knew whether it opens one."""
     reasoning: Reasoning = "thinking"
-    settle: Callable[[], Exchange[Reasoning]] | None = None
+    settle: Callable[[], Steps[Reasoning]] | None = None
     """How to find out what `reasoning` is, once some comes and it is "unknown"."""
     top_logprobs: int = 0
     """How many alternatives for each token were asked for."""
@@ -80,7 +80,7 @@ class Assembler:
     completion_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     _stops: StopFilter = field(init=False)
-    _splitter: Splitter | None = field(init=False)
+    _splitter: ThinkingParser | None = field(init=False)
     _reasoning: str = ""
     _said: bool = False
     _trim: bool = True

@@ -16,7 +16,7 @@ from ..call import Call
 from ..mapping import model_families as thinking
 from ..mapping import options
 from ..mapping.errors import ModelGone, Refusal, response_error
-from ..steps import Part
+from ..steps import JsonObject
 
 if TYPE_CHECKING:
     from openai.types.shared_params import ResponseFormatJSONSchema
@@ -30,7 +30,7 @@ class Checked:
     """A request that Ollama would take."""
 
     options: Mapping[str, Any]
-    sampling: Part
+    sampling: JsonObject
     """vLLM's sampling parameters."""
     response_format: ResponseFormatJSONSchema | None
     logprobs: bool
@@ -46,7 +46,7 @@ class Checked:
         return int(self.options.get("num_keep", options.BY_NAME["num_keep"].default))
 
     @property
-    def payload(self) -> Part:
+    def payload(self) -> JsonObject:
         """What the request says of sampling and format."""
         if self.response_format is None:
             return self.sampling
@@ -139,7 +139,7 @@ def explain(call: Call, refused: Refusal, operation: str) -> Exception:
     return refused.error()
 
 
-def loaded(call: Call, fields: Part, *, empty: bool) -> Part:
+def loaded(call: Call, fields: JsonObject, *, empty: bool) -> JsonObject:
     """The reply to a request without work: vLLM's models are always loaded."""
     reason = "unload" if empty and unloads(call.body.get("keep_alive")) else "load"
     return {"model": call.name, "created_at": call.clock.stamp(), **fields, "done": True, "done_reason": reason}

@@ -13,9 +13,9 @@ from ollama import ResponseError
 
 from ..call import Call
 from ..mapping.images import content
-from ..mapping.model_families import Style, switches
+from ..mapping.model_families import ThinkingStyle, thinking_fields
 from ..mapping.vllm_schema import Tokens, decode
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 
 _SAMPLE = [{"role": "user", "content": "hi"}]
 _TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
@@ -36,22 +36,22 @@ class Rendering:
     from another, so that nothing can be told from them."""
 
 
-def rendering(call: Call, style: Style) -> Exchange[Rendering]:
+def rendering(call: Call, style: ThinkingStyle) -> Steps[Rendering]:
     """Learn the rendering, or remember it."""
     kwargs = call.profile.chat_template_kwargs
     subject = f"rendering {style} {kwargs}"
     if (known := call.recall(subject, Rendering)) is not None:
         return known
-    on = yield from _tokens(call, switches(style, True, kwargs))
-    off = yield from _tokens(call, switches(style, False, kwargs))
-    unasked = yield from _tokens(call, switches(Style(), None, kwargs))
+    on = yield from _tokens(call, thinking_fields(style, True, kwargs))
+    off = yield from _tokens(call, thinking_fields(style, False, kwargs))
+    unasked = yield from _tokens(call, thinking_fields(ThinkingStyle(), None, kwargs))
     found = _compared(style, on, off, unasked)
     if found.reacts is not None:  # what failed this time may be answered the next
         call.remember(subject, found)
     return found
 
 
-def takes_tools(call: Call) -> Exchange[bool]:
+def takes_tools(call: Call) -> Steps[bool]:
     """Whether the chat template shows tools to the model."""
     if (known := call.recall("takes tools", bool)) is not None:
         return known
@@ -64,7 +64,7 @@ def takes_tools(call: Call) -> Exchange[bool]:
     return found
 
 
-def takes_images(call: Call) -> Exchange[bool]:
+def takes_images(call: Call) -> Steps[bool]:
     """Whether the server renders an image: for a model that can't see, it refuses to."""
     if (known := call.recall("takes images", bool)) is not None:
         return known
@@ -75,7 +75,7 @@ def takes_images(call: Call) -> Exchange[bool]:
     return reply.ok
 
 
-def _compared(style: Style, on: Tokens | None, off: Tokens | None, unasked: Tokens | None) -> Rendering:
+def _compared(style: ThinkingStyle, on: Tokens | None, off: Tokens | None, unasked: Tokens | None) -> Rendering:
     if on is None or off is None or unasked is None:
         return Rendering(None, None, None)
     reacts = on.tokens != off.tokens
@@ -83,12 +83,12 @@ def _compared(style: Style, on: Tokens | None, off: Tokens | None, unasked: Toke
     return Rendering(reacts, _opens(on, style), thinks)
 
 
-def _opens(tokens: Tokens, style: Style) -> bool:
+def _opens(tokens: Tokens, style: ThinkingStyle) -> bool:
     return "".join(tokens.token_strs or ()).rstrip(_BLANKS).endswith(style.tags[0])
 
 
-def _tokens(call: Call, extra: Part) -> Exchange[Tokens | None]:
-    payload: Part = {"messages": _SAMPLE, "return_token_strs": True}
+def _tokens(call: Call, extra: JsonObject) -> Steps[Tokens | None]:
+    payload: JsonObject = {"messages": _SAMPLE, "return_token_strs": True}
     if "chat_template_kwargs" in extra:
         payload["chat_template_kwargs"] = extra["chat_template_kwargs"]
     try:

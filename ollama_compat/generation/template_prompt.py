@@ -16,12 +16,12 @@ from ..call import Call
 from ..go_template import TemplateError
 from ..go_template.prompt import PromptTemplate, read
 from ..mapping.errors import lacks, response_error
-from ..mapping.model_families import Splitter, style_of
-from ..steps import Exchange, Part
+from ..mapping.model_families import ThinkingParser, thinking_style
+from ..steps import JsonObject, Steps
 from .completions import Completion, complete, first_token, to_count
 from .reader import Fragment, Plan
 from .request import Checked, refuse_field
-from .text_tool_calls import CallReader, with_calls
+from .text_tool_calls import TextToolCallParser, with_calls
 from .thinking_plan import cant_think
 from .window import shorten, tokenize
 
@@ -56,14 +56,14 @@ class Templated:
         """UTC's day."""
         return date.fromisoformat(self.call.clock.stamp()[:10])
 
-    def plan(self, prompt: str, render: Callable[[Fragment], Part], *, context: bool) -> Plan:
+    def plan(self, prompt: str, render: Callable[[Fragment], JsonObject], *, context: bool) -> Plan:
         """How the answer to the prompt is read. Stop strings cut only the answer, and vLLM would cut thoughts too."""
         checked, tags = self.checked, self.tags
         opened = tags is not None and prompt.rstrip().endswith(tags[0])
         return Plan(
             render=render,
             stops=checked.stops if tags or not checked.server_takes_stops else (),
-            splitter=(lambda: Splitter(tags, opened=opened)) if tags else None,
+            splitter=(lambda: ThinkingParser(tags, opened=opened)) if tags else None,
             top_logprobs=checked.top_logprobs,
             context=context,
         )
@@ -113,7 +113,7 @@ def _thoughts(call: Call, template: PromptTemplate) -> tuple[tuple[str, str] | N
     profile = call.profile
     if profile.lacks("thinking"):
         return None, False
-    style = style_of(call.served, call.target.card.root, profile.thinking)
+    style = thinking_style(call.served, call.target.card.root, profile.thinking)
     if profile.template:
         default = profile.thinking.default
         return profile.thinking.tags or read(profile.template).thinking_tags, default is not False
@@ -123,8 +123,8 @@ def _thoughts(call: Call, template: PromptTemplate) -> tuple[tuple[str, str] | N
 
 
 def answer(
-    talk: Templated, messages: Messages, render: Callable[[Fragment], Part], *, context: bool = False
-) -> Exchange[None]:
+    talk: Templated, messages: Messages, render: Callable[[Fragment], JsonObject], *, context: bool = False
+) -> Steps[None]:
     """Have a conversation answered."""
     call = talk.call
     _refuse_images(messages)
@@ -133,7 +133,7 @@ def answer(
     if talk.tools:
         fields = {**fields, "skip_special_tokens": False}  # the tag of a call may be one
 
-    def shorter(limit: int) -> Exchange[str]:
+    def shorter(limit: int) -> Steps[str]:
         kept = yield from shorten(call, messages, lambda some: to_count(talk.prompt(some), fields), limit)
         return talk.prompt(kept)
 
@@ -144,17 +144,19 @@ def answer(
     if call.body.get("context"):
         wanted = yield from _after_context(call, wanted)
     parts = complete(call, wanted)
-    yield from with_calls(parts, CallReader(talk.template.call_tag, _names(talk.tools))) if talk.tools else parts
+    yield from (
+        with_calls(parts, TextToolCallParser(talk.template.call_tag, _names(talk.tools))) if talk.tools else parts
+    )
 
 
-def insert(talk: Templated, prompt: str, suffix: str, render: Callable[[Fragment], Part]) -> Exchange[None]:
+def insert(talk: Templated, prompt: str, suffix: str, render: Callable[[Fragment], JsonObject]) -> Steps[None]:
     """Have what comes between two texts written."""
     text = talk.insertion(prompt, suffix)
     fields = yield from first_token(talk.call, text, talk.template.text)
     yield from complete(talk.call, Completion(text, talk.checked, talk.plan(text, render, context=True), fields))
 
 
-def _after_context(call: Call, wanted: Completion) -> Exchange[Completion]:
+def _after_context(call: Call, wanted: Completion) -> Steps[Completion]:
     """The prompt's tokens are put after those of the conversation so far."""
     tokens = yield from tokenize(call, {"prompt": wanted.prompt, "add_special_tokens": False})
     if tokens is None:

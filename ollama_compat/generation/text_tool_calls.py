@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 from .stop_strings import overlap
 
 _MARKS = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
@@ -52,7 +52,7 @@ class _Brackets:
         return None
 
 
-class CallReader:
+class TextToolCallParser:
     """Takes an answer's text in and gives its content and its calls."""
 
     def __init__(self, tag: str, names: Collection[str]) -> None:
@@ -64,10 +64,10 @@ class CallReader:
         self._count = 0
         self._scan()
 
-    def feed(self, text: str) -> tuple[str, list[Part]]:
+    def feed(self, text: str) -> tuple[str, list[JsonObject]]:
         """What `text` adds to the content, and the calls that it completes."""
         content = ""
-        calls: list[Part] = []
+        calls: list[JsonObject] = []
         for piece in re.split(r"(?<=[}\]])", text):  # a call can only end at a bracket
             content += self._take(piece, calls)
         return content, calls
@@ -77,7 +77,7 @@ class CallReader:
         held, self._held = self._held, ""
         return held if self._state == "before" or (self._tag in _BRACKETS and not self._count) else ""
 
-    def _take(self, piece: str, calls: list[Part]) -> str:
+    def _take(self, piece: str, calls: list[JsonObject]) -> str:
         if self._state == "after":
             return piece
         self._held += piece
@@ -103,7 +103,7 @@ class CallReader:
                 self._held = ""
         return content
 
-    def _call(self) -> Part | None:
+    def _call(self) -> JsonObject | None:
         """The next whole call, which is then no longer held."""
         name = self._name()
         if name is None:
@@ -133,7 +133,7 @@ class CallReader:
         self._whole = _Brackets(self._tag, clamped=False)
 
 
-def _parsed(text: str) -> Part | None:
+def _parsed(text: str) -> JsonObject | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -141,14 +141,14 @@ def _parsed(text: str) -> Part | None:
     return value if isinstance(value, dict) else None
 
 
-def _arguments(found: Part, name: str) -> Part | None:
+def _arguments(found: JsonObject, name: str) -> JsonObject | None:
     """The arguments in an object that has a call, at any depth; the object itself where it has none. None: it names a
     tool and gives no arguments, which is no call."""
     told, arguments = _searched(found, name)
     return arguments if told else found
 
 
-def _searched(found: Part, name: str) -> tuple[bool, Part | None]:
+def _searched(found: JsonObject, name: str) -> tuple[bool, JsonObject | None]:
     for key in ("arguments", "parameters") if "name" in found else (name,):
         if (inner := _object_in(found.get(key))) is not None:
             return True, inner
@@ -161,11 +161,11 @@ def _searched(found: Part, name: str) -> tuple[bool, Part | None]:
     return False, None
 
 
-def _object_in(value: Any) -> Part | None:
+def _object_in(value: Any) -> JsonObject | None:
     return _parsed(value) if isinstance(value, str) else (value if isinstance(value, dict) else None)
 
 
-def with_calls(answer: Exchange[None], reader: CallReader) -> Exchange[None]:
+def with_calls(answer: Steps[None], reader: TextToolCallParser) -> Steps[None]:
     """The parts of a chat's answer with its tool calls told from its text; a call comes in a part of its own."""
     outcome: Any = None
     with closing(answer):
@@ -184,7 +184,7 @@ def with_calls(answer: Exchange[None], reader: CallReader) -> Exchange[None]:
                 outcome = problem
 
 
-def _parts(part: Part, reader: CallReader) -> Exchange[None]:
+def _parts(part: JsonObject, reader: TextToolCallParser) -> Steps[None]:
     """The part that one becomes: none where all of its text is held back."""
     message, last = part["message"], part.get("done", False)
     content, calls = reader.feed(message.get("content", ""))

@@ -9,17 +9,17 @@ from ollama import ResponseError
 
 from ..call import Call
 from ..mapping.errors import response_error
-from ..mapping.model_families import THINK_TAGS, UNKNOWN, Style, style_of, switches
-from ..steps import Exchange, Part
+from ..mapping.model_families import THINK_TAGS, UNKNOWN, ThinkingStyle, thinking_fields, thinking_style
+from ..steps import JsonObject, Steps
 from .reader import Reasoning
 from .template_analysis import rendering
 
 
 @dataclass(frozen=True)
-class Thought:
+class ThinkingPlan:
     """The thinking of one call."""
 
-    payload: Part = field(default_factory=dict)
+    payload: JsonObject = field(default_factory=dict)
     """What the request says about it."""
     split: bool = False
     """Whether thoughts are looked for in the text."""
@@ -28,7 +28,7 @@ class Thought:
     tags: tuple[str, str] = THINK_TAGS
     reasoning: Reasoning = "thinking"
     """What the server's `reasoning` is: see `assembly.Reasoning`."""
-    settle: Callable[[], Exchange[Reasoning]] | None = None
+    settle: Callable[[], Steps[Reasoning]] | None = None
     """How to find out, should it come and be "unknown"."""
     opens: Callable[[str], bool] | None = None
     """Whether the prompt opened a thought, by its text: asked where it is not known, and remembered for the model."""
@@ -36,22 +36,22 @@ class Thought:
     """Whether there may be thoughts, which stop strings must not cut."""
 
 
-def thought(call: Call) -> Exchange[Thought]:
+def plan_thinking(call: Call) -> Steps[ThinkingPlan]:
     """Settle it. Raises Ollama's 400 where thinking is asked of a model that can't."""
     think, kwargs = call.body.get("think"), call.profile.chat_template_kwargs
     if call.profile.lacks("thinking"):
         if think:
             raise cant_think(call)
-        return Thought(payload=switches(Style(), None, kwargs), reasoning="unknown")
-    known = style_of(call.served, call.target.card.root, call.profile.thinking)
+        return ThinkingPlan(payload=thinking_fields(ThinkingStyle(), None, kwargs), reasoning="unknown")
+    known = thinking_style(call.served, call.target.card.root, call.profile.thinking)
     style = known or UNKNOWN
     wanted = style.default if think is None else think
     if call.elsewhere:  # a provider tells thoughts and answers apart itself
-        return Thought(payload=switches(style, wanted, kwargs))
+        return ThinkingPlan(payload=thinking_fields(style, wanted, kwargs))
     if wanted is None:
         opened = call.recall(_opened(call), bool)
-        return Thought(
-            payload=switches(style, None, kwargs),
+        return ThinkingPlan(
+            payload=thinking_fields(style, None, kwargs),
             split=True,
             opened=opened is True,
             tags=style.tags,
@@ -63,7 +63,7 @@ def thought(call: Call) -> Exchange[Thought]:
     if think and style.default is False and style.switch is None:
         raise cant_think(call)
     if not wanted and not (style.default and style.switch is None):  # who can't be switched off thinks all the same
-        return Thought(payload=switches(style, False, kwargs), tags=style.tags, reasoning="answer")
+        return ThinkingPlan(payload=thinking_fields(style, False, kwargs), tags=style.tags, reasoning="answer")
     seen = yield from rendering(call, style)
     if known is None and seen.reacts is False and not seen.opens:
         call.memory.notice(
@@ -74,8 +74,8 @@ def thought(call: Call) -> Exchange[Thought]:
             served=call.served,
         )
         raise cant_think(call)
-    return Thought(
-        payload=switches(style, wanted, kwargs),
+    return ThinkingPlan(
+        payload=thinking_fields(style, wanted, kwargs),
         split=True,
         opened=bool(seen.opens),
         tags=style.tags,
@@ -87,7 +87,7 @@ def _opened(call: Call) -> str:
     return f"opens a thought unasked {call.profile.chat_template_kwargs}"
 
 
-def _learnt(call: Call, style: Style, prompt: str) -> bool:
+def _learnt(call: Call, style: ThinkingStyle, prompt: str) -> bool:
     opened = prompt.rstrip().endswith(style.tags[0])
     call.remember(_opened(call), opened)
     return opened
@@ -98,7 +98,7 @@ def cant_think(call: Call) -> ResponseError:
     return response_error(f'"{call.name}" does not support thinking', 400)
 
 
-def _settle(call: Call, style: Style) -> Exchange[Reasoning]:
+def _settle(call: Call, style: ThinkingStyle) -> Steps[Reasoning]:
     """What a server's `reasoning` is where nobody spoke of thinking: its template tells whether the model thinks."""
     seen = yield from rendering(call, style)
     if seen.thinks_unasked is None:

@@ -15,14 +15,14 @@ import msgspec
 
 from ..call import Call
 from ..mapping.vllm_schema import Tokens, decode
-from ..steps import Exchange, Part, Reply
+from ..steps import JsonObject, Reply, Steps
 
 Messages = Sequence[Mapping[str, Any]]
 
 _TEMPLATE_BYTES = 64  # what a template may add for each message
 
 
-def fits(rendered: Part, limit: int) -> bool:
+def fits(rendered: JsonObject, limit: int) -> bool:
     """Whether the conversation has hardly more than `limit` tokens: a token has at least a byte. Images have many."""
     messages = rendered["messages"]
     if any(isinstance(message["content"], list) for message in messages):
@@ -35,13 +35,13 @@ def prompt_fits(prompt: str, limit: int) -> bool:
     return len(prompt.encode("utf-8", "replace")) < limit
 
 
-def tokenize(call: Call, rendered: Part) -> Exchange[list[int] | None]:
+def tokenize(call: Call, rendered: JsonObject) -> Steps[list[int] | None]:
     """The tokens of a rendered conversation or of a prompt; None where the server does not say."""
     reply = yield from _tokenized(call, rendered)
     return decode(reply.body, Tokens, call.url).tokens if reply.ok else None
 
 
-def shorten(call: Call, messages: Messages, render: Callable[[Messages], Part], limit: int) -> Exchange[Messages]:
+def shorten(call: Call, messages: Messages, render: Callable[[Messages], JsonObject], limit: int) -> Steps[Messages]:
     """The conversation without as many of its oldest messages as it takes to be at most `limit` tokens long.
 
     Each further message that goes makes it shorter, so the first that fits is found by halving.
@@ -59,7 +59,7 @@ def shorten(call: Call, messages: Messages, render: Callable[[Messages], Part], 
     return without_oldest(messages, low)
 
 
-def _fitting(call: Call, rendered: Part, limit: int) -> Exchange[bool | None]:
+def _fitting(call: Call, rendered: JsonObject, limit: int) -> Steps[bool | None]:
     """Whether it fits; None: the server does not say. What its template refuses, such as a conversation that begins
     with an answer, does not fit."""
     reply = yield from _tokenized(call, rendered)
@@ -68,7 +68,7 @@ def _fitting(call: Call, rendered: Part, limit: int) -> Exchange[bool | None]:
     return len(decode(reply.body, Tokens, call.url).tokens) <= limit if reply.ok else None
 
 
-def _tokenized(call: Call, rendered: Part) -> Exchange[Reply]:
+def _tokenized(call: Call, rendered: JsonObject) -> Steps[Reply]:
     rendered = {key: value for key, value in rendered.items() if key != "reasoning_effort"}
     return (yield from call.ask("/tokenize", rendered))
 

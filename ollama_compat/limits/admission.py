@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..mapping.errors import limited
+from ..mapping.errors import rate_limited
 from ..settings import RATES, Settings
-from ..steps import Clock, Enter, Exchange, Sleep, Spend
+from ..steps import AcquireSlot, Clock, Sleep, Steps, TakeToken
 
 if TYPE_CHECKING:
     import aiologic
 
-    from ..telemetry.stats import Running
+    from ..telemetry.stats import CallRecord
 
 
-class Turns:
+class Admission:
     """The limits of one client."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -41,7 +41,7 @@ class Turns:
             self._rates = settings.rates
             self._heads = {operation: aiologic.Semaphore(1) for operation in self._rates}
 
-    def taken(self, running: Running, timeout_s: float | None, exchange: Exchange[None]) -> Exchange[None]:
+    def taken(self, running: CallRecord, timeout_s: float | None, exchange: Steps[None]) -> Steps[None]:
         """`exchange`, when its turn has come."""
         operation = running.operation
         if self._places is None or operation not in RATES:
@@ -63,22 +63,22 @@ class Turns:
             self._places.release()
 
     def _entered(
-        self, queue: aiologic.Semaphore, running: Running, timeout_s: float | None, why: str
-    ) -> Exchange[None]:
-        if not (yield Enter(queue, self._left(running, timeout_s))):
-            raise limited(running.operation, why, self._waited(running))
+        self, queue: aiologic.Semaphore, running: CallRecord, timeout_s: float | None, why: str
+    ) -> Steps[None]:
+        if not (yield AcquireSlot(queue, self._left(running, timeout_s))):
+            raise rate_limited(running.operation, why, self._waited(running))
 
-    def _spent(self, running: Running, timeout_s: float | None) -> Exchange[None]:
-        while (wait := (yield Spend(running.operation))) > 0:
+    def _spent(self, running: CallRecord, timeout_s: float | None) -> Steps[None]:
+        while (wait := (yield TakeToken(running.operation))) > 0:
             left = self._left(running, timeout_s)
             if left is not None and wait > left:  # it would be refused after waiting, so it is refused now
                 rate = f"{self._rates[running.operation]}, {RATES[running.operation]}"
                 why = f"{rate}; the next turn comes in {wait:.1f} s, and {left:.1f} s are left of its timeout"
-                raise limited(running.operation, why, self._waited(running))
+                raise rate_limited(running.operation, why, self._waited(running))
             yield Sleep(wait)
 
-    def _waited(self, running: Running) -> float:
+    def _waited(self, running: CallRecord) -> float:
         return (self._clock.ticks() - running.started) / 1e9
 
-    def _left(self, running: Running, timeout_s: float | None) -> float | None:
+    def _left(self, running: CallRecord, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else max(0.0, timeout_s - self._waited(running))

@@ -37,7 +37,7 @@ class ServerUnreachable(ConnectionError, httpx.ConnectError):
         self.reason = reason
 
 
-class Silent(ServerUnreachable):
+class ServerTimeout(ServerUnreachable):
     """A server took the connection, and did not say in time what it was asked."""
 
 
@@ -45,22 +45,22 @@ class CircuitOpen(ServerUnreachable):
     """A server has failed so often in a row that it is left alone for a while."""
 
 
-class Exhausted(ServerUnreachable):
+class ConnectionsExhausted(ServerUnreachable):
     """This process itself has nothing left to make a connection with: no server's fault."""
 
 
-class Unready(ResponseError):
+class ServerNotReady(ResponseError):
     """A server can't say what it serves yet."""
 
     retry_after: float | None = None
     """Seconds until it wants to be asked again, where it said so."""
 
 
-class BrokenOff(ResponseError):
+class IncompleteReply(ResponseError):
     """The connection ended before the answer did."""
 
 
-class Malformed(ResponseError):
+class MalformedReply(ResponseError):
     """A server sent what is not its protocol."""
 
     url = ""
@@ -68,7 +68,7 @@ class Malformed(ResponseError):
     """What it did, without what to do about it."""
 
 
-class Limited(ResponseError):
+class RateLimited(ResponseError):
     """A call did not get its turn in time under the limits of VLLM_LIMITS or VLLM_MAX_CONCURRENT."""
 
 
@@ -204,20 +204,20 @@ def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
     )
 
 
-def silent(who: str, seconds: float, model: str | None = None) -> Silent:
+def server_timeout(who: str, seconds: float, model: str | None = None) -> ServerTimeout:
     """`who` took the connection and did not answer, wanted for `model`."""
     reason = f"accepted the connection but did not answer within {round(seconds, 2):g} s"
     wanted = f", wanted for model {model!r}," if model else ""
-    error = Silent(
+    error = ServerTimeout(
         f"{who[:1].upper()}{who[1:]}{wanted} {reason}. Please check its log: it may be overloaded, or hung.", reason
     )
     error.waited_s = seconds
     return error
 
 
-def exhausted(who: str, reason: str) -> Exhausted:
+def connections_exhausted(who: str, reason: str) -> ConnectionsExhausted:
     """No connection to `who`, for want of what the system said that there is none of."""
-    return Exhausted(
+    return ConnectionsExhausted(
         f"This process can't open another connection, to {who}: {reason}. Please check its limits (ulimit -n) and how "
         "many calls it makes at once (VLLM_MAX_CONCURRENT).",
         reason,
@@ -246,39 +246,39 @@ def circuit_open(url: str, failures: int, last: str, seconds: float) -> CircuitO
     )
 
 
-def broken_off(url: str, reason: str) -> BrokenOff:
+def incomplete_reply(url: str, reason: str) -> IncompleteReply:
     """The connection ended before the answer did. The first words are Ollama's own when its model process dies."""
     return _error(
-        BrokenOff,
+        IncompleteReply,
         f"an error was encountered while running the model: unexpected EOF (the answer of {url} is not whole: "
         f"{reason})",
     )
 
 
-def malformed(url: str, what: str) -> Malformed:
+def malformed_reply(url: str, what: str) -> MalformedReply:
     """A server sent what is not OpenAI's protocol."""
     return _strange(url, f"sent a malformed reply: {printable(what)}.", "Is it a vLLM server?")
 
 
-def redirected(url: str, location: str) -> Malformed:
+def redirected(url: str, location: str) -> MalformedReply:
     """Redirects are not followed: the prompt and the key go to the servers that are named, and nowhere else."""
     return _strange(url, f"redirects to {_quoted(location)}:", "put the new URL into VLLM_URLS if it is yours", 502)
 
 
-def elsewhere(error: Malformed, instead: str, url: str | None = None) -> Malformed:
+def elsewhere(error: MalformedReply, instead: str, url: str | None = None) -> MalformedReply:
     """The same of a server that VLLM_URLS does not name: `instead` says what to look at, `url` where it is."""
     return _strange(url or error.url, error.what, instead, error.status_code)
 
 
-def _strange(url: str, what: str, look: str, status: int = -1) -> Malformed:
-    error = _error(Malformed, f"{url} {what} {look}", status)
+def _strange(url: str, what: str, look: str, status: int = -1) -> MalformedReply:
+    error = _error(MalformedReply, f"{url} {what} {look}", status)
     error.url, error.what = url, what
     return error
 
 
-def limited(operation: str, why: str, waited_s: float) -> Limited:
+def rate_limited(operation: str, why: str, waited_s: float) -> RateLimited:
     """Ollama's shape of a 429: the turn of a call did not come in time."""
-    return _error(Limited, f"too many requests: {operation} waited {waited_s:.2f} s for its turn ({why})", 429)
+    return _error(RateLimited, f"too many requests: {operation} waited {waited_s:.2f} s for its turn ({why})", 429)
 
 
 def no_vllm(url: str, status: int, said: str) -> ResponseError:
@@ -290,12 +290,12 @@ def no_vllm(url: str, status: int, said: str) -> ResponseError:
     )
 
 
-def unready(url: str, status: int, said: str, retry_after: float | None) -> Unready:
+def server_not_ready(url: str, status: int, said: str, retry_after: float | None) -> ServerNotReady:
     """A server that does not list its models now, and may in a while; `said` is its reason."""
     why = {429: "has too much to do", 503: "is still loading, or gone behind its proxy"}.get(status, "is not well")
     text = f"{url} {why}: GET {url}/v1/models gave status {status} ({said or 'no body'})"
     look = f"It is ready when GET {url}/health gives status 200. Please check that VLLM_URLS names it."
-    error = _error(Unready, f"{text}. {look}", status)
+    error = _error(ServerNotReady, f"{text}. {look}", status)
     error.retry_after = retry_after
     return error
 

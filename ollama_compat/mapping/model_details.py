@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ..steps import Part
+from ..steps import JsonObject
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?(?:x\d+(?:\.\d+)?)?)([bm])(?![a-z0-9])", re.I)
 _QUANTISATION = re.compile(
@@ -24,7 +24,7 @@ _FAMILY = re.compile(
 )
 
 
-def details(served: str, root: str | None) -> Part:
+def details(served: str, root: str | None) -> JsonObject:
     """Ollama's `details` of a served model, from its name and from the path or hub id that it was loaded from."""
     names = [name.rstrip("/") for name in (root, served) if name]
     base = names[0].rpartition("/")[2] if names else ""

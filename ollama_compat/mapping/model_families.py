@@ -25,7 +25,7 @@ LEVELS = ("high", "medium", "low", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class ThinkingStyle:
     """How a model thinks."""
 
     default: bool | None = None
@@ -37,7 +37,7 @@ class Style:
     tags: tuple[str, str] = THINK_TAGS
 
 
-UNKNOWN = Style(None, "enable_thinking")
+UNKNOWN = ThinkingStyle(None, "enable_thinking")
 """A model that no row and no profile speaks of: the key that most templates read."""
 
 
@@ -47,32 +47,32 @@ class Family:
 
     name: str
     pattern: str
-    style: Style
+    style: ThinkingStyle
 
 
 FAMILIES = (
-    Family("EXAONE Deep", r"exaone-?deep", Style(True, tags=("<thought>", "</thought>"))),
-    Family("EXAONE 4", r"exaone-?4", Style(False, "enable_thinking")),
-    Family("DeepSeek R1", r"deepseek-?r1", Style(True)),
-    Family("Qwen 3 Coder", r"qwen3.*coder", Style(False)),
-    Family("Qwen 3 Instruct 2507", r"qwen3.*instruct", Style(False)),
-    Family("Qwen 3 Thinking 2507, QwQ", r"qwen3.*thinking|qwq", Style(True)),
-    Family("Qwen 3", r"qwen-?3", Style(True, "enable_thinking")),
-    Family("DeepSeek V3.1 and later", r"deepseek-v(3[.-]?[1-9]|[4-9])", Style(True, "thinking")),
-    Family("GPT-OSS", r"gpt-?oss", Style(True, None, levels=True)),
-    Family("Granite 3.2 and 3.3", r"granite-3\.[23]", Style(True, "thinking")),
-    Family("GLM 4.5 and later", r"glm-(4\.[5-9]|[5-9])", Style(True, "enable_thinking")),
-    Family("Magistral", r"magistral", Style(True, tags=("[THINK]", "[/THINK]"))),
+    Family("EXAONE Deep", r"exaone-?deep", ThinkingStyle(True, tags=("<thought>", "</thought>"))),
+    Family("EXAONE 4", r"exaone-?4", ThinkingStyle(False, "enable_thinking")),
+    Family("DeepSeek R1", r"deepseek-?r1", ThinkingStyle(True)),
+    Family("Qwen 3 Coder", r"qwen3.*coder", ThinkingStyle(False)),
+    Family("Qwen 3 Instruct 2507", r"qwen3.*instruct", ThinkingStyle(False)),
+    Family("Qwen 3 Thinking 2507, QwQ", r"qwen3.*thinking|qwq", ThinkingStyle(True)),
+    Family("Qwen 3", r"qwen-?3", ThinkingStyle(True, "enable_thinking")),
+    Family("DeepSeek V3.1 and later", r"deepseek-v(3[.-]?[1-9]|[4-9])", ThinkingStyle(True, "thinking")),
+    Family("GPT-OSS", r"gpt-?oss", ThinkingStyle(True, None, levels=True)),
+    Family("Granite 3.2 and 3.3", r"granite-3\.[23]", ThinkingStyle(True, "thinking")),
+    Family("GLM 4.5 and later", r"glm-(4\.[5-9]|[5-9])", ThinkingStyle(True, "enable_thinking")),
+    Family("Magistral", r"magistral", ThinkingStyle(True, tags=("[THINK]", "[/THINK]"))),
 )
 
 
-def style_of(served: str, root: str | None, profile: Thinking) -> Style | None:
+def thinking_style(served: str, root: str | None, profile: Thinking) -> ThinkingStyle | None:
     """How the served model thinks: its profile's word over its family's; None when nobody knows."""
     names = f"{served}\n{root or ''}".lower()
     family = next((row.style for row in FAMILIES if re.search(row.pattern, names)), None)
     if profile == Thinking():
         return family
-    style = family or Style()
+    style = family or ThinkingStyle()
     if profile.default is not None:
         style = replace(style, default=profile.default)
     if profile.switch is not None:
@@ -90,7 +90,9 @@ def check(think: Any) -> None:
     raise response_error(f"think must be a boolean or string ({allowed}, true, or false)", 400)
 
 
-def switches(style: Style, think: bool | str | None, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def thinking_fields(
+    style: ThinkingStyle, think: bool | str | None, kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a request says to turn thinking on or off: `chat_template_kwargs` (over `kwargs`), `reasoning_effort`."""
     wanted = style.default if think is None else think
     payload: dict[str, Any] = {"chat_template_kwargs": dict(kwargs)} if kwargs else {}
@@ -105,7 +107,7 @@ def switches(style: Style, think: bool | str | None, kwargs: Mapping[str, Any] |
     return payload
 
 
-class Splitter:
+class ThinkingParser:
     """Tells thoughts from the answer in text that comes in pieces, by their tags."""
 
     def __init__(self, tags: tuple[str, str], *, opened: bool = False) -> None:

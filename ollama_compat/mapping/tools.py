@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..steps import Part
+from ..steps import JsonObject
 from .vllm_schema import ToolCallDelta
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class ToolCalls:
         self.dropped: list[str] = []
         """Why calls were dropped, for the log."""
 
-    def feed(self, deltas: Sequence[ToolCallDelta]) -> list[Part]:
+    def feed(self, deltas: Sequence[ToolCallDelta]) -> list[JsonObject]:
         """Take pieces in; a call is whole when the next one begins."""
-        whole: list[Part] = []
+        whole: list[JsonObject] = []
         for delta in deltas:
             if delta.index not in self._open:
                 whole += self.finish()
@@ -68,13 +68,13 @@ class ToolCalls:
                 call.arguments += delta.function.arguments or ""
         return whole
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[JsonObject]:
         """The calls that were still open."""
         calls = [part for call in self._open.values() if (part := self._part(call)) is not None]
         self._open.clear()
         return calls
 
-    def _part(self, call: _Call) -> Part | None:
+    def _part(self, call: _Call) -> JsonObject | None:
         if call.name not in self._allowed:
             self.dropped.append(f"a call of {call.name!r}, which was not offered")
             return None
@@ -89,7 +89,7 @@ class ToolCalls:
         }
 
 
-def parse_arguments(text: str) -> Part | None:
+def parse_arguments(text: str) -> JsonObject | None:
     """The arguments of a call as an object, also where they are JSON inside a JSON string; None: they are no object."""
     try:
         value = json.loads(text) if text.strip() else {}

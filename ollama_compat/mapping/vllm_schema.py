@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import malformed
+from .errors import malformed_reply
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """The longest single event that is kept in memory (bytes)."""
@@ -128,7 +128,7 @@ class Decisions(msgspec.Struct):
     usage: DecisionUsage
 
 
-class Card(msgspec.Struct, frozen=True):
+class ModelCard(msgspec.Struct, frozen=True):
     """One entry of `/v1/models`."""
 
     id: str
@@ -138,10 +138,10 @@ class Card(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
 
 
-class Cards(msgspec.Struct):
+class ModelList(msgspec.Struct):
     """The reply of `/v1/models`."""
 
-    data: list[Card]
+    data: list[ModelCard]
 
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ def decode(body: bytes, shape: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise malformed(url, f"{problem} in {_glimpse(body)}" if body else "it is empty") from None
+        raise malformed_reply(url, f"{problem} in {_glimpse(body)}" if body else "it is empty") from None
 
 
 def _glimpse(body: bytes) -> str:
@@ -168,7 +168,7 @@ def vector(embedding: str | list[float], url: str) -> list[float]:
     try:
         numbers = array("f", base64.b64decode(embedding, validate=True))
     except (binascii.Error, ValueError) as problem:
-        raise malformed(url, f"an embedding that is no base64 float32 ({problem})") from None
+        raise malformed_reply(url, f"an embedding that is no base64 float32 ({problem})") from None
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
@@ -210,7 +210,7 @@ class LineDecoder:
     def _keep(self, rest: bytes) -> None:
         self._open += rest
         if len(self._open) > MAX_EVENT_BYTES:
-            raise malformed(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
+            raise malformed_reply(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
 
 
 class EventDecoder(LineDecoder):

@@ -20,24 +20,24 @@ from ..go_template.prompt import read
 from ..mapping.errors import model_not_found, response_error
 from ..mapping.infill import family_of
 from ..mapping.model_details import details
-from ..mapping.model_families import UNKNOWN, style_of
+from ..mapping.model_families import UNKNOWN, thinking_style
 from ..mapping.model_names import canonical, same, with_tag
 from ..mapping.vllm_schema import decode
 from ..servers.registry import Target
 from ..settings import NO_PROFILE, Profile
-from ..steps import Exchange, Part, ask
-from .catalog_context import Site
+from ..steps import JsonObject, Steps, ask
+from .catalog_context import CatalogContext
 
 _NEVER = "2318-03-01T00:00:00Z"  # what Ollama says of a model that stays loaded (keep_alive: -1)
 
 
-def tags(site: Site) -> Exchange[None]:
+def tags(site: CatalogContext) -> Steps[None]:
     """Every model that can be asked for, under the names that services use."""
     listed = yield from _listed(site)
     yield {"models": [_row(name, target) | {"modified_at": _time(target.card.created)} for name, target in listed]}
 
 
-def ps(site: Site) -> Exchange[None]:
+def ps(site: CatalogContext) -> Steps[None]:
     """The same models: vLLM keeps what it serves loaded."""
     listed = yield from _listed(site)
     loaded = {"expires_at": _NEVER, "size_vram": 0}
@@ -48,18 +48,18 @@ def ps(site: Site) -> Exchange[None]:
     }
 
 
-def _row(name: str, target: Target) -> Part:
+def _row(name: str, target: Target) -> JsonObject:
     card = target.card
     return {"name": name, "model": name, "size": 0, "digest": "", "details": details(card.id, card.root)}
 
 
-def show(call: Call) -> Exchange[None]:
+def show(call: Call) -> Steps[None]:
     """What is known of one model."""
     card, profile = call.target.card, call.profile
     capabilities = yield from _capabilities(call)
     facts = details(card.id, card.root)
     parameters = [f"{name:<30} {_go(item)}" for name, item in sorted(_each(profile.parameters))]
-    part: Part = {
+    part: JsonObject = {
         "modelfile": _modelfile(call),
         "parameters": "\n".join(parameters),
         "template": profile.template or "",
@@ -79,7 +79,7 @@ def show(call: Call) -> Exchange[None]:
     yield part
 
 
-def pull(_: Call) -> Exchange[None]:
+def pull(_: Call) -> Steps[None]:
     """A model that is served is there already."""
     yield {"status": "success"}
 
@@ -106,7 +106,7 @@ def _go(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _capabilities(call: Call) -> Exchange[list[str]]:
+def _capabilities(call: Call) -> Steps[list[str]]:
     """What the model can do: the profile's word, else what the server's paths and its chat template show."""
     if call.profile.capabilities is not None:
         return list(call.profile.capabilities)
@@ -115,7 +115,7 @@ def _capabilities(call: Call) -> Exchange[list[str]]:
         return ["embedding"]
     if call.profile.template:
         return _of_template(call.profile)
-    style = style_of(call.served, call.target.card.root, call.profile.thinking)
+    style = thinking_style(call.served, call.target.card.root, call.profile.thinking)
     seen = yield from rendering(call, style or UNKNOWN)
     shown = yield from takes_tools(call)
     sees = yield from takes_images(call)
@@ -145,7 +145,7 @@ class _OpenAPI(msgspec.Struct):
     paths: dict[str, msgspec.Raw] = {}
 
 
-def _paths(call: Call) -> Exchange[frozenset[str]]:
+def _paths(call: Call) -> Steps[frozenset[str]]:
     """The paths that the server has, where it shows its OpenAPI document; otherwise none."""
     if (known := call.recall("paths", frozenset)) is not None:
         return known
@@ -159,7 +159,7 @@ def _paths(call: Call) -> Exchange[frozenset[str]]:
     return found
 
 
-def _listed(site: Site) -> Exchange[list[tuple[str, Target]]]:
+def _listed(site: CatalogContext) -> Steps[list[tuple[str, Target]]]:
     """Names and the models behind them: profiles, then the map's names, then what is served under its own name."""
     targets = yield from site.fleet.catalog(site.timeout_s)
     listed: dict[str, tuple[str, Target]] = {}

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..profiles.resolver import Names
-from ..servers.registry import Fleet
+from ..profiles.resolver import ModelResolver
+from ..servers.registry import ServerRegistry
 
 
 @dataclass(frozen=True)
-class Site:
+class CatalogContext:
     """All servers and all names of a client, and one request's body."""
 
     path: str
     body: Mapping[str, Any]
-    fleet: Fleet
-    names: Names
+    fleet: ServerRegistry
+    names: ModelResolver
     timeout_s: float | None = None
     """How long the caller waits for anything; None: for ever."""
 

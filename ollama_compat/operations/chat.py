@@ -12,19 +12,19 @@ from ..generation.pipeline import respond
 from ..generation.reader import Fragment, Plan
 from ..generation.request import Checked, check, loaded
 from ..generation.template_prompt import answer, template_of, templated
-from ..generation.thinking_plan import Thought, thought
+from ..generation.thinking_plan import ThinkingPlan, plan_thinking
 from ..generation.window import cut, fits, shorten, tokenize
 from ..mapping import tools
 from ..mapping.errors import lacks, window_exceeded
 from ..mapping.messages import begun, continues, joined, to_openai
-from ..mapping.model_families import Splitter
-from ..steps import Exchange, Part
+from ..mapping.model_families import ThinkingParser
+from ..steps import JsonObject, Steps
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionFunctionToolParam
 
 
-def chat(call: Call) -> Exchange[None]:
+def chat(call: Call) -> Steps[None]:
     """One chat call: `message` parts, streamed or one."""
     checked = check(call)
     messages: Sequence[Mapping[str, Any]] = call.body.get("messages") or []
@@ -37,7 +37,7 @@ def chat(call: Call) -> Exchange[None]:
         talk = templated(call, template, checked, call.body.get("tools") or ())
         yield from answer(talk, messages, _message)
         return
-    wanted = yield from thought(call)
+    wanted = yield from plan_thinking(call)
     offer = tools.offered(call.body.get("tools") or ())
     if offer and call.profile.lacks("tools"):
         raise lacks(call.name, "tools")
@@ -50,19 +50,19 @@ class Conversation:
 
     messages: Sequence[Mapping[str, Any]]
     checked: Checked
-    thought: Thought
+    thought: ThinkingPlan
     tools: Sequence[ChatCompletionFunctionToolParam] = ()
 
-    def rendered(self, messages: Sequence[Mapping[str, Any]]) -> Part:
+    def rendered(self, messages: Sequence[Mapping[str, Any]]) -> JsonObject:
         """What decides the prompt: vLLM's `/tokenize` takes it too."""
-        payload: Part = {"messages": to_openai(joined(messages)), **self.thought.payload}
+        payload: JsonObject = {"messages": to_openai(joined(messages)), **self.thought.payload}
         if continues(messages):
             payload |= {"add_generation_prompt": False, "continue_final_message": True}
         if self.tools:  # vLLM refuses an empty list, and the official client always sends one
             payload["tools"] = list(self.tools)
         return payload
 
-    def payload(self, messages: Sequence[Mapping[str, Any]]) -> Part:
+    def payload(self, messages: Sequence[Mapping[str, Any]]) -> JsonObject:
         """The whole request."""
         checked = self.checked
         payload = {**self.rendered(messages), **checked.payload}
@@ -80,8 +80,8 @@ class Conversation:
 
 
 def converse(
-    call: Call, talk: Conversation, render: Callable[[Fragment], Part], *, context: bool = False
-) -> Exchange[None]:
+    call: Call, talk: Conversation, render: Callable[[Fragment], JsonObject], *, context: bool = False
+) -> Steps[None]:
     """Have a conversation answered, shortened first where it does not fit the window."""
     plan = plan_of(talk, render, context=context)
     limit = talk.checked.num_ctx
@@ -95,7 +95,7 @@ def converse(
         raise explain_refusal(call, refused)
 
 
-def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: bool) -> Plan:
+def plan_of(talk: Conversation, render: Callable[[Fragment], JsonObject], *, context: bool) -> Plan:
     """How the reply to a conversation is read."""
     return Plan(
         render=render,
@@ -111,7 +111,7 @@ def plan_of(talk: Conversation, render: Callable[[Fragment], Part], *, context: 
     )
 
 
-def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: int) -> Exchange[None]:
+def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: int) -> Steps[None]:
     """Answer what Ollama would keep of the conversation: fewer messages, and if need be fewer tokens."""
     messages = yield from shorten(call, talk.messages, talk.rendered, limit)
     tokens = yield from tokenize(call, talk.rendered(messages))
@@ -126,31 +126,31 @@ def _shortened(call: Call, talk: Conversation, plan: Plan, limit: int, window: i
         raise explain_refusal(call, refused)
 
 
-def _splitter(talk: Conversation) -> Callable[[], Splitter] | None:
+def _splitter(talk: Conversation) -> Callable[[], ThinkingParser] | None:
     """Tells thoughts in the text. It begins inside one where the prompt opened it: not where it goes on from a message
     of the caller's, nor under a format, which without a reasoning parser binds from the first token."""
     wanted = talk.thought
     if not wanted.split:
         return None
     opened = wanted.opened and _may_open(talk)
-    return lambda: Splitter(wanted.tags, opened=opened)
+    return lambda: ThinkingParser(wanted.tags, opened=opened)
 
 
-def _learn(talk: Conversation) -> Callable[[str], Splitter] | None:
+def _learn(talk: Conversation) -> Callable[[str], ThinkingParser] | None:
     """The same, once the server has told the prompt's text: in a first call, where it is not known what it opens."""
     wanted = talk.thought
     if wanted.opens is None or not _may_open(talk):
         return None
     opens = wanted.opens
-    return lambda prompt: Splitter(wanted.tags, opened=opens(prompt))
+    return lambda prompt: ThinkingParser(wanted.tags, opened=opens(prompt))
 
 
 def _may_open(talk: Conversation) -> bool:
     return not continues(talk.messages) and talk.checked.response_format is None
 
 
-def _message(fragment: Fragment) -> Part:
-    message: Part = {"role": "assistant", "content": fragment.content}
+def _message(fragment: Fragment) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": fragment.content}
     if fragment.thinking:
         message["thinking"] = fragment.thinking
     if fragment.tool_calls:

@@ -14,12 +14,12 @@ from ..generation.request import check_keep_alive, note_without_effect
 from ..mapping import options
 from ..mapping.errors import ModelGone, refusal, response_error
 from ..mapping.vllm_schema import Embeddings, decode, vector
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 
 _UNIT = 1e-4  # how far from 1 a length may be and still be one: float32 sums are no closer
 
 
-def embed(call: Call) -> Exchange[None]:
+def embed(call: Call) -> Steps[None]:
     """Vectors for one text or many: `embeddings`, shape `(texts, dimensions)`."""
     body = call.body
     texts = _texts(body.get("input"))
@@ -41,7 +41,7 @@ def embed(call: Call) -> Exchange[None]:
     }
 
 
-def embeddings(call: Call) -> Exchange[None]:
+def embeddings(call: Call) -> Steps[None]:
     """The older call: one text, one vector as the server gives it, never cut."""
     check_keep_alive(call.body.get("keep_alive"))
     note_without_effect(call, options.resolve(call.body.get("options"), call.profile.parameters))
@@ -63,8 +63,8 @@ def unit(numbers: list[float]) -> list[float]:
     return [number / length for number in numbers]
 
 
-def _vectors(call: Call, texts: Sequence[str], cut: int | None) -> Exchange[tuple[list[list[float]], int]]:
-    payload: Part = {"input": list(texts), "encoding_format": "base64"}
+def _vectors(call: Call, texts: Sequence[str], cut: int | None) -> Steps[tuple[list[list[float]], int]]:
+    payload: JsonObject = {"input": list(texts), "encoding_format": "base64"}
     if cut is not None:
         payload |= {"truncate_prompt_tokens": cut, "truncation_side": "right"}
     reply = yield from call.ask("/v1/embeddings", payload)

@@ -13,17 +13,17 @@ from ..generation.completions import Completion, complete
 from ..generation.reader import Fragment, Plan
 from ..generation.request import Checked, check, loaded, refuse_field
 from ..generation.template_prompt import answer, insert, inserts, template_of, templated
-from ..generation.thinking_plan import thought
+from ..generation.thinking_plan import plan_thinking
 from ..generation.window import tokenize
 from ..go_template.prompt import PromptTemplate
 from ..mapping.errors import lacks, response_error
 from ..mapping.infill import family_of, fill
 from ..mapping.messages import begun
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 from .chat import Conversation, converse, plan_of
 
 
-def generate(call: Call) -> Exchange[None]:
+def generate(call: Call) -> Steps[None]:
     """One generate call: `response` parts, streamed or one."""
     body = call.body
     checked = check(call)
@@ -39,7 +39,7 @@ def generate(call: Call) -> Exchange[None]:
     if body.get("suffix"):
         yield from _insert(call, checked, prompt, body["suffix"], template)
         return
-    user: Part = {"role": "user", "content": prompt}
+    user: JsonObject = {"role": "user", "content": prompt}
     if body.get("images"):
         user["images"] = body["images"]
     profile = call.profile.model_copy(update={"messages": ()}) if body.get("context") else call.profile
@@ -48,7 +48,7 @@ def generate(call: Call) -> Exchange[None]:
         tools = None if body.get("template") else ()  # as Ollama tells a template that shows them unasked
         yield from answer(templated(call, template, checked, tools), messages, _response, context=True)
         return
-    talk = Conversation(messages, checked, (yield from thought(call)))
+    talk = Conversation(messages, checked, (yield from plan_thinking(call)))
     if body.get("context"):
         yield from _after_context(call, talk)
         return
@@ -69,7 +69,7 @@ def _refuse(call: Call) -> None:
         raise refuse_field("image generation", "vLLM's OpenAI server answers with text")
 
 
-def _insert(call: Call, checked: Checked, prompt: str, suffix: str, template: PromptTemplate | None) -> Exchange[None]:
+def _insert(call: Call, checked: Checked, prompt: str, suffix: str, template: PromptTemplate | None) -> Steps[None]:
     """Fill in the middle: the template's prompt, the profile's, or the model family's. A model that has none of them is
     refused."""
     if template is not None and inserts(call, template):
@@ -84,7 +84,7 @@ def _insert(call: Call, checked: Checked, prompt: str, suffix: str, template: Pr
     yield from complete(call, Completion(fill(form, prompt, suffix), checked, _plan(call, checked)))
 
 
-def _after_context(call: Call, talk: Conversation) -> Exchange[None]:
+def _after_context(call: Call, talk: Conversation) -> Steps[None]:
     """The prompt's tokens are put after those of the conversation so far."""
     tokens = yield from tokenize(call, talk.rendered(talk.messages))
     if tokens is None:
@@ -98,8 +98,8 @@ def _plan(call: Call, checked: Checked) -> Plan:
     return Plan(render=_response, stops=stops, top_logprobs=checked.top_logprobs, context=not call.body.get("raw"))
 
 
-def _response(fragment: Fragment) -> Part:
-    part: Part = {"response": fragment.content}
+def _response(fragment: Fragment) -> JsonObject:
+    part: JsonObject = {"response": fragment.content}
     if fragment.thinking:
         part["thinking"] = fragment.thinking
     return part

@@ -11,31 +11,31 @@ from typing import Any
 from ollama import ResponseError
 
 from ..call import Call
-from ..mapping.errors import Malformed, broken_off, elsewhere, malformed
+from ..mapping.errors import MalformedReply, elsewhere, incomplete_reply, malformed_reply
 from ..mapping.messages import begun
 from ..settings import OLLAMA
-from ..steps import NEXT, Ask, Exchange, Open, Part, Reply, Request
+from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Request, Send, Steps
 
 
-def hand_on(call: Call) -> Exchange[None]:
+def passthrough(call: Call) -> Steps[None]:
     """Ask Ollama; the parts come back under the name that was asked for."""
     try:
         yield from _handed_on(call)
-    except Malformed as problem:
+    except MalformedReply as problem:
         raise elsewhere(problem, "Please check OLLAMA_HOST.", "Ollama") from None
 
 
-def _handed_on(call: Call) -> Exchange[None]:
+def _handed_on(call: Call) -> Steps[None]:
     request = Request("POST", "", call.path, _body(call), call.name, credential=OLLAMA)
     if not call.stream:
-        reply: Reply = yield Ask(request)
+        reply: Reply = yield Send(request)
         yield _told(call, _answer(call, reply))
         return
-    refused: Reply | None = yield Open(request)
+    refused: Reply | None = yield OpenStream(request)
     if refused is not None:
         _answer(call, refused)
-    part: Part = {}
-    while (line := (yield NEXT)) is not None:
+    part: JsonObject = {}
+    while (line := (yield NEXT_EVENT)) is not None:
         part = _read(line)
         if part.get("error"):
             raise ResponseError(json.dumps(part), _number(part.get("status_code")) or -1)
@@ -44,27 +44,27 @@ def _handed_on(call: Call) -> Exchange[None]:
         call.progress.delivered = True
         yield _told(call, part)
     if not part.get("done"):
-        raise broken_off("Ollama", "the stream ended without its last part")
+        raise incomplete_reply("Ollama", "the stream ended without its last part")
 
 
-def _answer(call: Call, reply: Reply) -> Part:
+def _answer(call: Call, reply: Reply) -> JsonObject:
     if not reply.ok:
         call.progress.retry_after = reply.retry_after
         raise ResponseError(reply.body.decode("utf-8", "replace"), reply.status)
     return _read(reply.body)
 
 
-def _read(text: bytes) -> Part:
+def _read(text: bytes) -> JsonObject:
     try:
         part: Any = json.loads(text)
     except (ValueError, RecursionError):
         part = None
     if not isinstance(part, dict):
-        raise malformed("Ollama", "a part that is no JSON object")
+        raise malformed_reply("Ollama", "a part that is no JSON object")
     return part
 
 
-def _told(call: Call, part: Part) -> Part:
+def _told(call: Call, part: JsonObject) -> JsonObject:
     if part.get("prompt_eval_count") is not None:
         call.progress.tokens_in = _number(part["prompt_eval_count"])
         call.progress.tokens_out = _number(part.get("eval_count"))
@@ -76,9 +76,9 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _body(call: Call) -> Part:
+def _body(call: Call) -> JsonObject:
     """The request with what the profile of the name that was asked for adds to it."""
-    body: Part = {**call.body, "model": call.served}
+    body: JsonObject = {**call.body, "model": call.served}
     if call.profile.parameters:
         body["options"] = {**call.profile.parameters, **(body.get("options") or {})}
     if body.get("messages") is not None:

@@ -16,9 +16,9 @@ from ..generation.request import refuse_field
 from ..mapping.errors import model_not_found, response_error
 from ..mapping.model_names import canonical
 from ..settings import Profile
-from ..steps import Exchange, Part
+from ..steps import JsonObject, Steps
 from .catalog import not_served
-from .catalog_context import Site
+from .catalog_context import CatalogContext
 
 _NEEDS_FILES = {
     "files": "vLLM loads a model from a folder or a hub when it starts",
@@ -27,7 +27,7 @@ _NEEDS_FILES = {
 }
 
 
-def create(site: Site) -> Exchange[None]:
+def create(site: CatalogContext) -> Steps[None]:
     """Make a profile from a served model or from another profile."""
     body = site.body
     name = str(body.get("model", ""))
@@ -42,13 +42,13 @@ def create(site: Site) -> Exchange[None]:
     _refuse_configured(site, name)
     yield from _served(site, base)
     profile = _derived(site, base)
-    statuses: list[Part] = [{"status": f"using existing model {site.names.served(base)}"}]
+    statuses: list[JsonObject] = [{"status": f"using existing model {site.names.served(base)}"}]
     site.names.created.put(name, profile)
     statuses += [{"status": "writing manifest"}, {"status": "success"}]
     yield from statuses if body.get("stream") else statuses[-1:]
 
 
-def copy(site: Site) -> Exchange[None]:
+def copy(site: CatalogContext) -> Steps[None]:
     """Give a model a further name."""
     source, destination = str(site.body.get("source", "")), str(site.body.get("destination", ""))
     for role, name in (("source", source), ("destination", destination)):
@@ -60,7 +60,7 @@ def copy(site: Site) -> Exchange[None]:
     yield {}
 
 
-def delete(site: Site) -> Exchange[None]:
+def delete(site: CatalogContext) -> Steps[None]:
     """Forget a profile that was created."""
     name = str(site.body.get("model", ""))
     if canonical(name) is None:
@@ -76,24 +76,24 @@ def delete(site: Site) -> Exchange[None]:
     raise response_error(f"{name!r} is served by {target.url}: to take it away, stop that vLLM server", 501)
 
 
-def _refuse_configured(site: Site, name: str) -> None:
+def _refuse_configured(site: CatalogContext, name: str) -> None:
     if site.names.configured(name) is not None:
         raise response_error(f"{name!r} is a profile of the file that OLLAMA_COMPAT_CONFIG names: change it there", 501)
 
 
-def _served(site: Site, name: str) -> Exchange[None]:
+def _served(site: CatalogContext, name: str) -> Steps[None]:
     target = yield from site.fleet.find(site.names.served(name), left_s=site.timeout_s)
     if target is None:
         raise not_served(site.path, name, site.urls)
 
 
-def _based_on(site: Site, base: str) -> Profile:
+def _based_on(site: CatalogContext, base: str) -> Profile:
     """A profile that is the same model as `base`, now and when the model map changes."""
     profile = site.names.profile(base)
     return profile if profile.from_ else profile.model_copy(update={"from_": base})
 
 
-def _derived(site: Site, base: str) -> Profile:
+def _derived(site: CatalogContext, base: str) -> Profile:
     body, profile = site.body, _based_on(site, base)
     changes: dict[str, Any] = {
         "system": body.get("system") or profile.system,

@@ -6,10 +6,10 @@ from ..call import Call
 from ..generation.request import check_keep_alive, explain, note_without_effect
 from ..mapping.errors import refusal
 from ..mapping.vllm_schema import Decisions, decode
-from ..steps import Exchange
+from ..steps import Steps
 
 
-def systemone(call: Call) -> Exchange[None]:
+def systemone(call: Call) -> Steps[None]:
     """Choice, noul and score questions, answered with probabilities."""
     check_keep_alive(call.body.get("keep_alive"))
     note_without_effect(call, {})
@@ -17,6 +17,6 @@ def systemone(call: Call) -> Exchange[None]:
     reply = yield from call.ask("/v1/systemone", payload)
     if not reply.ok:
         raise explain(call, refusal(call.url, reply.status, reply.body), "systemone")
-    decided = decode(reply.body, Decisions, call.url)
-    usage = {"input_tokens": decided.usage.input_tokens, "output_tokens": decided.usage.output_tokens}
-    yield {"model": call.name, "answers": decided.answers, "usage": usage}
+    log_decision = decode(reply.body, Decisions, call.url)
+    usage = {"input_tokens": log_decision.usage.input_tokens, "output_tokens": log_decision.usage.output_tokens}
+    yield {"model": call.name, "answers": log_decision.answers, "usage": usage}

@@ -11,7 +11,7 @@ from .store import Profiles
 
 
 @dataclass(frozen=True)
-class Names:
+class ModelResolver:
     """The names of a client."""
 
     settings: Settings

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..steps import Part
+from ..steps import JsonObject
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -20,10 +20,10 @@ class Switch:
     """How thinking is switched for the models whose names have `pattern`, in lower case."""
 
     pattern: str
-    on: Part
-    off: Part | None
+    on: JsonObject
+    off: JsonObject | None
     """None: these models think, whatever they are told."""
-    levels: Mapping[str, Part]
+    levels: Mapping[str, JsonObject]
     """What each level of `think` becomes: low, medium, high, max."""
 
 
@@ -59,7 +59,7 @@ class Dialect:
     """The most that a key may hold. More is held to it."""
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Keys that some models refuse: pattern of their names -> the provider's keys."""
-    signed: Mapping[str, Part] = field(default_factory=dict)
+    signed: Mapping[str, JsonObject] = field(default_factory=dict)
     """What each tool call of the history has to carry for some models: pattern of their names -> fields of the call."""
     tool_names: bool = False
     """Whether a tool's result has the tool's name beside the id of its call."""
@@ -79,7 +79,9 @@ def _keys(names: str, **renamed: str) -> Mapping[str, str]:
     return {name: name for name in names.split()} | renamed
 
 
-def _effort(pattern: str, on: str | None, off: str | None, most: str = "high", also: Part | None = None) -> Switch:
+def _effort(
+    pattern: str, on: str | None, off: str | None, most: str = "high", also: JsonObject | None = None
+) -> Switch:
     """A switch that is `reasoning_effort`. `on` None: it says nothing; `most` is the highest level; `also` goes with
     thinking."""
     levels = {"low": "low", "medium": "medium", "high": "high", "max": most}
@@ -88,7 +90,7 @@ def _effort(pattern: str, on: str | None, off: str | None, most: str = "high", a
     return Switch(pattern, begun, {"reasoning_effort": off} if off else None, said)
 
 
-def _toggle(pattern: str, on: Part, off: Part | None) -> Switch:
+def _toggle(pattern: str, on: JsonObject, off: JsonObject | None) -> Switch:
     """A switch that knows no levels."""
     return Switch(pattern, on, off, dict.fromkeys(("low", "medium", "high", "max"), on))
 
@@ -98,8 +100,8 @@ _PROMPT = "model prompt stream temperature top_p stop max_tokens"
 _PENALTIES = "presence_penalty frequency_penalty"
 _SAMPLING = f"top_k min_p repetition_penalty seed {_PENALTIES}"
 _ALTERNATIVES = "logprobs top_logprobs"
-_UNSIGNED: Part = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
-_PARSED: Part = {"reasoning_format": "parsed"}  # else qwen3's thoughts come inside the answer; gpt-oss refuses it
+_UNSIGNED: JsonObject = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
+_PARSED: JsonObject = {"reasoning_format": "parsed"}  # else qwen3's thoughts come inside the answer; gpt-oss refuses it
 _OPENAI = f"stream_options seed {_PENALTIES}"
 
 # A payload has at most four stop strings, which every row takes (DeepSeek 16, Gemini 5), one answer (no `n`), and no

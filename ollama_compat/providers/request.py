@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..mapping.errors import Malformed, elsewhere, refusal, response_error
+from ..mapping.errors import MalformedReply, elsewhere, refusal, response_error
 from ..settings import Provider
-from ..steps import Ask, Exchange, Next, Open, Part, Reply, Request
+from ..steps import JsonObject, NextEvent, OpenStream, Reply, Request, Send, Steps
 from .dialects import CHAT, DIALECTS, Dialect
 from .response import Reading, refused
 
@@ -68,7 +68,7 @@ def dialect_of(provider: Provider) -> Dialect:
     return next((row for row in DIALECTS if any(host.endswith(f".{known}") for known in row.hosts)), DIALECTS[-1])
 
 
-def adapted(payload: Part, path: str, dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+def adapted(payload: JsonObject, path: str, dialect: Dialect, model: str) -> tuple[JsonObject, tuple[str, ...]]:
     """The request as the provider takes it at `path`, one of its endpoints, and what of the caller's it does not take.
 
     What is adapted already stays as it is.
@@ -84,12 +84,14 @@ def adapted(payload: Part, path: str, dialect: Dialect, model: str) -> tuple[Par
     return {**kept, "model": model}, tuple(dict.fromkeys(lost))
 
 
-def _taken(payload: Part, keys: Mapping[str, str], dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+def _taken(
+    payload: JsonObject, keys: Mapping[str, str], dialect: Dialect, model: str
+) -> tuple[JsonObject, tuple[str, ...]]:
     """The keys that the endpoint knows, under its own names; those about thinking are another matter."""
     theirs = {**keys, **{name: name for name in keys.values()}}
     theirs |= {name: name for row in dialect.thinking for name in (*row.on, *(row.off or ())) if name != _EFFORT}
     refused = frozenset().union(*(found for pattern, found in dialect.refused.items() if _fits(pattern, model)))
-    kept: Part = {}
+    kept: JsonObject = {}
     lost: list[str] = []
     for key, value in payload.items():
         if key in (_KWARGS, _EFFORT, "continue_final_message"):
@@ -108,7 +110,7 @@ def _taken(payload: Part, keys: Mapping[str, str], dialect: Dialect, model: str)
     return kept, tuple(lost)
 
 
-def _thinking(payload: Part, dialect: Dialect, model: str) -> tuple[Part, tuple[str, ...]]:
+def _thinking(payload: JsonObject, dialect: Dialect, model: str) -> tuple[JsonObject, tuple[str, ...]]:
     """What a request says of thinking."""
     kwargs = payload.get(_KWARGS) or {}
     wanted = next((bool(kwargs[key]) for key in _SWITCHES if key in kwargs), None)
@@ -127,13 +129,13 @@ def _thinking(payload: Part, dialect: Dialect, model: str) -> tuple[Part, tuple[
     return ({}, (*lost, "think")) if part is None else (part, lost)
 
 
-def _forgotten(messages: Sequence[Part], dialect: Dialect) -> bool:
+def _forgotten(messages: Sequence[JsonObject], dialect: Dialect) -> bool:
     """Whether the history has tool calls without the thoughts that led to them."""
     calls = (message for message in messages if message.get("tool_calls"))
     return any(not (message.get("reasoning") or message.get(dialect.history)) for message in calls)
 
 
-def _messages(payload: Part, dialect: Dialect, model: str) -> tuple[list[Part], tuple[str, ...]]:
+def _messages(payload: JsonObject, dialect: Dialect, model: str) -> tuple[list[JsonObject], tuple[str, ...]]:
     """The history, in the fields that the provider knows."""
     signed = next((part for pattern, part in dialect.signed.items() if _fits(pattern, model)), {})
     messages = [_message(message, dialect, signed) for message in payload["messages"]]
@@ -147,7 +149,7 @@ def _messages(payload: Part, dialect: Dialect, model: str) -> tuple[list[Part], 
     return messages, tuple(lost)
 
 
-def _message(message: Part, dialect: Dialect, signed: Part) -> Part:
+def _message(message: JsonObject, dialect: Dialect, signed: JsonObject) -> JsonObject:
     fields = {"role", "content", "tool_calls", "tool_call_id"}
     fields |= {dialect.history} if dialect.history else set()
     fields |= {"name"} if dialect.tool_names else set()
@@ -171,7 +173,7 @@ def _short(call_id: str) -> str:
     return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
-def _formatted(kept: Part, dialect: Dialect) -> tuple[Part, tuple[str, ...]]:
+def _formatted(kept: JsonObject, dialect: Dialect) -> tuple[JsonObject, tuple[str, ...]]:
     """`response_format` as far as it is taken. JSON without a schema has to be spoken of in the prompt too: without
     that, DeepSeek, OpenAI and Mistral refuse it or answer with white space."""
     asked = kept.get("response_format") or {}
@@ -193,14 +195,14 @@ _ANY_OBJECT = "Answer with a JSON object and nothing else."
 _BY_SCHEMA = "Answer with a JSON object that fits this JSON schema, and nothing else: {}"
 
 
-def _told(messages: Sequence[Part], text: str) -> list[Part]:
+def _told(messages: Sequence[JsonObject], text: str) -> list[JsonObject]:
     """The messages, with `text` at the end of the system prompt."""
     if messages and messages[0]["role"] == "system" and _text(messages[0]):
         return [{**messages[0], "content": f"{_text(messages[0])}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
 
 
-def _text(message: Part) -> str:
+def _text(message: JsonObject) -> str:
     """The content of a message, where it is text alone."""
     content = message.get("content")
     return content if isinstance(content, str) else ""
@@ -210,7 +212,7 @@ def _fits(pattern: str, model: str) -> bool:
     return re.search(pattern, model.lower()) is not None
 
 
-def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Callable[..., None]) -> Exchange[None]:
+def adapt(exchange: Steps[None], provider: Provider, name: str, notice: Callable[..., None]) -> Steps[None]:
     """`exchange`, asked of the provider `name` instead of a vLLM server. `notice` is called as `Memory.notice` is."""
     dialect = dialect_of(provider)
     reading = Reading()
@@ -220,7 +222,7 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
         while True:
             step = exchange.send(outcome) if problem is None else exchange.throw(problem)
             outcome, problem = None, None
-            if isinstance(step, (Ask, Open)):
+            if isinstance(step, (Send, OpenStream)):
                 if not dialect.everything and step.request.path not in dialect.endpoints:
                     outcome = Reply(404, b'{"detail":"Not Found"}')
                     continue
@@ -233,13 +235,13 @@ def adapt(exchange: Exchange[None], provider: Provider, name: str, notice: Calla
             if isinstance(outcome, Reply):
                 outcome = refused(outcome)
                 problem = _denied(provider, name, outcome.status, outcome.body)
-            elif isinstance(step, Next) and outcome is not None:
+            elif isinstance(step, NextEvent) and outcome is not None:
                 outcome = reading.event(outcome)
                 problem = _denied(provider, name, reading.status, outcome)
                 _tell(reading, name, notice)
     except StopIteration:
         return
-    except Malformed as strange:
+    except MalformedReply as strange:
         raise elsewhere(strange, f"Please check base_url in [providers.{name}]: {provider.base_url}") from None
     finally:
         exchange.close()

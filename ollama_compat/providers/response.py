@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..steps import Part, Reply
+from ..steps import JsonObject, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Reading:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return data
 
-    def call(self, delta: Part) -> _Call:
+    def call(self, delta: JsonObject) -> _Call:
         """The tool call that a delta belongs to. A name with another id, or without any index, begins a new one."""
         index, own = delta.get("index"), str(delta.get("id", ""))
         name = str(delta["function"].get("name", ""))
@@ -131,11 +131,11 @@ class Shape:
     who: str
     becomes: str
     source: str
-    read: Callable[[Part, Reading], None]
+    read: Callable[[JsonObject, Reading], None]
     """Changes a decoded event, from which every null is gone."""
 
 
-def _errors(event: Part, reading: Reading) -> None:
+def _errors(event: JsonObject, reading: Reading) -> None:
     error = event.pop("error", None) or (event.get("x_groq") or {}).get("error")
     if not error and not event.keys() & {"choices", "usage", "data", "x_groq"}:
         error = event if event.keys() & {"message", "detail", "errors"} else None
@@ -144,14 +144,14 @@ def _errors(event: Part, reading: Reading) -> None:
         event["error"] = {"message": said(error), "code": reading.status}
 
 
-def _usage(event: Part, _: Reading) -> None:
+def _usage(event: JsonObject, _: Reading) -> None:
     places = ((event.get("x_groq") or {}), *_choices(event))
     found = next((place["usage"] for place in places if isinstance(place.get("usage"), dict)), None)
     if found is not None:
         event.setdefault("usage", found)
 
 
-def _content(event: Part, _: Reading) -> None:
+def _content(event: JsonObject, _: Reading) -> None:
     for delta in _deltas(event):
         parts = delta.get("content")
         if not isinstance(parts, list):
@@ -162,14 +162,14 @@ def _content(event: Part, _: Reading) -> None:
             delta["reasoning"] = thoughts
 
 
-def _details(event: Part, _: Reading) -> None:
+def _details(event: JsonObject, _: Reading) -> None:
     for delta in _deltas(event):
         details = delta.get("reasoning_details")
         if details and not (delta.get("reasoning") or delta.get("reasoning_content")):
             delta["reasoning"] = "".join(_field(part, "text") or _field(part, "summary") for part in details)
 
 
-def _tool_calls(event: Part, reading: Reading) -> None:
+def _tool_calls(event: JsonObject, reading: Reading) -> None:
     for delta in _deltas(event):
         for piece in delta.get("tool_calls") or ():
             function = piece.setdefault("function", {})
@@ -178,7 +178,7 @@ def _tool_calls(event: Part, reading: Reading) -> None:
             piece["index"] = reading.call(piece).number
 
 
-def _finish(event: Part, reading: Reading) -> None:
+def _finish(event: JsonObject, reading: Reading) -> None:
     for choice in _choices(event):
         theirs = choice.get("finish_reason")
         if not theirs or theirs in _VLLMS:
@@ -190,7 +190,7 @@ def _finish(event: Part, reading: Reading) -> None:
         reading.told += [told] if told else []
 
 
-def _last_token(event: Part, _: Reading) -> None:
+def _last_token(event: JsonObject, _: Reading) -> None:
     for choice in _choices(event):
         logprobs = choice.get("logprobs")
         if not isinstance(logprobs, dict):
@@ -301,11 +301,11 @@ def status_of(error: object) -> int:
     return next((status for word, status in STATUSES if word in words), _ERROR_STATUS)
 
 
-def _choices(event: Part) -> Iterator[Part]:
+def _choices(event: JsonObject) -> Iterator[JsonObject]:
     return (choice for choice in event.get("choices") or () if isinstance(choice, dict))
 
 
-def _deltas(event: Part) -> Iterator[Part]:
+def _deltas(event: JsonObject) -> Iterator[JsonObject]:
     return (choice["delta"] for choice in _choices(event) if isinstance(choice.get("delta"), dict))
 
 

@@ -13,26 +13,26 @@ from dataclasses import dataclass, field
 from ..call import Call, Memory
 from ..mapping.errors import model_required, response_error
 from ..mapping.model_names import canonical, is_cloud, same
-from ..mapping.vllm_schema import Card
+from ..mapping.vllm_schema import ModelCard
 from ..operations.catalog import not_served
-from ..operations.passthrough import hand_on
-from ..profiles.resolver import Names
+from ..operations.passthrough import passthrough
+from ..profiles.resolver import ModelResolver
 from ..providers.request import adapt
 from ..settings import NO_PROFILE, OLLAMA, Profile, Settings
-from ..steps import Clock, Exchange
-from .registry import Fleet, Server, Target
+from ..steps import Clock, Steps
+from .registry import Server, ServerRegistry, Target
 
 VLLM = "vllm"
 
 _NAMED = 10
 """How many of a server's models a log line names."""
 
-Operation = Callable[[Call], Exchange[None]]
-Finder = Callable[[Sequence[Server], int, float | None], Exchange[Target | None]]
+Operation = Callable[[Call], Steps[None]]
+Finder = Callable[[Sequence[Server], int, float | None], Steps[Target | None]]
 
 
 @dataclass(frozen=True)
-class Route:
+class Backend:
     """One way to an answer."""
 
     name: str
@@ -51,12 +51,12 @@ class Route:
 
 
 @dataclass
-class Routes:
+class Backends:
     """The routes of one client's models."""
 
     settings: Settings
-    fleet: Fleet
-    names: Names
+    fleet: ServerRegistry
+    names: ModelResolver
     memory: Memory
     clock: Clock
     _elsewhere: dict[str, Server] = field(default_factory=dict)
@@ -67,25 +67,25 @@ class Routes:
         chains = self.settings.vllm_failover.items()
         return next((chain for key, chain in chains if same(key, name)), ())
 
-    def of(self, path: str, name: str) -> list[Route]:
+    def of(self, path: str, name: str) -> list[Backend]:
         """The routes of a model for a call of `path`, the first one first."""
         if is_cloud(name):
             first = self._remote(OLLAMA, name, name)
         else:
-            first = Route(name, self._on_vllm(path, name), _as_it_is, self.names.profile(name))
+            first = Backend(name, self._on_vllm(path, name), _as_it_is, self.names.profile(name))
         return [first, *(self._stand_in(path, name, other) for other in self.chain(name))]
 
-    def _stand_in(self, path: str, name: str, other: str) -> Route:
+    def _stand_in(self, path: str, name: str, other: str) -> Backend:
         provider, colon, model = other.partition(":")
         if is_cloud(other):
             return self._remote(OLLAMA, other, name)
         if colon and (provider == OLLAMA or provider in self.settings.providers):
             return self._remote(provider, model, name)
         profile = _standing_in(self.names.profile(name), self.names.profile(other))
-        return Route(other, self._on_vllm(path, other), _as_it_is, profile)
+        return Backend(other, self._on_vllm(path, other), _as_it_is, profile)
 
     def _on_vllm(self, path: str, name: str) -> Finder:
-        def find(avoid: Sequence[Server], since: int, left_s: float | None) -> Exchange[Target | None]:
+        def find(avoid: Sequence[Server], since: int, left_s: float | None) -> Steps[Target | None]:
             return (yield from self.find(path, name, avoid, since, left_s))
 
         return find
@@ -97,7 +97,7 @@ class Routes:
         avoid: Sequence[Server] = (),
         since: int | None = None,
         left_s: float | None = None,
-    ) -> Exchange[Target | None]:
+    ) -> Steps[Target | None]:
         """The vLLM server for a model by its Ollama name, but for those that failed; None when no other has it.
 
         Raises what the fleet raises, and Ollama's errors for names.
@@ -120,29 +120,31 @@ class Routes:
         )
         raise not_served(path, name, self.settings.vllm_urls)
 
-    def _remote(self, provider: str, model: str, name: str) -> Route:
+    def _remote(self, provider: str, model: str, name: str) -> Backend:
         """A model of Ollama's, or of a provider's."""
         server = self._elsewhere.get(provider)
         if server is None:
             url = OLLAMA if provider == OLLAMA else self.settings.providers[provider].base_url
             server = self._elsewhere.setdefault(provider, Server(url))
 
-        def find(avoid: Sequence[Server], *_: object) -> Exchange[Target | None]:
+        def find(avoid: Sequence[Server], *_: object) -> Steps[Target | None]:
             yield from ()
             if server in avoid:
                 return None
             if not server.breaker.closed and not server.breaker.allows(self.clock.ticks()):
                 raise server.left_alone(self.clock.ticks())
-            return Target(server, Card(model))
+            return Target(server, ModelCard(model))
 
         if provider == OLLAMA:
-            return Route(f"{OLLAMA}:{model}", find, lambda _: hand_on, self.names.profile(name), OLLAMA)
+            return Backend(f"{OLLAMA}:{model}", find, lambda _: passthrough, self.names.profile(name), OLLAMA)
 
         def adapted(operation: Operation) -> Operation:
             settings = self.settings.providers[provider]
             return lambda call: adapt(operation(call), settings, provider, call.memory.notice)
 
-        return Route(f"{provider}:{model}", find, adapted, _standing_in(self.names.profile(name), NO_PROFILE), provider)
+        return Backend(
+            f"{provider}:{model}", find, adapted, _standing_in(self.names.profile(name), NO_PROFILE), provider
+        )
 
 
 def _serves(server: Server) -> str:

@@ -24,7 +24,7 @@ QUIET_S = 10.0
 
 
 @dataclass
-class Breaker:
+class CircuitBreaker:
     """The circuit of one server. Times are ticks of a `Clock` (nanoseconds)."""
 
     failures: int = 0

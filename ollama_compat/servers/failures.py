@@ -13,12 +13,12 @@ import httpx
 from ollama import ResponseError
 
 from ..mapping.errors import (
-    BrokenOff,
     CircuitOpen,
-    Exhausted,
-    Limited,
-    Malformed,
+    ConnectionsExhausted,
+    IncompleteReply,
+    MalformedReply,
     ModelGone,
+    RateLimited,
     ServerUnreachable,
 )
 from .circuit_breaker import QUIET_S
@@ -100,7 +100,7 @@ def _row(error: BaseException) -> Failure:
     match error:
         case CircuitOpen():
             return CIRCUIT_OPEN
-        case Exhausted():
+        case ConnectionsExhausted():
             return EXHAUSTED
         case ServerUnreachable() | httpx.ConnectTimeout():
             return UNREACHABLE
@@ -108,13 +108,13 @@ def _row(error: BaseException) -> Failure:
             return OTHER  # the caller's own limit of connections
         case httpx.TimeoutException():
             return TIMEOUT
-        case BrokenOff():
+        case IncompleteReply():
             return RESET
-        case Malformed():
+        case MalformedReply():
             return MALFORMED
         case ModelGone():
             return GONE
-        case Limited():
+        case RateLimited():
             return LIMITED
         case ResponseError():
             return _of_status(error.status_code)

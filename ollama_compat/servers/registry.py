@@ -20,34 +20,34 @@ from ollama import ResponseError
 
 from ..mapping.errors import (
     CircuitOpen,
-    Exhausted,
+    ConnectionsExhausted,
+    ServerTimeout,
     ServerUnreachable,
-    Silent,
     circuit_open,
     no_vllm,
     nowhere,
     refusal,
-    silent,
+    server_not_ready,
+    server_timeout,
     unreachable,
-    unready,
 )
 from ..mapping.model_names import same
-from ..mapping.vllm_schema import Card, Cards, decode
-from ..steps import LIST, AskAll, Clock, Exchange, Reply, Request
-from ..telemetry.log import decided
-from .circuit_breaker import Breaker
+from ..mapping.vllm_schema import ModelCard, ModelList, decode
+from ..steps import LIST, Clock, Reply, Request, SendAll, Steps
+from ..telemetry.log import log_decision
+from .circuit_breaker import CircuitBreaker
 from .failures import UNREACHABLE, classify, is_late
 from .single_flight import SingleFlight
 
-LEARN_TIMEOUT_S = 5.0
+DISCOVERY_TIMEOUT_S = 5.0
 """How long a server may take to say what it serves (seconds); no longer than what is left of the caller's timeout."""
 LEAST_TIMEOUT_S = 0.1
 """The same where hardly anything is left of it."""
 GRACE_S = 0.5
 """How much longer the others may take once one has the model: a call must not wait long for who may be dark."""
-MARGIN_S = 0.25
+WAITER_MARGIN_S = 0.25
 """How much longer a call waits for what another hears than it would wait itself."""
-RETRY_AFTER_S = 10.0
+REDISCOVERY_S = 10.0
 """How soon a server that could not be reached is asked again (seconds)."""
 _TOLD = 300  # characters of a failure that are kept
 
@@ -57,14 +57,14 @@ class Server:
     """One vLLM server. `cards` is None while it is not known what it serves."""
 
     url: str
-    cards: tuple[Card, ...] | None = None
+    cards: tuple[ModelCard, ...] | None = None
     asked_at: int | None = None
     """When it was last asked what it serves, if anything came of that."""
     in_flight: int = 0
     trouble: Exception | None = None
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
-    def card(self, name: str) -> Card | None:
+    def card(self, name: str) -> ModelCard | None:
         """The served model that answers to `name`: the exact name first, then as Ollama compares names."""
         return _card(self.cards or (), name)
 
@@ -80,14 +80,14 @@ class Server:
     def succeeded(self, now: int) -> None:
         """It did its part of a call."""
         if self.breaker.succeeded(now):
-            decided("circuit closed", "it answers again", server=self.url)
+            log_decision("circuit closed", "it answers again", server=self.url)
 
     def failed(self, now: int, error: Exception) -> None:
         """It failed a call, by its own fault."""
         why = str(error)[:_TOLD]
         opened = self.breaker.late(now, why) if is_late(error) else self.breaker.failed(now, why)
         if opened:
-            decided("circuit opened", why, server=self.url, failures=self.breaker.failures)
+            log_decision("circuit opened", why, server=self.url, failures=self.breaker.failures)
 
     def left_alone(self, now: int) -> CircuitOpen:
         """What a caller is told while it takes no calls."""
@@ -100,7 +100,7 @@ class Target:
     """A server, and the model on it that takes a call."""
 
     server: Server
-    card: Card
+    card: ModelCard
 
     @property
     def url(self) -> str:
@@ -109,7 +109,7 @@ class Target:
 
 
 @dataclass
-class Fleet:
+class ServerRegistry:
     """All servers of a client."""
 
     urls: tuple[str, ...]
@@ -124,7 +124,7 @@ class Fleet:
 
     def find(
         self, name: str, avoid: Sequence[Server] = (), since: int | None = None, left_s: float | None = None
-    ) -> Exchange[Target | None]:
+    ) -> Steps[Target | None]:
         """The server that takes the next call of served model `name`, or None when no server has it.
 
         `avoid` holds servers that have just failed this call; the caller knows why. `since` is when the call began:
@@ -151,7 +151,7 @@ class Fleet:
             self.raise_trouble(name)
         return target
 
-    def catalog(self, left_s: float | None = None) -> Exchange[list[Target]]:
+    def catalog(self, left_s: float | None = None) -> Steps[list[Target]]:
         """Every served model, asked afresh; a model on several servers comes once. `left_s` is the caller's timeout."""
         yield from self._learn(self.servers, self.clock.ticks(), None, _seconds(left_s))
         if all(server.trouble for server in self.servers):
@@ -183,7 +183,7 @@ class Fleet:
             return False
         if server.asked_at is None:
             return True
-        return self.clock.ticks() - server.asked_at > RETRY_AFTER_S * 1e9
+        return self.clock.ticks() - server.asked_at > REDISCOVERY_S * 1e9
 
     def _allowed(self, server: Server) -> bool:
         return server.breaker.closed or server.breaker.allows(self.clock.ticks())
@@ -213,7 +213,7 @@ class Fleet:
         ]
         return unknown if known else [server for server in able if server.cards is not None or server in unknown]
 
-    def _learn(self, servers: Sequence[Server], since: int | None, name: str | None, seconds: float) -> Exchange[None]:
+    def _learn(self, servers: Sequence[Server], since: int | None, name: str | None, seconds: float) -> Steps[None]:
         """Ask what they serve, or wait for what another call hears; `name` is of interest, None: all are.
 
         What was asked `since` then will do; None, and where nothing is known of a server: what was not heard before.
@@ -224,14 +224,14 @@ class Fleet:
             return [server for server, needed in news if needed()]
 
         work = self._asked(unheard, name, seconds)
-        yield from self.learning.shared(lambda: bool(unheard()), work, seconds + MARGIN_S)
+        yield from self.learning.shared(lambda: bool(unheard()), work, seconds + WAITER_MARGIN_S)
 
-    def _asked(self, unheard: Callable[[], list[Server]], name: str | None, seconds: float) -> Exchange[None]:
+    def _asked(self, unheard: Callable[[], list[Server]], name: str | None, seconds: float) -> Steps[None]:
         servers, now = unheard(), self.clock.ticks()
         on_trial = [server for server in servers if not server.breaker.closed and server.breaker.admit(now)]
         requests = tuple(Request("GET", server.url, LIST, timeout=seconds) for server in servers)
         try:
-            told: list[Reply | Exception] = yield AskAll(requests, seconds, partial(_tells_of, name), GRACE_S)
+            told: list[Reply | Exception] = yield SendAll(requests, seconds, partial(_tells_of, name), GRACE_S)
             for server, outcome in zip(servers, told, strict=True):
                 self._heard(server, outcome)
                 server.asked_at = now
@@ -251,7 +251,7 @@ class Fleet:
         except (ServerUnreachable, ResponseError) as problem:
             failure = classify(problem, delivered=False)
             server.trouble = problem
-            if failure is UNREACHABLE and not isinstance(problem, Silent):
+            if failure is UNREACHABLE and not isinstance(problem, ServerTimeout):
                 server.cards = None  # any other may well serve what it did
             if failure.counts:
                 server.failed(self.clock.ticks(), problem)
@@ -263,17 +263,17 @@ class Fleet:
             return
         first, *more = troubles.values()
         for trouble in (first, *more):
-            if isinstance(trouble, Exhausted):
+            if isinstance(trouble, ConnectionsExhausted):
                 raise trouble
-        if len(self.servers) == 1 and isinstance(first, Silent):
-            raise silent(f"the vLLM server at {self.urls[0]}", first.waited_s or 0.0, name or None)
+        if len(self.servers) == 1 and isinstance(first, ServerTimeout):
+            raise server_timeout(f"the vLLM server at {self.urls[0]}", first.waited_s or 0.0, name or None)
         if len(self.servers) == 1 and isinstance(first, ServerUnreachable):
             raise unreachable(self.urls[0], name or None, first.reason)
         for trouble in (first, *more):
             if isinstance(trouble, ResponseError):
                 raise trouble
         reached = tuple(server.url for server in self.servers if server.trouble is None)
-        away = {url: trouble.reason if isinstance(trouble, Silent) else "" for url, trouble in troubles.items()}
+        away = {url: trouble.reason if isinstance(trouble, ServerTimeout) else "" for url, trouble in troubles.items()}
         raise nowhere(away, reached, name)
 
 
@@ -285,21 +285,21 @@ def _news(server: Server, since: int | None) -> Callable[[], bool]:
     return lambda: server.asked_at is None or server.asked_at < after
 
 
-def _cards(url: str, reply: Reply) -> tuple[Card, ...]:
+def _cards(url: str, reply: Reply) -> tuple[ModelCard, ...]:
     if reply.ok:
-        return tuple(decode(reply.body, Cards, url).data)
+        return tuple(decode(reply.body, ModelList, url).data)
     refused = refusal(url, reply.status, reply.body)
     if refused.status == 429 or refused.status >= 500:
-        raise unready(url, refused.status, refused.message, reply.retry_after)
+        raise server_not_ready(url, refused.status, refused.message, reply.retry_after)
     raise refused.error() if refused.status in (401, 403) else no_vllm(url, refused.status, refused.message)
 
 
 def _seconds(left: float | None) -> float:
     """How long a server may take to say what it serves, where the caller has so much left."""
-    return LEARN_TIMEOUT_S if left is None else min(LEARN_TIMEOUT_S, max(LEAST_TIMEOUT_S, left))
+    return DISCOVERY_TIMEOUT_S if left is None else min(DISCOVERY_TIMEOUT_S, max(LEAST_TIMEOUT_S, left))
 
 
-def _card(cards: Sequence[Card], name: str) -> Card | None:
+def _card(cards: Sequence[ModelCard], name: str) -> ModelCard | None:
     exact = (card for card in cards if card.id == name)
     return next(exact, None) or next((card for card in cards if same(card.id, name)), None)
 

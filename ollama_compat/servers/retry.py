@@ -20,7 +20,7 @@ _STOP = stop_after_attempt(ATTEMPTS)
 _WAIT = wait_exponential(multiplier=FIRST_WAIT_S, max=MOST_WAIT_S) + wait_random(0, FIRST_WAIT_S)
 
 
-class Patience:
+class RetrySchedule:
     """The waiting of one call."""
 
     def __init__(self, timeout_s: float | None) -> None:

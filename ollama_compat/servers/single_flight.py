@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..steps import Enter, Exchange
+from ..steps import AcquireSlot, Steps
 
 if TYPE_CHECKING:
     import aiologic
@@ -41,7 +41,7 @@ class SingleFlight:
         """Whether a call is at work."""
         return self._flight is not None
 
-    def shared(self, needed: Callable[[], bool], work: Exchange[None], wait_s: float) -> Exchange[None]:
+    def shared(self, needed: Callable[[], bool], work: Steps[None], wait_s: float) -> Steps[None]:
         """`work`, or the end of another call's where nothing is `needed` after it any more.
 
         Raises what `work` raises; another call's failure is its own.
@@ -53,7 +53,7 @@ class SingleFlight:
                 yield from self._led(flight, needed, work)
                 return
             queue = self._queue(flight)
-            late = flight if queue is not None and not (yield Enter(queue, wait_s)) else None
+            late = flight if queue is not None and not (yield AcquireSlot(queue, wait_s)) else None
 
     def _boarded(self, late: Flight | None) -> tuple[Flight, bool]:
         """The flight to wait for; True: it is the caller's own, who has found nobody at work but one that is late."""
@@ -76,7 +76,7 @@ class SingleFlight:
                 flight.queue = aiologic.Semaphore(0)
             return flight.queue
 
-    def _led(self, flight: Flight, needed: Callable[[], bool], work: Exchange[None]) -> Exchange[None]:
+    def _led(self, flight: Flight, needed: Callable[[], bool], work: Steps[None]) -> Steps[None]:
         try:
             if needed():  # another thread's work may have ended since it was asked
                 yield from work

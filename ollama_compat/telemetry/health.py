@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from ollama import ResponseError
 
-from ..mapping.errors import Malformed, elsewhere, refusal
-from ..mapping.vllm_schema import Cards, decode
+from ..mapping.errors import MalformedReply, elsewhere, refusal
+from ..mapping.vllm_schema import ModelList, decode
 from ..servers.circuit_breaker import State
 from ..settings import OLLAMA
-from ..steps import LIST, AskAll, Exchange, Reply, Request
-from ..transport.credentials import Keys
+from ..steps import LIST, Reply, Request, SendAll, Steps
+from ..transport.credentials import Credentials
 
 if TYPE_CHECKING:
-    from ..dispatch import Translation
+    from ..dispatch import Dispatcher
     from ..servers.registry import Server
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
@@ -48,16 +48,16 @@ class Health(TypedDict):
 
 
 def examined(
-    translation: Translation | None, timeout_s: float, keys: Keys | None = None, ollama: str = OLLAMA
-) -> Exchange[None]:
+    translation: Dispatcher | None, timeout_s: float, keys: Credentials | None = None, ollama: str = OLLAMA
+) -> Steps[None]:
     """One part: the `Health`. None of the keys is in it; `ollama` is the URL of Ollama, which is asked in its mode."""
-    keys = keys or Keys({})
+    keys = keys or Credentials({})
     if translation is None:
         yield from _ollama(timeout_s, keys, ollama)
         return
     servers = translation.fleet.servers
     requests = [Request("GET", server.url, path, timeout=timeout_s) for server in servers for path in _PATHS]
-    replies: list[Reply | Exception] = yield AskAll(tuple(requests), timeout_s)
+    replies: list[Reply | Exception] = yield SendAll(tuple(requests), timeout_s)
     now = translation.clock.ticks()
     pairs = zip(servers, replies[::2], replies[1::2], strict=True)
     yield _summed("vllm", [_server(server, now, alive, models, keys) for server, alive, models in pairs])
@@ -66,15 +66,15 @@ def examined(
 _PATHS = ("/health", LIST)
 
 
-def _ollama(timeout_s: float, keys: Keys, url: str) -> Exchange[None]:
+def _ollama(timeout_s: float, keys: Credentials, url: str) -> Steps[None]:
     request = Request("GET", "", "/api/version", timeout=timeout_s, credential=OLLAMA)
     reply: Reply | Exception
-    (reply,) = yield AskAll((request,), timeout_s)
+    (reply,) = yield SendAll((request,), timeout_s)
     yield _summed("ollama", [_told(url, "closed", [], 0, _ollamas_error(url, reply), keys)])
 
 
 def _ollamas_error(url: str, reply: Reply | Exception) -> str | None:
-    if isinstance(reply, Malformed):
+    if isinstance(reply, MalformedReply):
         reply = elsewhere(reply, "Please check OLLAMA_HOST.", url)
     if isinstance(reply, Reply) and reply.status in (401, 403):
         said = refusal(url, reply.status, reply.body).message or "unauthorized"
@@ -82,25 +82,29 @@ def _ollamas_error(url: str, reply: Reply | Exception) -> str | None:
     return _error(url, reply)
 
 
-def _server(server: Server, now: int, alive: Reply | Exception, models: Reply | Exception, keys: Keys) -> ServerHealth:
+def _server(
+    server: Server, now: int, alive: Reply | Exception, models: Reply | Exception, keys: Credentials
+) -> ServerHealth:
     error = _error(server.url, alive) or _error(server.url, models)
     names: list[str] = []
     if error is None and isinstance(models, Reply):
         try:
-            names = [card.id for card in decode(models.body, Cards, server.url).data]
+            names = [card.id for card in decode(models.body, ModelList, server.url).data]
         except ResponseError as problem:
             error = problem.error
     return _told(server.url, server.breaker.state(now), names, server.in_flight, error, keys)
 
 
-def _told(url: str, breaker: State, models: list[str], in_flight: int, error: str | None, keys: Keys) -> ServerHealth:
+def _told(
+    url: str, breaker: State, models: list[str], in_flight: int, error: str | None, keys: Credentials
+) -> ServerHealth:
     return {
         "url": url,
         "status": "healthy" if error is None else "unhealthy",
         "circuit_breaker": breaker,
-        "models": [keys.hidden_in(name) for name in models],
+        "models": [keys.redact_text(name) for name in models],
         "in_flight": in_flight,
-        "error": None if error is None else keys.hidden_in(error),
+        "error": None if error is None else keys.redact_text(error),
     }
 
 

@@ -21,7 +21,7 @@ LONGEST_FACT = 300
 """The longest text that a line or a field shows of a name or a reason (characters)."""
 
 
-def decided(event: str, why: str = "", /, **facts: object) -> None:
+def log_decision(event: str, why: str = "", /, **facts: object) -> None:
     """Log a decision (`failover`, `retry`, `circuit opened`, …). Facts are names and numbers, never what was said."""
     told = " ".join(f"{name}=%({name})r" for name in facts)
     write(DECISIONS, event, f"%(event)s {told}{': %(why)s' if why else ''}", {"event": event, "why": why, **facts})

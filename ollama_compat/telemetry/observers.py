@@ -12,25 +12,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from ..steps import Exchange, Part
-from .stats import Running
+from ..steps import JsonObject, Steps
+from .stats import CallRecord
 
 
 @runtime_checkable
-class Companion(Protocol):
+class ContextObserver(Protocol):
     """An observer that is there while calls are at work."""
 
-    def at_work(self, running: Running) -> AbstractContextManager[None]:
+    def call_context(self, running: CallRecord) -> AbstractContextManager[None]:
         """Entered for each stretch of work of a call. It must be quick and must not raise."""
         ...
 
 
-def accompanied(exchange: Exchange[None], at_work: Callable[[], AbstractContextManager[None]]) -> Exchange[None]:
+def accompanied(exchange: Steps[None], call_context: Callable[[], AbstractContextManager[None]]) -> Steps[None]:
     """`exchange`, with `at_work()` entered for each of its stretches."""
     problem: Exception | None = None
     try:
         while True:
-            with at_work():
+            with call_context():
                 part = yield from _to_next_part(exchange, problem)
             if part is None:
                 return
@@ -43,7 +43,7 @@ def accompanied(exchange: Exchange[None], at_work: Callable[[], AbstractContextM
         exchange.close()
 
 
-def _to_next_part(exchange: Exchange[None], problem: Exception | None) -> Exchange[Part | None]:
+def _to_next_part(exchange: Steps[None], problem: Exception | None) -> Steps[JsonObject | None]:
     """Do what an exchange asks for until it has a part; None: it is over."""
     try:
         step = next(exchange) if problem is None else exchange.throw(problem)

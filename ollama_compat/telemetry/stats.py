@@ -39,7 +39,7 @@ TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304,
 
 
 @dataclass(slots=True, eq=False)
-class Running:
+class CallRecord:
     """A call. Who runs it sets the fields as things happen, and tells its observers of the start and the end only."""
 
     operation: str
@@ -86,11 +86,11 @@ class Running:
 class Observer(Protocol):
     """Who is told of each call, in the thread that runs it. It must be quick and must not raise."""
 
-    def started(self, running: Running) -> None:
+    def started(self, running: CallRecord) -> None:
         """A call begins."""
         ...
 
-    def ended(self, running: Running) -> None:
+    def ended(self, running: CallRecord) -> None:
         """The call has ended; `ended` and `error` are set."""
         ...
 
@@ -199,7 +199,7 @@ class Row:
     first_token: Timing = field(default_factory=Timing)
     """Of all calls of which a first token was noted."""
 
-    def count(self, call: Running) -> None:
+    def count(self, call: CallRecord) -> None:
         """Count a call that has ended."""
         if call.error is None:
             self.answered += 1
@@ -305,7 +305,7 @@ class Stats:
         self._clock = clock or SystemClock()
         # Reentrant: the garbage collector may close a forgotten stream in the midst of a count, and so end its call.
         self._lock = threading.RLock()
-        self._running: dict[Running, Row] = {}
+        self._running: dict[CallRecord, Row] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -313,18 +313,18 @@ class Stats:
         self._names = ModelNames(self._own)
         self._rows: dict[tuple[str, str], Row] = {}
 
-    def started(self, running: Running) -> None:
+    def started(self, running: CallRecord) -> None:
         """A call begins."""
         with self._lock:
             self._running[running] = self._row(running, answered=False)
 
-    def ended(self, running: Running) -> None:
+    def ended(self, running: CallRecord) -> None:
         """A call has ended. One that is not running (it has ended before, or belongs to another process) is nothing."""
         with self._lock:
             if self._running.pop(running, None) is not None:
                 self._row(running, answered=running.was_answered).count(running)
 
-    def _row(self, running: Running, *, answered: bool) -> Row:
+    def _row(self, running: CallRecord, *, answered: bool) -> Row:
         key = self._names.bounded(running.model, answered=answered), running.operation
         row = self._rows.get(key)
         return self._rows.setdefault(key, Row(*key)) if row is None else row

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 
-class Line:
+class AbortHandle:
     """The connection of one request."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Line:
         else:
             request.extensions["trace"] = self._async_heard
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Shut the connection down, or keep the request from being sent. Another thread may send it."""
         self._over = True
         for waiting in tuple(getattr(self._pool, "_requests", ())):

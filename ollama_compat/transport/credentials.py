@@ -13,7 +13,7 @@ _SHORTEST = 6  # characters: a key shorter than that is a word that error messag
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class Credentials:
     """The authorization of each credential (see `exchange.Request`): a header's value, or None for no header."""
 
     authorization: Mapping[str, str | None] = field(repr=False)
@@ -37,7 +37,7 @@ class Keys:
                 body = re.sub(_escaped(secret), _HIDDEN, body) if b"\\" in body else body.replace(secret, _HIDDEN)
         return body
 
-    def hidden_in(self, text: str) -> str:
+    def redact_text(self, text: str) -> str:
         """The same of a text."""
         return self.hidden(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
 
@@ -53,9 +53,9 @@ def _escaped(secret: bytes) -> bytes:
     return "".join(written).encode("latin-1")
 
 
-def authorizations(
+def read_credentials(
     settings: Settings, headers: Mapping[str, str | None], ollama: str | None, environ: Mapping[str, str]
-) -> Keys:
+) -> Credentials:
     """The keys of a client: VLLM_API_KEY, else what the caller's own `headers` say; and each provider's variable.
 
     `ollama` is the authorization that the official client has for Ollama: OLLAMA_API_KEY is never sent to vLLM.
@@ -68,4 +68,4 @@ def authorizations(
     for name, provider in settings.providers.items():
         key = environ.get(provider.api_key_env, "").strip() if provider.api_key_env else ""
         found[name] = f"Bearer {key}" if key else None
-    return Keys(found, {name: provider.headers for name, provider in settings.providers.items()})
+    return Credentials(found, {name: provider.headers for name, provider in settings.providers.items()})

@@ -24,28 +24,28 @@ import httpx
 import msgspec
 from httpx._client import UseClientDefault
 
-from ..mapping.errors import malformed, redirected
+from ..mapping.errors import malformed_reply, redirected
 from ..mapping.vllm_schema import EventDecoder, LineDecoder
 from ..settings import OLLAMA
 from ..steps import (
     LIST,
-    Ask,
-    AskAll,
-    Enter,
-    Exchange,
-    Next,
-    Open,
+    AcquireSlot,
+    JsonObject,
+    NextEvent,
+    OpenStream,
     Outcome,
-    Part,
     Reply,
     Request,
+    Send,
+    SendAll,
     Sleep,
-    Spend,
     Step,
+    Steps,
+    TakeToken,
 )
-from .abort import Line
-from .credentials import Keys
-from .errors import CONNECT_TIMEOUT_S, late, problem_of
+from .abort import AbortHandle
+from .credentials import Credentials
+from .errors import CONNECT_TIMEOUT_S, late, translate_error
 
 if TYPE_CHECKING:
     from ..limits.rates import AsyncRates, SyncRates
@@ -56,16 +56,16 @@ MAX_ERROR_BYTES = 1024 * 1024
 """The longest error reply that is read (bytes)."""
 
 
-class Upstream:
+class SyncDriver:
     """Drives exchanges over an `httpx.Client`."""
 
-    def __init__(self, client: httpx.Client, keys: Keys, rates: SyncRates | None = None) -> None:
+    def __init__(self, client: httpx.Client, keys: Credentials, rates: SyncRates | None = None) -> None:
         """`keys`: whose authorization goes where. `rates`: needed where an exchange spends."""
         self._client = client
         self._keys = keys
         self._rates = rates
 
-    def run(self, exchange: Exchange[None]) -> Generator[Part]:
+    def run(self, exchange: Steps[None]) -> Generator[JsonObject]:
         """Yield the parts of an exchange. Closing the iterator closes the connection, which frees the server."""
         events: Iterator[bytes] | None = None
         with contextlib.ExitStack() as stack:
@@ -77,9 +77,9 @@ class Upstream:
             while (step := _advance(exchange, outcome, problem)) is not None:
                 outcome, problem = None, None
                 try:
-                    if isinstance(step, Next):
+                    if isinstance(step, NextEvent):
                         outcome = None if events is None else next(events, None)
-                    elif isinstance(step, Open):
+                    elif isinstance(step, OpenStream):
                         last = step.request
                         opened.close()  # of an attempt before this one
                         response = opened.enter_context(self._sent(step.request))
@@ -87,7 +87,7 @@ class Upstream:
                             events = self._events(response, step.request)
                         else:
                             outcome = self._reply(response, step.request)
-                    elif isinstance(step, Ask):
+                    elif isinstance(step, Send):
                         last = step.request
                         outcome = self._ask(step.request)
                     elif isinstance(step, dict):
@@ -95,24 +95,24 @@ class Upstream:
                     else:
                         outcome = self._other(step)
                 except Exception as error:
-                    problem = problem_of(error, self._client, last)
+                    problem = translate_error(error, self._client, last)
 
-    def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
+    def _other(self, step: Sleep | AcquireSlot | TakeToken | SendAll) -> Outcome:
         if isinstance(step, Sleep):
             time.sleep(step.seconds)
             return None
-        if isinstance(step, Enter):
+        if isinstance(step, AcquireSlot):
             return step.queue.green_acquire(timeout=step.timeout)
-        if isinstance(step, Spend):
+        if isinstance(step, TakeToken):
             return self._rates.spend(step.operation) if self._rates is not None else 0.0
         return self._ask_all(step)
 
-    def _ask(self, request: Request, line: Line | None = None) -> Reply:
+    def _ask(self, request: Request, line: AbortHandle | None = None) -> Reply:
         with self._sent(request, line) as response:
             return self._reply(response, request)
 
-    def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        lines = [Line() for _ in step.requests]
+    def _ask_all(self, step: SendAll) -> list[Reply | Exception]:
+        lines = [AbortHandle() for _ in step.requests]
         outcomes: list[Reply | Exception | None] = [None] * len(lines)
         answered: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
 
@@ -120,7 +120,7 @@ class Upstream:
             try:
                 answered.put((place, self._ask(request, lines[place])))
             except Exception as error:
-                answered.put((place, problem_of(error, self._client, request)))
+                answered.put((place, translate_error(error, self._client, request)))
 
         started = time.monotonic()
         until = started + step.timeout
@@ -138,7 +138,7 @@ class Upstream:
         finally:
             for line, told in zip(lines, outcomes, strict=True):
                 if told is None:
-                    line.hang_up()
+                    line.abort()
         waited = time.monotonic() - started
         return [
             outcome or late(self._client, request, line.stands, min(step.timeout, round(waited, 2)))
@@ -146,7 +146,7 @@ class Upstream:
         ]
 
     @contextlib.contextmanager
-    def _sent(self, request: Request, line: Line | None = None) -> Iterator[httpx.Response]:
+    def _sent(self, request: Request, line: AbortHandle | None = None) -> Iterator[httpx.Response]:
         built = _build(self._client, request, self._keys)
         if line is not None:
             line.carries(built, self._client)
@@ -172,16 +172,16 @@ class Upstream:
             yield _shown(event, self._keys)
 
 
-class AsyncUpstream:
+class AsyncDriver:
     """The same over an `httpx.AsyncClient`."""
 
-    def __init__(self, client: httpx.AsyncClient, keys: Keys, rates: AsyncRates | None = None) -> None:
+    def __init__(self, client: httpx.AsyncClient, keys: Credentials, rates: AsyncRates | None = None) -> None:
         """`keys`: whose authorization goes where. `rates`: needed where an exchange spends."""
         self._client = client
         self._keys = keys
         self._rates = rates
 
-    async def run(self, exchange: Exchange[None]) -> AsyncGenerator[Part]:
+    async def run(self, exchange: Steps[None]) -> AsyncGenerator[JsonObject]:
         """Yield the parts of an exchange. Closing the iterator closes the connection, which frees the server."""
         events: AsyncIterator[bytes] | None = None
         async with contextlib.AsyncExitStack() as stack:
@@ -193,9 +193,9 @@ class AsyncUpstream:
             while (step := _advance(exchange, outcome, problem)) is not None:
                 outcome, problem = None, None
                 try:
-                    if isinstance(step, Next):
+                    if isinstance(step, NextEvent):
                         outcome = None if events is None else await anext(events, None)
-                    elif isinstance(step, Open):
+                    elif isinstance(step, OpenStream):
                         last = step.request
                         await opened.aclose()  # of an attempt before this one
                         response = await opened.enter_async_context(self._sent(step.request))
@@ -203,7 +203,7 @@ class AsyncUpstream:
                             events = self._events(response, step.request)
                         else:
                             outcome = await self._reply(response, step.request)
-                    elif isinstance(step, Ask):
+                    elif isinstance(step, Send):
                         last = step.request
                         outcome = await self._ask(step.request)
                     elif isinstance(step, dict):
@@ -211,31 +211,31 @@ class AsyncUpstream:
                     else:
                         outcome = await self._other(step)
                 except Exception as error:
-                    problem = problem_of(error, self._client, last)
+                    problem = translate_error(error, self._client, last)
 
-    async def _other(self, step: Sleep | Enter | Spend | AskAll) -> Outcome:
+    async def _other(self, step: Sleep | AcquireSlot | TakeToken | SendAll) -> Outcome:
         if isinstance(step, Sleep):
             await anyio.sleep(step.seconds)
             return None
-        if isinstance(step, Enter):
+        if isinstance(step, AcquireSlot):
             return await step.queue.async_acquire(timeout=step.timeout)
-        if isinstance(step, Spend):
+        if isinstance(step, TakeToken):
             return await self._rates.spend(step.operation) if self._rates is not None else 0.0
         return await self._ask_all(step)
 
-    async def _ask(self, request: Request, line: Line | None = None) -> Reply:
+    async def _ask(self, request: Request, line: AbortHandle | None = None) -> Reply:
         async with self._sent(request, line) as response:
             return await self._reply(response, request)
 
-    async def _ask_all(self, step: AskAll) -> list[Reply | Exception]:
-        lines = [Line() for _ in step.requests]
+    async def _ask_all(self, step: SendAll) -> list[Reply | Exception]:
+        lines = [AbortHandle() for _ in step.requests]
         outcomes: list[Reply | Exception | None] = [None] * len(lines)
 
         async def answer(place: int, request: Request) -> None:
             try:
                 outcome: Reply | Exception = await self._ask(request, lines[place])
             except Exception as error:
-                outcome = problem_of(error, self._client, request)
+                outcome = translate_error(error, self._client, request)
             outcomes[place] = outcome
             if _is_enough(step, outcome):
                 waiting.deadline = min(waiting.deadline, anyio.current_time() + step.grace)
@@ -252,7 +252,7 @@ class AsyncUpstream:
         ]
 
     @contextlib.asynccontextmanager
-    async def _sent(self, request: Request, line: Line | None = None) -> AsyncIterator[httpx.Response]:
+    async def _sent(self, request: Request, line: AbortHandle | None = None) -> AsyncIterator[httpx.Response]:
         built = _build(self._client, request, self._keys)
         if line is not None:
             line.carries(built, self._client)
@@ -278,11 +278,11 @@ class AsyncUpstream:
             yield _shown(event, self._keys)
 
 
-def _is_enough(step: AskAll, outcome: Reply | Exception) -> bool:
+def _is_enough(step: SendAll, outcome: Reply | Exception) -> bool:
     return step.enough is not None and isinstance(outcome, Reply) and step.enough(outcome)
 
 
-def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | None) -> Step | None:
+def _advance(exchange: Steps[None], outcome: Outcome, problem: Exception | None) -> Step | None:
     """The exchange's next step, None at its end. What an exchange does not catch reaches the caller."""
     try:
         return exchange.send(outcome) if problem is None else exchange.throw(problem)
@@ -290,7 +290,7 @@ def _advance(exchange: Exchange[None], outcome: Outcome, problem: Exception | No
         return None
 
 
-def _build(client: httpx.Client | httpx.AsyncClient, request: Request, keys: Keys) -> httpx.Request:
+def _build(client: httpx.Client | httpx.AsyncClient, request: Request, keys: Credentials) -> httpx.Request:
     content = None if request.payload is None else msgspec.json.encode(request.payload)
     timeout = _timeout(client) if request.timeout is None else httpx.Timeout(request.timeout)
     if keys.is_provider(request.credential):  # a stranger: nothing that the client sends elsewhere is for it
@@ -316,7 +316,7 @@ def _timeout(client: httpx.Client | httpx.AsyncClient) -> httpx.Timeout:
     return httpx.Timeout(connect=connect, read=own.read, write=own.write, pool=own.pool)
 
 
-def _auth(request: Request, keys: Keys) -> httpx.Auth | UseClientDefault:
+def _auth(request: Request, keys: Credentials) -> httpx.Auth | UseClientDefault:
     """A key of the server's own goes over the `auth` that the client was made with, which is no provider's either."""
     if keys.is_provider(request.credential) or (request.credential != OLLAMA and keys.headers(request.credential)):
         return httpx.Auth()
@@ -329,7 +329,7 @@ def _check(response: httpx.Response, request: Request) -> None:
         raise redirected(request.url, response.headers["location"])
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        raise malformed(request.base, f"it is compressed ({encoding}), which was not asked for")
+        raise malformed_reply(request.base, f"it is compressed ({encoding}), which was not asked for")
 
 
 def _decoder(response: httpx.Response, request: Request) -> EventDecoder | LineDecoder:
@@ -337,11 +337,11 @@ def _decoder(response: httpx.Response, request: Request) -> EventDecoder | LineD
     if request.credential == OLLAMA:
         return LineDecoder(request.base)
     if kind and not kind.startswith("text/event-stream"):
-        raise malformed(request.base, f"{kind} where a stream of events was asked for")
+        raise malformed_reply(request.base, f"{kind} where a stream of events was asked for")
     return EventDecoder(request.base)
 
 
-def _shown(event: bytes, keys: Keys) -> bytes:
+def _shown(event: bytes, keys: Credentials) -> bytes:
     """An event; one that tells of an error is without the keys, as error replies are."""
     return keys.hidden(event) if b'"error"' in event else event
 
@@ -358,9 +358,9 @@ class _Body:
         self._body += piece
         most = MAX_REPLY_BYTES if self._response.is_success else MAX_ERROR_BYTES
         if len(self._body) > most:
-            raise malformed(self._request.base, f"it is longer than {most} bytes")
+            raise malformed_reply(self._request.base, f"it is longer than {most} bytes")
 
-    def reply(self, keys: Keys) -> Reply:
+    def reply(self, keys: Credentials) -> Reply:
         body = bytes(self._body)
         if self._response.is_success and self._request.path != LIST:  # names are shown, vectors are not
             return Reply(self._response.status_code, body)

@@ -7,7 +7,14 @@ import os
 
 import httpx
 
-from ..mapping.errors import ServerUnreachable, broken_off, exhausted, response_error, silent, unreachable
+from ..mapping.errors import (
+    ServerUnreachable,
+    connections_exhausted,
+    incomplete_reply,
+    response_error,
+    server_timeout,
+    unreachable,
+)
 from ..settings import OLLAMA
 from ..steps import Request
 
@@ -15,14 +22,14 @@ CONNECT_TIMEOUT_S = 10.0
 """How long connecting to a server may take where the client's own timeout does not say (seconds)."""
 
 
-def problem_of(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
+def translate_error(error: Exception, client: httpx.Client | httpx.AsyncClient, last: Request) -> Exception:
     """An error of `client` at its request `last` as callers know it. One that is not of the transport is as it was."""
     if last.timeout is not None and isinstance(error, httpx.TimeoutException):
         return late(client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout)
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
         return _unreached(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError) and (shortage := _shortage(error)):
-        return exhausted(_who(client, last), shortage)
+        return connections_exhausted(_who(client, last), shortage)
     if isinstance(error, httpx.ConnectError):
         return _unreached(client, last, str(error) or "no connection")
     if isinstance(error, httpx.TimeoutException):
@@ -32,7 +39,7 @@ def problem_of(error: Exception, client: httpx.Client | httpx.AsyncClient, last:
         what = "has something in it that HTTP can't carry; please check headers= and the keys for line ends"
         return response_error(f"the request to {last.base or client.base_url} was not sent: it {what}", 400)
     if isinstance(error, httpx.RequestError):
-        return broken_off(last.base, f"{type(error).__name__}: {error}")
+        return incomplete_reply(last.base, f"{type(error).__name__}: {error}")
     return error
 
 
@@ -54,7 +61,7 @@ def _shortage(error: BaseException) -> str | None:
 def late(client: httpx.Client | httpx.AsyncClient, last: Request, connected: bool, seconds: float) -> ServerUnreachable:
     """The time of a request is up that has one of its own."""
     if connected:
-        return silent(_who(client, last), seconds, last.model)
+        return server_timeout(_who(client, last), seconds, last.model)
     error = _unreached(client, last, f"no connection within {round(seconds, 2):g} s")
     error.waited_s = seconds
     return error

@@ -33,14 +33,14 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Exchange)
+        super().__init__(("127.0.0.1", 0), Steps)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.received: list[bytes] = []
         self.go_on = threading.Event()
         self.left = threading.Event()
 
 
-class Exchange(socketserver.StreamRequestHandler):
+class Steps(socketserver.StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:

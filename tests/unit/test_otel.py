@@ -26,7 +26,7 @@ from ollama_compat.telemetry.stats import (
     SECONDS,
     TOKENS,
     UNANSWERED,
-    Running,
+    CallRecord,
 )
 from tests.play import SECOND
 
@@ -45,7 +45,7 @@ class Backend:
         self.observer = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
 
     def call(self, operation: str = "chat", model: str = "exaone", error: str | None = None, **noted: Any) -> None:
-        running = Running(operation, model, SECOND, **noted)
+        running = CallRecord(operation, model, SECOND, **noted)
         self.observer.started(running)
         running.ended, running.error = 3 * SECOND, error
         self.observer.ended(running)
@@ -134,7 +134,7 @@ def test_a_name_that_can_not_be_encoded_is_told_without_what_can_not(backend: Ba
 
 def test_the_parent_is_what_is_current_where_the_call_begins(backend: Backend) -> None:
     tracer = backend.tracers.get_tracer("the service")
-    running = Running("chat", "exaone", 0)
+    running = CallRecord("chat", "exaone", 0)
     with tracer.start_as_current_span("request") as parent:
         backend.observer.started(running)
     with tracer.start_as_current_span("another"):
@@ -253,13 +253,13 @@ def test_names_that_were_never_answered_leave_room_for_those_that_are(backend: B
 
 
 def test_without_an_sdk_nothing_happens() -> None:
-    observer, running = OpenTelemetry(), Running("chat", "exaone", 0, ended=SECOND)
+    observer, running = OpenTelemetry(), CallRecord("chat", "exaone", 0, ended=SECOND)
     observer.started(running)
     observer.ended(running)
 
 
 def test_a_call_ends_once(backend: Backend) -> None:
-    running = Running("chat", "exaone", 0, ended=SECOND)
+    running = CallRecord("chat", "exaone", 0, ended=SECOND)
     backend.observer.started(running)
     backend.observer.ended(running)
     backend.observer.ended(running)
@@ -268,7 +268,7 @@ def test_a_call_ends_once(backend: Backend) -> None:
 
 
 def test_the_child_of_a_fork_leaves_its_parents_calls_to_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    parents, own = Running("chat", "exaone", 0), Running("embed", "kure", 0)
+    parents, own = CallRecord("chat", "exaone", 0), CallRecord("embed", "kure", 0)
     backend.observer.started(parents)
     monkeypatch.setattr(otel.os, "getpid", lambda: -1)
     assert backend.observer.after_fork() is backend.observer

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_compat.prometheus import Collector, register
-from ollama_compat.telemetry.stats import CANCELLED, SECONDS, Running, Stats
+from ollama_compat.telemetry.stats import CANCELLED, SECONDS, CallRecord, Stats
 from tests.play import SECOND
 
 CHAT = {"model": "exaone", "operation": "chat"}
@@ -21,7 +21,7 @@ CHAT = {"model": "exaone", "operation": "chat"}
 def call(
     stats: Stats, seconds: float = 1.0, first_token: int | None = None, error: str | None = None, **noted: Any
 ) -> None:
-    running = Running("chat", "exaone", 0, first_token=first_token, **noted)
+    running = CallRecord("chat", "exaone", 0, first_token=first_token, **noted)
     stats.started(running)
     running.ended, running.error = round(seconds * SECOND), error
     stats.ended(running)
@@ -65,9 +65,9 @@ def test_tokens_are_told_by_their_direction() -> None:
 def test_retries_failovers_and_what_is_under_way_are_told() -> None:
     stats = Stats()
     call(stats, retries=2, failovers=3)
-    stats.started(Running("chat", "exaone", 0, waiting=True))
-    stats.started(Running("chat", "exaone", 0))
-    stats.started(Running("chat", "exaone", 0))
+    stats.started(CallRecord("chat", "exaone", 0, waiting=True))
+    stats.started(CallRecord("chat", "exaone", 0))
+    stats.started(CallRecord("chat", "exaone", 0))
     told = scraped(stats)
     assert told["ollama_compat_retries_total"] == [(CHAT, 2)]
     assert told["ollama_compat_failovers_total"] == [(CHAT, 3)]
@@ -97,13 +97,13 @@ def test_several_clients_are_added_up() -> None:
 
 def test_a_label_holds_any_name() -> None:
     stats = Stats()
-    stats.started(Running("chat", 'it\'s "한국"\\\n', 0))
+    stats.started(CallRecord("chat", 'it\'s "한국"\\\n', 0))
     assert scraped(stats)["ollama_compat_in_flight"] == [({"model": 'it\'s "한국"\\\n', "operation": "chat"}, 1)]
 
 
 def test_a_name_that_can_not_be_encoded_does_not_spoil_the_scrape() -> None:
     stats = Stats()
-    stats.started(Running("chat", "half \ud800", 0))
+    stats.started(CallRecord("chat", "half \ud800", 0))
     assert scraped(stats)["ollama_compat_in_flight"] == [({"model": "(other)", "operation": "chat"}, 1)]
 
 

@@ -18,7 +18,7 @@ import ollama
 import pytest
 
 import ollama_compat
-from ollama_compat.dispatch import OPERATIONS, REFUSED, SITE_OPERATIONS
+from ollama_compat.dispatch import CATALOG_OPERATIONS, OPERATIONS, REFUSED
 
 from . import official
 
@@ -81,7 +81,7 @@ def test_the_installed_ollama_is_the_recorded_one(kind: str) -> None:
 
 @pytest.mark.parametrize("path", official.paths())
 def test_every_path_of_the_official_client_has_its_answer(path: str) -> None:
-    assert path in (*OPERATIONS, *SITE_OPERATIONS, *REFUSED, *TO_OLLAMA)
+    assert path in (*OPERATIONS, *CATALOG_OPERATIONS, *REFUSED, *TO_OLLAMA)
 
 
 @pytest.mark.parametrize(

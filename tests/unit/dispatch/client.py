@@ -10,11 +10,11 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import Settings
-from ollama_compat.dispatch import Translation
+from ollama_compat.dispatch import Dispatcher
 from ollama_compat.mapping.errors import unreachable
-from ollama_compat.mapping.vllm_schema import Card
-from ollama_compat.steps import AskAll, Exchange, Reply
-from ollama_compat.telemetry.stats import Counts, Running
+from ollama_compat.mapping.vllm_schema import ModelCard
+from ollama_compat.steps import Reply, SendAll, Steps
+from ollama_compat.telemetry.stats import CallRecord, Counts
 from tests.play import Play, StillClock, refused, reply
 
 A, B = "http://a:8001", "http://b:8002"
@@ -34,13 +34,13 @@ class Watch:
     """An observer that keeps the calls that ended."""
 
     def __init__(self) -> None:
-        self.started_: list[Running] = []
-        self.ended_: list[Running] = []
+        self.started_: list[CallRecord] = []
+        self.ended_: list[CallRecord] = []
 
-    def started(self, running: Running) -> None:
+    def started(self, running: CallRecord) -> None:
         self.started_.append(running)
 
-    def ended(self, running: Running) -> None:
+    def ended(self, running: CallRecord) -> None:
         self.ended_.append(running)
 
     def after_fork(self) -> Watch:
@@ -55,7 +55,7 @@ class Servers(Play):
         self.serves = serves
 
     def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
-        if isinstance(step, AskAll):
+        if isinstance(step, SendAll):
             return [self.told(request.base) for request in step.requests], events
         return super()._answer(step, lines, events)
 
@@ -70,12 +70,12 @@ class Client:
     def __init__(self, a: Sequence[str] = ("smol",), b: Sequence[str] = ("smol", "other"), **settings: Any) -> None:
         self.clock, self.watch = StillClock(), Watch()
         self.serves = {A: a, B: b}
-        self.made = Translation(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
+        self.made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
         self.made.guard.observers.append(self.watch)
         for server, names in zip(self.made.fleet.servers, (a, b), strict=True):
-            server.cards, server.asked_at = tuple(Card(name) for name in names), -1
+            server.cards, server.asked_at = tuple(ModelCard(name) for name in names), -1
 
-    def exchange(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Exchange[None]:
+    def exchange(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Steps[None]:
         asked = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, **body}
         exchange = self.made.exchange(path, asked, timeout_s)
         assert exchange is not None
@@ -92,7 +92,7 @@ class Client:
         return play, caught.value
 
     @property
-    def last(self) -> Running:
+    def last(self) -> CallRecord:
         return self.watch.ended_[-1]
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ollama_compat.mapping.errors import CircuitOpen, ServerUnreachable, exhausted
+from ollama_compat.mapping.errors import CircuitOpen, ServerUnreachable, connections_exhausted
 from ollama_compat.servers.circuit_breaker import OPEN_S, QUIET_S
 from ollama_compat.steps import Reply, Sleep
 from tests.play import SECOND, play, refused, reply, said
@@ -102,7 +102,9 @@ def test_a_server_that_answers_nobody_for_a_while_is_left_alone() -> None:
     assert isinstance(client.fails()[1], CircuitOpen)
 
 
-@pytest.mark.parametrize("error", [exhausted(A, "Too many open files"), httpx.PoolTimeout("no connection is free")])
+@pytest.mark.parametrize(
+    "error", [connections_exhausted(A, "Too many open files"), httpx.PoolTimeout("no connection is free")]
+)
 def test_what_is_this_sides_own_is_neither_a_failure_of_the_server_nor_a_success(error: Exception) -> None:
     client = Client(b=())
     for _ in range(4):

@@ -9,8 +9,8 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import ServerUnreachable
-from ollama_compat.mapping.errors import BrokenOff, Unready, broken_off, exhausted
-from ollama_compat.steps import Part, Reply
+from ollama_compat.mapping.errors import IncompleteReply, ServerNotReady, connections_exhausted, incomplete_reply
+from ollama_compat.steps import JsonObject, Reply
 from tests.play import MODEL_MISSING, delta, event, refused, said
 from tests.unit.dispatch.client import (
     ANSWER,
@@ -33,7 +33,9 @@ from tests.unit.dispatch.client import (
 # A server stands in for another
 
 
-@pytest.mark.parametrize("failure", [REFUSES, LOADING, BOOM, BUSY, broken_off(A, "reset"), [b"{"], Reply(500, b"<h1>")])
+@pytest.mark.parametrize(
+    "failure", [REFUSES, LOADING, BOOM, BUSY, incomplete_reply(A, "reset"), [b"{"], Reply(500, b"<h1>")]
+)
 def test_another_server_of_the_model_is_asked(failure: Any) -> None:
     client = Client()
     played = client.ask(failure, said(ANSWER))
@@ -116,7 +118,7 @@ def test_a_servers_own_wish_goes_before_the_back_off() -> None:
 
 
 def test_a_wish_is_good_for_one_wait() -> None:
-    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), broken_off(A, "reset"), said(ANSWER))
+    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), incomplete_reply(A, "reset"), said(ANSWER))
     assert played.sleeps[0] == 7.5
     assert played.sleeps[1] < 1
 
@@ -172,20 +174,20 @@ def test_after_three_tries_it_is_told_that_it_loads() -> None:
     client = unlearnt()
     played, error = client.fails(play=Loads(*[Reply(503, b"")] * 3))
     assert len(played.sleeps) == 2
-    assert isinstance(error, Unready)
+    assert isinstance(error, ServerNotReady)
     assert client.last.error == "unavailable"
 
 
 def test_a_server_that_is_broken_is_not_asked_again_what_it_serves() -> None:
     played, error = unlearnt().fails(play=Loads(Reply(500, b"")))
-    assert isinstance(error, Unready)
+    assert isinstance(error, ServerNotReady)
     assert played.sleeps == []
 
 
 def test_that_this_process_can_not_connect_is_told_at_once() -> None:
     client = Client(vllm_failover={"smol": "other"})
     for _ in range(10):
-        played, error = client.fails(exhausted(A, "Too many open files"))
+        played, error = client.fails(connections_exhausted(A, "Too many open files"))
         assert (asked(played), played.sleeps) == ([A + CHAT], [])
         assert isinstance(error, ConnectionError)
         assert client.last.error == "exhausted"
@@ -230,7 +232,7 @@ def test_every_part_of_a_stream_names_the_model_that_was_asked_for() -> None:
 
 def test_a_stream_of_ollamas_stands_in_part_by_part() -> None:
     client = Client(a=("smol",), b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
-    lines: list[Part] = [
+    lines: list[JsonObject] = [
         {"model": "qwen3:8b", "message": {"role": "assistant", "content": piece}, "done": piece == ""}
         for piece in ("my-", "answer", "")
     ]
@@ -317,7 +319,7 @@ def test_a_stand_ins_own_refusal_ends_the_chain() -> None:
 
 ENDS: dict[str, list[Any]] = {
     "without its end": [],
-    "reset": [broken_off(A, "reset")],
+    "reset": [incomplete_reply(A, "reset")],
     "error": [event({"error": {"message": "boom", "code": 500}})],
     "malformed": [b"{"],
     "abort": [delta("abort")],
@@ -391,5 +393,5 @@ def test_a_server_that_stays_gone_is_the_error_that_the_caller_gets() -> None:
 
 
 def test_a_broken_answer_is_the_error_that_the_caller_gets() -> None:
-    with pytest.raises(BrokenOff, match="without a finish_reason"):
+    with pytest.raises(IncompleteReply, match="without a finish_reason"):
         Client(b=()).ask(*[[]] * 3)

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ollama_compat.mapping.errors import Limited, broken_off
+from ollama_compat.mapping.errors import RateLimited, incomplete_reply
 from ollama_compat.steps import Reply
-from ollama_compat.telemetry.stats import Running
+from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, delta, refused, reply, said
 from tests.unit.dispatch.client import (
     ANSWER,
@@ -50,7 +50,7 @@ def test_a_call_that_was_answered_is_counted_with_all_that_happened() -> None:
         ([LOADING] * 3, "unavailable"),
         ([BUSY] * 3, "busy"),
         ([[b"{"]], "malformed"),
-        ([broken_off(A, "reset")] * 3, "reset"),
+        ([incomplete_reply(A, "reset")] * 3, "reset"),
         ([httpx.ReadTimeout("slow")], "timeout"),
         ([httpx.PoolTimeout("none is free")], "other"),
         ([[delta(content="my-")]], "cut_off"),
@@ -103,7 +103,7 @@ def test_a_call_that_does_not_get_its_turn_is_counted_as_limited() -> None:
     step = next(held)
     assert held.send(step.queue.green_acquire(blocking=False))  # type: ignore[union-attr]
     _, error = client.fails()
-    assert isinstance(error, Limited)
+    assert isinstance(error, RateLimited)
     assert client.totals["errors"] == {"limited": 1}
     assert (client.totals["in_flight"], client.totals["waiting"], client.last.waiting) == (1, 0, False)
     held.close()
@@ -138,10 +138,10 @@ def test_an_operation_has_ollamas_word(path: str, operation: str) -> None:
 
 def test_an_observer_that_raises_does_not_break_the_call(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Watch):
-        def started(self, _: Running) -> None:
+        def started(self, _: CallRecord) -> None:
             raise RuntimeError("mine")
 
-        def ended(self, _: Running) -> None:
+        def ended(self, _: CallRecord) -> None:
             raise RuntimeError("mine")
 
     client = Client()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable, Settings
-from ollama_compat.dispatch import OPERATIONS, REFUSED, SITE_OPERATIONS, Translation
+from ollama_compat.dispatch import CATALOG_OPERATIONS, OPERATIONS, REFUSED, Dispatcher
 from ollama_compat.mapping.errors import unreachable
-from ollama_compat.steps import AskAll
+from ollama_compat.steps import SendAll
 from tests.play import MODEL_MISSING, FakeClock, Play, StillClock, delta, play, reply, said
 
 A, B = "http://a:8001", "http://b:8002"
@@ -19,11 +19,11 @@ SMOL, OTHER = reply({"data": [{"id": "smol"}]}), reply({"data": [{"id": "other"}
 REFUSES = unreachable(A, "smol", "refused")
 
 
-def translation(**settings: Any) -> Translation:
-    return Translation(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), FakeClock())
+def translation(**settings: Any) -> Dispatcher:
+    return Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), FakeClock())
 
 
-def chat(made: Translation, *script: Any, **changes: Any) -> Play:
+def chat(made: Dispatcher, *script: Any, **changes: Any) -> Play:
     exchange = made.exchange("/api/chat", {**HI, **changes})
     assert exchange is not None
     return play(exchange, *script)
@@ -61,7 +61,7 @@ def test_what_vllm_cant_do_is_refused_with_what_to_do_instead(path: str) -> None
     assert caught.value.status_code == 501
 
 
-@pytest.mark.parametrize("path", [*OPERATIONS, *SITE_OPERATIONS])
+@pytest.mark.parametrize("path", [*OPERATIONS, *CATALOG_OPERATIONS])
 def test_all_else_is_answered_here(path: str) -> None:
     exchange = translation().exchange(path, {"model": "smol"})
     assert exchange is not None
@@ -131,13 +131,13 @@ def test_where_a_model_is_served() -> None:
 
 
 def test_who_serves_a_model_is_learnt_within_the_callers_timeout() -> None:
-    made = Translation(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
+    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
     asked = [made.exchange(path, HI, 0.7) for path in ("/api/chat", "/api/tags", "/api/ps")]
     asked.append(made.locate("smol", 0.7))
     for exchange in asked:
         assert exchange is not None
         step = next(exchange)
-        assert isinstance(step, AskAll)
+        assert isinstance(step, SendAll)
         assert step.timeout == 0.7
         exchange.close()
 

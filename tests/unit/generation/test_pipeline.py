@@ -13,7 +13,7 @@ from ollama_compat.call import Memory
 from ollama_compat.generation.pipeline import respond
 from ollama_compat.generation.reader import Plan
 from ollama_compat.mapping.errors import unreachable
-from ollama_compat.mapping.model_families import THINK_TAGS, Splitter
+from ollama_compat.mapping.model_families import THINK_TAGS, ThinkingParser
 from tests.play import SECOND, STAMP, URL, Play, call, choice, delta, event, play, reply, said, usage
 
 CHAT = "/v1/chat/completions"
@@ -136,14 +136,14 @@ def test_the_servers_reasoning_is_the_thought(field: str) -> None:
 
 
 def test_thoughts_between_tags_are_told_from_the_text() -> None:
-    played = answer(said("<th", "ink>Hm</think>", "\nHi"), splitter=lambda: Splitter(THINK_TAGS))
+    played = answer(said("<th", "ink>Hm</think>", "\nHi"), splitter=lambda: ThinkingParser(THINK_TAGS))
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
 def test_tags_in_the_text_mean_nothing_where_the_server_tells_thoughts_itself() -> None:
     stream = [delta(reasoning="Hm"), delta(content="<think>Hi"), delta("stop")]
-    assert texts(answer(stream, splitter=lambda: Splitter(THINK_TAGS))) == ["", "<think>Hi", ""]
+    assert texts(answer(stream, splitter=lambda: ThinkingParser(THINK_TAGS))) == ["", "<think>Hi", ""]
 
 
 def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ollama_compat import ResponseError
 from ollama_compat.call import Memory
 from ollama_compat.generation.request import check, check_keep_alive, response_format, unloads
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from tests.play import call
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -108,7 +108,7 @@ def test_a_format_is_a_json_schema(value: Any, schema: Any) -> None:
 )
 def test_a_window_smaller_than_the_servers(num_ctx: int, window: int | None, seen: int | None) -> None:
     body = {"options": {"num_ctx": num_ctx}}
-    assert check(call("/api/chat", body, card=Card("smol", max_model_len=window))).num_ctx == seen
+    assert check(call("/api/chat", body, card=ModelCard("smol", max_model_len=window))).num_ctx == seen
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.catalog import show
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.generate import generate
@@ -199,7 +199,7 @@ def test_under_a_format_it_does_not_think() -> None:
 
 
 def test_a_calls_own_template_thinks_as_the_models_family_does() -> None:
-    card = Card("Qwen/Qwen3-8B", max_model_len=2048)
+    card = ModelCard("Qwen/Qwen3-8B", max_model_len=2048)
     part = made({"template": "{{ .Prompt }}{{ .Think }}"}, completed("<think>Hm</think>Hi"), card=card).parts[0]
     assert (part["thinking"], part["response"]) == ("Hm", "Hi")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.generation.text_tool_calls import CallReader, with_calls
-from ollama_compat.steps import Part
+from ollama_compat.generation.text_tool_calls import TextToolCallParser, with_calls
+from ollama_compat.steps import JsonObject
 from tests.play import play
 
 TOOLS = ("get", "get_weather")
@@ -19,7 +19,7 @@ ROME = ("get_weather", {"city": "Rome"})
 
 def read(tag: str, *pieces: str) -> tuple[str, list[tuple[str, Any]]]:
     """The content and the calls of an answer that comes in these pieces."""
-    reader = CallReader(tag, TOOLS)
+    reader = TextToolCallParser(tag, TOOLS)
     content, calls = "", []
     for piece in pieces:
         text, found = reader.feed(piece)
@@ -74,7 +74,7 @@ def test_it_does_not_matter_how_the_text_is_split(tag: str, text: str, data: st.
 
 
 def test_calls_are_counted() -> None:
-    _, calls = CallReader("<tool_call>", TOOLS).feed(f"<tool_call>{CALL}{CALL}")
+    _, calls = TextToolCallParser("<tool_call>", TOOLS).feed(f"<tool_call>{CALL}{CALL}")
     assert calls[1] == {
         "id": "call_00000001",
         "function": {"index": 1, "name": "get_weather", "arguments": {"city": "Rome"}},
@@ -84,17 +84,17 @@ def test_calls_are_counted() -> None:
 # The parts of an answer
 
 
-def part(content: str, **fields: Any) -> Part:
+def part(content: str, **fields: Any) -> JsonObject:
     return {"message": {"role": "assistant", "content": content}, "done": False, **fields}
 
 
-def parts_of(*parts: Part) -> list[Part]:
+def parts_of(*parts: JsonObject) -> list[JsonObject]:
     """What becomes of the parts."""
 
     def answer() -> Any:
         yield from parts
 
-    return play(with_calls(answer(), CallReader("<tool_call>", TOOLS))).parts
+    return play(with_calls(answer(), TextToolCallParser("<tool_call>", TOOLS))).parts
 
 
 def test_a_call_comes_in_a_part_of_its_own() -> None:
@@ -120,4 +120,4 @@ def test_an_error_goes_through() -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        play(with_calls(answer(), CallReader("{", TOOLS)))
+        play(with_calls(answer(), TextToolCallParser("{", TOOLS)))

@@ -9,15 +9,15 @@ import pytest
 
 from ollama_compat import ResponseError
 from ollama_compat.call import Memory
-from ollama_compat.generation.thinking_plan import Thought, thought
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.generation.thinking_plan import ThinkingPlan, plan_thinking
+from ollama_compat.mapping.vllm_schema import ModelCard
 from tests.play import NO_SUCH_PATH, Play, call, play, tokens
 
 QWEN, EXAONE, R1, SMOL = (
-    Card("Qwen/Qwen3-8B"),
-    Card("LGAI-EXAONE/EXAONE-4.0-32B-AWQ"),
-    Card("deepseek-r1"),
-    Card("smol"),
+    ModelCard("Qwen/Qwen3-8B"),
+    ModelCard("LGAI-EXAONE/EXAONE-4.0-32B-AWQ"),
+    ModelCard("deepseek-r1"),
+    ModelCard("smol"),
 )
 ON, OFF = {"chat_template_kwargs": {"enable_thinking": True}}, {"chat_template_kwargs": {"enable_thinking": False}}
 
@@ -28,27 +28,27 @@ OPENS = (tokens(1, 2, strings=["a", "<think>", "Ċ"]), tokens(1), tokens(1, 2, s
 ALWAYS_OPENS = (tokens(1, strings=["<th", "ink>", "\n"]),) * 3
 
 
-def settled(card: Card, think: Any, *script: Any, **changes: Any) -> Play:
+def settled(card: ModelCard, think: Any, *script: Any, **changes: Any) -> Play:
     """The playing of it."""
-    return play(thought(call("/api/chat", {"think": think}, card=card, **changes)), *script)
+    return play(plan_thinking(call("/api/chat", {"think": think}, card=card, **changes)), *script)
 
 
-def found(card: Card, think: Any, *script: Any, **changes: Any) -> Thought:
+def found(card: ModelCard, think: Any, *script: Any, **changes: Any) -> ThinkingPlan:
     """What was found."""
-    result: Thought = settled(card, think, *script, **changes).result
+    result: ThinkingPlan = settled(card, think, *script, **changes).result
     return result
 
 
 @pytest.mark.parametrize(
     ("card", "think", "payload"), [(EXAONE, None, OFF), (EXAONE, False, OFF), (QWEN, False, OFF), (SMOL, False, OFF)]
 )
-def test_thinking_is_turned_off_without_asking_the_server(card: Card, think: bool | None, payload: Any) -> None:
+def test_thinking_is_turned_off_without_asking_the_server(card: ModelCard, think: bool | None, payload: Any) -> None:
     seen = found(card, think)
     assert (seen.payload, seen.split, seen.possible) == (payload, False, False)
 
 
 @pytest.mark.parametrize("card", [EXAONE, QWEN, SMOL])
-def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer(card: Card) -> None:
+def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer(card: ModelCard) -> None:
     assert found(card, False).reasoning == "answer"
 
 
@@ -60,11 +60,11 @@ def test_who_cant_be_switched_off_thinks_all_the_same() -> None:
 @pytest.mark.parametrize("think", [True, "high"])
 def test_a_family_that_does_not_think_is_refused_as_ollama_does(think: Any) -> None:
     with pytest.raises(ResponseError, match='"smol" does not support thinking'):
-        found(Card("Qwen/Qwen3-30B-A3B-Instruct-2507"), think)
+        found(ModelCard("Qwen/Qwen3-30B-A3B-Instruct-2507"), think)
 
 
 @pytest.mark.parametrize(("card", "think"), [(QWEN, None), (QWEN, True), (EXAONE, True), (SMOL, True)])
-def test_thinking_is_turned_on(card: Card, think: bool | None) -> None:
+def test_thinking_is_turned_on(card: ModelCard, think: bool | None) -> None:
     seen = found(card, think, *REACTS)
     assert (seen.payload, seen.split, seen.possible, seen.reasoning) == (ON, True, True, "thinking")
 
@@ -96,7 +96,7 @@ def test_a_server_that_has_no_tokenize_is_believed_to_think() -> None:
 
 
 def test_a_level_is_sent_on() -> None:
-    assert found(Card("openai/gpt-oss-20b"), "low", *REACTS).payload == {"reasoning_effort": "low"}
+    assert found(ModelCard("openai/gpt-oss-20b"), "low", *REACTS).payload == {"reasoning_effort": "low"}
 
 
 def test_think_on_a_model_that_cant_is_ollamas_refusal(caplog: pytest.LogCaptureFixture) -> None:

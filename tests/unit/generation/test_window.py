@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_compat.generation.window import cut, fits, prompt_fits, shorten, without_oldest
-from ollama_compat.steps import Exchange
+from ollama_compat.steps import Steps
 from tests.play import NO_SUCH_PATH, call, play, refused, tokens
 
 
@@ -31,7 +31,7 @@ def test_the_oldest_go_and_system_messages_stay(roles: str, number: int, kept: s
     assert numbers(without_oldest(messages(roles), number)) == kept
 
 
-def played_by_a_server_of_five_tokens_a_message(exchange: Exchange[Any]) -> Any:
+def played_by_a_server_of_five_tokens_a_message(exchange: Steps[Any]) -> Any:
     outcome = None
     while True:
         try:

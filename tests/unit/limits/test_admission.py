@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from ollama_compat import Settings
-from ollama_compat.limits.admission import Turns
-from ollama_compat.mapping.errors import Limited
-from ollama_compat.steps import NEXT, Enter, Exchange, Sleep, Spend
-from ollama_compat.telemetry.stats import Running
+from ollama_compat.limits.admission import Admission
+from ollama_compat.mapping.errors import RateLimited
+from ollama_compat.steps import NEXT_EVENT, AcquireSlot, Sleep, Steps, TakeToken
+from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, StillClock, play
 
 ANSWER = {"message": "hi"}
@@ -21,17 +21,17 @@ class Client:
 
     def __init__(self, **settings: Any) -> None:
         self.clock = StillClock()
-        self.turns = Turns(Settings(**settings), self.clock)
+        self.turns = Admission(Settings(**settings), self.clock)
 
-    def call(self, operation: str = "chat", timeout_s: float | None = None) -> tuple[Running, Exchange[None]]:
-        running = Running(operation, "smol", started=self.clock.now)
+    def call(self, operation: str = "chat", timeout_s: float | None = None) -> tuple[CallRecord, Steps[None]]:
+        running = CallRecord(operation, "smol", started=self.clock.now)
         return running, self.turns.taken(running, timeout_s, _answer())
 
     def answered(self, operation: str = "chat", timeout_s: float | None = None, **rates: list[Any]) -> Play:
         return Play(rates=rates).run(self.call(operation, timeout_s)[1])
 
 
-def _answer() -> Exchange[None]:
+def _answer() -> Steps[None]:
     yield ANSWER
 
 
@@ -57,10 +57,10 @@ def test_what_has_no_rate_has_no_turn_either(operation: str) -> None:
 
 
 def test_how_a_call_ends_is_not_changed() -> None:
-    running = Running("chat", "smol", 0)
+    running = CallRecord("chat", "smol", 0)
 
-    def refuses() -> Exchange[None]:
-        yield NEXT
+    def refuses() -> Steps[None]:
+        yield NEXT_EVENT
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
@@ -73,9 +73,9 @@ def test_how_a_call_ends_is_not_changed() -> None:
 @pytest.mark.parametrize("operation", ["chat", "generate", "embed"])
 def test_a_call_waits_at_its_rate_and_then_for_a_place(operation: str) -> None:
     running, exchange = limited().call(operation)
-    assert isinstance(next(exchange), Enter), "the head of the queue"
-    assert exchange.send(True) == Spend(operation)
-    assert isinstance(exchange.send(0.0), Enter), "a place"
+    assert isinstance(next(exchange), AcquireSlot), "the head of the queue"
+    assert exchange.send(True) == TakeToken(operation)
+    assert isinstance(exchange.send(0.0), AcquireSlot), "a place"
     assert running.waiting
     assert exchange.send(True) == ANSWER
     assert not running.waiting
@@ -97,11 +97,11 @@ def test_whoever_sleeps_at_the_head_keeps_others_of_the_operation_waiting_and_no
     client = limited()
     _, first = client.call("chat")
     enter = next(first)
-    assert isinstance(enter, Enter)
+    assert isinstance(enter, AcquireSlot)
     assert enter.queue.green_acquire(blocking=False)
     first.send(True)
     assert first.send(3.0) == Sleep(3.0)
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         client.answered("chat")
     assert client.answered("generate").parts == [ANSWER]
     first.close()
@@ -113,18 +113,18 @@ def test_the_head_of_the_queue_is_free_before_a_place_is_waited_for() -> None:
     _, held = client.call()
     begin(held)
     for _ in range(2):
-        with pytest.raises(Limited, match="VLLM_MAX_CONCURRENT"):
+        with pytest.raises(RateLimited, match="VLLM_MAX_CONCURRENT"):
             client.answered()
 
 
 # Given back
 
 
-def begin(exchange: Exchange[None]) -> None:
+def begin(exchange: Steps[None]) -> None:
     """Play a call up to its first part, which it keeps waiting for more."""
     step = next(exchange)
     while step != ANSWER:
-        step = exchange.send(step.queue.green_acquire(blocking=False) if isinstance(step, Enter) else 0.0)
+        step = exchange.send(step.queue.green_acquire(blocking=False) if isinstance(step, AcquireSlot) else 0.0)
 
 
 def test_a_place_is_given_back_when_the_answer_is_over() -> None:
@@ -137,7 +137,7 @@ def test_a_place_is_held_until_the_answer_is_over() -> None:
     (_, one), (_, two) = client.call(), client.call("embed")
     begin(one)
     begin(two)
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         client.answered("generate")
     assert next(one, None) is None
     assert client.answered("generate").parts == [ANSWER]
@@ -169,7 +169,7 @@ def test_the_head_is_given_back_when_the_rate_cannot_be_asked() -> None:
 
 def test_the_head_is_given_back_when_the_rate_refuses() -> None:
     client = limited()
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         client.answered(timeout_s=1.0, chat=[2.0])
     assert client.answered().parts == [ANSWER]
 
@@ -180,7 +180,7 @@ def test_whoever_goes_away_while_waiting_leaves_the_queue(steps: int) -> None:
     _, exchange = client.call()
     step = next(exchange)
     for outcome in [True, 3.0][:steps]:
-        if isinstance(step, Enter):
+        if isinstance(step, AcquireSlot):
             assert step.queue.green_acquire(blocking=False)
         step = exchange.send(outcome)
     exchange.close()
@@ -193,12 +193,12 @@ def test_nothing_is_given_back_that_was_not_taken() -> None:
     begin(held)
     _, waiting = client.call()
     step = next(waiting)
-    assert isinstance(step, Enter)
+    assert isinstance(step, AcquireSlot)
     step.queue.green_acquire(blocking=False)
-    assert waiting.send(True) == Spend("chat")
-    assert isinstance(waiting.send(0.0), Enter)
+    assert waiting.send(True) == TakeToken("chat")
+    assert isinstance(waiting.send(0.0), AcquireSlot)
     waiting.close()
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         client.answered()
 
 
@@ -209,7 +209,7 @@ def test_nothing_is_given_back_that_was_not_taken() -> None:
 def test_a_queue_is_waited_in_as_long_as_the_callers_timeout(timeout_s: float | None, waits: float | None) -> None:
     _, exchange = limited().call(timeout_s=timeout_s)
     enter = next(exchange)
-    assert isinstance(enter, Enter)
+    assert isinstance(enter, AcquireSlot)
     assert enter.timeout == waits
 
 
@@ -220,7 +220,7 @@ def test_what_was_waited_at_the_rate_is_no_longer_left_for_a_place() -> None:
     client.clock.now = 2 * SECOND
     exchange.send(True)
     enter = exchange.send(0.0)
-    assert isinstance(enter, Enter)
+    assert isinstance(enter, AcquireSlot)
     assert enter.timeout == 3.0
 
 
@@ -231,7 +231,7 @@ def test_a_timeout_that_is_over_is_no_negative_one() -> None:
     client.clock.now = 9 * SECOND
     exchange.send(True)
     enter = exchange.send(0.0)
-    assert isinstance(enter, Enter)
+    assert isinstance(enter, AcquireSlot)
     assert enter.timeout == 0.0
 
 
@@ -242,7 +242,7 @@ def test_a_rate_that_refuses_for_longer_than_the_timeout_refuses_at_once(wait: f
         assert client.answered(timeout_s=5.0, chat=[wait]).sleeps == [wait]
         return
     played = Play(rates={"chat": [wait]})
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         played.run(client.call(timeout_s=5.0)[1])
     assert played.sleeps == []
 
@@ -256,7 +256,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
     next(exchange)
     client.clock.now = SECOND * 5 // 4
     exchange.send(True)
-    with pytest.raises(Limited) as caught:
+    with pytest.raises(RateLimited) as caught:
         exchange.send(2.0)
     said = (
         "too many requests: chat waited 1.25 s for its turn "
@@ -268,7 +268,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
 def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:
     running, exchange = limited().call("embed", timeout_s=3.0)
     next(exchange)
-    with pytest.raises(Limited, match=r"embed waited 0.00 s for its turn \(6000/minute, VLLM_EMBED_RATE\)"):
+    with pytest.raises(RateLimited, match=r"embed waited 0.00 s for its turn \(6000/minute, VLLM_EMBED_RATE\)"):
         exchange.send(False)
     assert running.waiting, "it never had its turn; the guard tells of its end"
 
@@ -276,7 +276,7 @@ def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:
 def test_a_place_that_does_not_come_free_is_refused_with_its_variable() -> None:
     _, exchange = Client(vllm_max_concurrent=3).call("embed")
     next(exchange)
-    with pytest.raises(Limited, match=r"\(3 at once, VLLM_MAX_CONCURRENT\)"):
+    with pytest.raises(RateLimited, match=r"\(3 at once, VLLM_MAX_CONCURRENT\)"):
         exchange.send(False)
 
 
@@ -285,5 +285,5 @@ def test_where_limits_are_on_ten_calls_may_be_in_flight() -> None:
     held = [client.call()[1] for _ in range(10)]
     for exchange in held:
         begin(exchange)
-    with pytest.raises(Limited, match="10 at once"):
+    with pytest.raises(RateLimited, match="10 at once"):
         client.answered()

@@ -11,7 +11,7 @@ import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
 from ollama_compat.mapping.errors import (
-    exhausted,
+    connections_exhausted,
     failure,
     model_not_found,
     model_required,
@@ -19,9 +19,9 @@ from ollama_compat.mapping.errors import (
     redirected,
     refusal,
     response_error,
-    silent,
+    server_not_ready,
+    server_timeout,
     unreachable,
-    unready,
     window_exceeded,
 )
 
@@ -212,9 +212,9 @@ def test_no_server_in_reach_names_those_that_were_asked() -> None:
     "error",
     [
         unreachable(URL, "smol", "refused"),
-        silent(URL, 5.0, "smol"),
-        exhausted(URL, "Too many open files"),
-        unready(URL, 503, "loading", 1.0),
+        server_timeout(URL, 5.0, "smol"),
+        connections_exhausted(URL, "Too many open files"),
+        server_not_ready(URL, 503, "loading", 1.0),
         response_error("no", 400),
     ],
 )

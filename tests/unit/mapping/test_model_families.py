@@ -9,7 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollama_compat import ResponseError, Thinking
-from ollama_compat.mapping.model_families import THINK_TAGS, Splitter, Style, check, style_of, switches
+from ollama_compat.mapping.model_families import (
+    THINK_TAGS,
+    ThinkingParser,
+    ThinkingStyle,
+    check,
+    thinking_fields,
+    thinking_style,
+)
 
 # The table of families
 
@@ -17,18 +24,18 @@ from ollama_compat.mapping.model_families import THINK_TAGS, Splitter, Style, ch
 @pytest.mark.parametrize(
     ("served", "style"),
     [
-        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", Style(False, "enable_thinking")),
-        ("LGAI-EXAONE/EXAONE-4.0-1.2B", Style(False, "enable_thinking")),
-        ("Qwen/Qwen3-8B", Style(True, "enable_thinking")),
-        ("Qwen/Qwen3-30B-A3B-Instruct-2507", Style(False)),
-        ("Qwen/Qwen3-30B-A3B-Thinking-2507", Style(True)),
-        ("Qwen/QwQ-32B", Style(True)),
-        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", Style(True)),
-        ("deepseek-ai/DeepSeek-V3.1", Style(True, "thinking")),
-        ("openai/gpt-oss-20b", Style(True, None, levels=True)),
-        ("ibm-granite/granite-3.3-8b-instruct", Style(True, "thinking")),
-        ("zai-org/GLM-4.5-Air", Style(True, "enable_thinking")),
-        ("mistralai/Magistral-Small-2506", Style(True, tags=("[THINK]", "[/THINK]"))),
+        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", ThinkingStyle(False, "enable_thinking")),
+        ("LGAI-EXAONE/EXAONE-4.0-1.2B", ThinkingStyle(False, "enable_thinking")),
+        ("Qwen/Qwen3-8B", ThinkingStyle(True, "enable_thinking")),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", ThinkingStyle(False)),
+        ("Qwen/Qwen3-30B-A3B-Thinking-2507", ThinkingStyle(True)),
+        ("Qwen/QwQ-32B", ThinkingStyle(True)),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", ThinkingStyle(True)),
+        ("deepseek-ai/DeepSeek-V3.1", ThinkingStyle(True, "thinking")),
+        ("openai/gpt-oss-20b", ThinkingStyle(True, None, levels=True)),
+        ("ibm-granite/granite-3.3-8b-instruct", ThinkingStyle(True, "thinking")),
+        ("zai-org/GLM-4.5-Air", ThinkingStyle(True, "enable_thinking")),
+        ("mistralai/Magistral-Small-2506", ThinkingStyle(True, tags=("[THINK]", "[/THINK]"))),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", None),
         ("meta-llama/Llama-3.1-8B-Instruct", None),
         ("LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct", None),
@@ -36,53 +43,55 @@ from ollama_compat.mapping.model_families import THINK_TAGS, Splitter, Style, ch
         ("Qwen/Qwen2.5-7B-Instruct", None),
     ],
 )
-def test_a_served_name_tells_its_family(served: str, style: Style | None) -> None:
-    assert style_of(served, None, Thinking()) == style
+def test_a_served_name_tells_its_family(served: str, style: ThinkingStyle | None) -> None:
+    assert thinking_style(served, None, Thinking()) == style
 
 
 def test_the_root_tells_the_family_of_a_renamed_model() -> None:
-    assert style_of("assistant", "/models/Qwen3-8B", Thinking()) == Style(True, "enable_thinking")
+    assert thinking_style("assistant", "/models/Qwen3-8B", Thinking()) == ThinkingStyle(True, "enable_thinking")
 
 
 @pytest.mark.parametrize(
     ("profile", "style"),
     [
-        ({"default": False}, Style(False, "enable_thinking")),
-        ({"switch": "think"}, Style(True, "think")),
-        ({"tags": ("<t>", "</t>")}, Style(True, "enable_thinking", tags=("<t>", "</t>"))),
+        ({"default": False}, ThinkingStyle(False, "enable_thinking")),
+        ({"switch": "think"}, ThinkingStyle(True, "think")),
+        ({"tags": ("<t>", "</t>")}, ThinkingStyle(True, "enable_thinking", tags=("<t>", "</t>"))),
     ],
 )
-def test_a_profile_goes_over_the_family(profile: dict[str, Any], style: Style) -> None:
-    assert style_of("Qwen3-8B", None, Thinking(**profile)) == style
+def test_a_profile_goes_over_the_family(profile: dict[str, Any], style: ThinkingStyle) -> None:
+    assert thinking_style("Qwen3-8B", None, Thinking(**profile)) == style
 
 
 def test_a_profile_speaks_for_a_model_that_no_family_speaks_of() -> None:
-    assert style_of("smol", None, Thinking(default=True)) == Style(True)
+    assert thinking_style("smol", None, Thinking(default=True)) == ThinkingStyle(True)
 
 
 @pytest.mark.parametrize(
     ("style", "think", "payload"),
     [
-        (Style(True, "enable_thinking"), None, {"chat_template_kwargs": {"enable_thinking": True}}),
-        (Style(False, "enable_thinking"), None, {"chat_template_kwargs": {"enable_thinking": False}}),
-        (Style(False, "enable_thinking"), True, {"chat_template_kwargs": {"enable_thinking": True}}),
-        (Style(True, "thinking"), False, {"chat_template_kwargs": {"thinking": False}}),
-        (Style(None, "enable_thinking"), None, {}),
-        (Style(True), True, {}),
-        (Style(True), False, {}),
+        (ThinkingStyle(True, "enable_thinking"), None, {"chat_template_kwargs": {"enable_thinking": True}}),
+        (ThinkingStyle(False, "enable_thinking"), None, {"chat_template_kwargs": {"enable_thinking": False}}),
+        (ThinkingStyle(False, "enable_thinking"), True, {"chat_template_kwargs": {"enable_thinking": True}}),
+        (ThinkingStyle(True, "thinking"), False, {"chat_template_kwargs": {"thinking": False}}),
+        (ThinkingStyle(None, "enable_thinking"), None, {}),
+        (ThinkingStyle(True), True, {}),
+        (ThinkingStyle(True), False, {}),
         (
-            Style(True, "enable_thinking"),
+            ThinkingStyle(True, "enable_thinking"),
             "low",
             {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "low"},
         ),
-        (Style(True, levels=True), "high", {"reasoning_effort": "high"}),
-        (Style(True, levels=True), "max", {"reasoning_effort": "high"}),
-        (Style(True, levels=True), True, {}),
-        (Style(True, levels=True), False, {"reasoning_effort": "low"}),
+        (ThinkingStyle(True, levels=True), "high", {"reasoning_effort": "high"}),
+        (ThinkingStyle(True, levels=True), "max", {"reasoning_effort": "high"}),
+        (ThinkingStyle(True, levels=True), True, {}),
+        (ThinkingStyle(True, levels=True), False, {"reasoning_effort": "low"}),
     ],
 )
-def test_what_a_request_says_of_thinking(style: Style, think: bool | str | None, payload: dict[str, Any]) -> None:
-    assert switches(style, think) == payload
+def test_what_a_request_says_of_thinking(
+    style: ThinkingStyle, think: bool | str | None, payload: dict[str, Any]
+) -> None:
+    assert thinking_fields(style, think) == payload
 
 
 @pytest.mark.parametrize("think", [None, True, False, "low", "medium", "high", "max"])
@@ -110,7 +119,7 @@ def test_what_ollama_refuses_for_think(think: Any, text: str) -> None:
 
 def told(pieces: list[str], *, opened: bool = False, tags: tuple[str, str] = THINK_TAGS) -> tuple[str, str]:
     """The thoughts and the answer of a text in pieces."""
-    splitter = Splitter(tags, opened=opened)
+    splitter = ThinkingParser(tags, opened=opened)
     settled = [*map(splitter.feed, pieces), splitter.finish()]
     return "".join(thought for thought, _ in settled), "".join(answer for _, answer in settled)
 
@@ -157,11 +166,11 @@ def test_a_family_may_have_tags_of_its_own() -> None:
 
 
 def test_an_answer_is_not_held_back() -> None:
-    assert Splitter(THINK_TAGS).feed("Hi") == ("", "Hi")
+    assert ThinkingParser(THINK_TAGS).feed("Hi") == ("", "Hi")
 
 
 def test_a_thought_is_not_held_back() -> None:
-    assert Splitter(THINK_TAGS, opened=True).feed("Well") == ("Well", "")
+    assert ThinkingParser(THINK_TAGS, opened=True).feed("Well") == ("Well", "")
 
 
 PIECE = st.sampled_from(
@@ -190,6 +199,6 @@ def test_a_text_split_in_any_way_is_told_the_same(pieces: list[str], opened: boo
 def test_a_name_is_of_the_family_that_it_is_most_surely_of(
     served: str, default: bool, switch: str | None, tags: tuple[str, str]
 ) -> None:
-    style = style_of(served, None, Thinking())
+    style = thinking_style(served, None, Thinking())
     assert style is not None
     assert (style.default, style.switch, style.tags) == (default, switch, tags)

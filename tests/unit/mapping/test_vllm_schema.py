@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.vllm_schema import MAX_EVENT_BYTES, Cards, Chunk, EventDecoder, decode, vector
+from ollama_compat.mapping.vllm_schema import MAX_EVENT_BYTES, Chunk, EventDecoder, ModelList, decode, vector
 
 URL = "http://vllm:8001"
 HTTP = Path(__file__).parents[2] / "http"
@@ -109,12 +109,12 @@ def test_fields_that_are_not_named_are_skipped() -> None:
 )
 def test_what_is_malformed_is_an_error_that_names_the_server(body: bytes) -> None:
     with pytest.raises(ResponseError, match=rf"{URL} sent a malformed reply: .*Is it a vLLM server?"):
-        decode(body, Cards, URL)
+        decode(body, ModelList, URL)
 
 
 def test_an_error_quotes_the_beginning_of_what_came() -> None:
     with pytest.raises(ResponseError, match=r"<html>x{74}'"):
-        decode(b"<html>" + b"x" * 1000, Cards, URL)
+        decode(b"<html>" + b"x" * 1000, ModelList, URL)
 
 
 # Vectors

@@ -8,8 +8,8 @@ import pytest
 
 from ollama_compat import Settings
 from ollama_compat.call import Memory
-from ollama_compat.dispatch import Translation
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.dispatch import Dispatcher
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.catalog import pull, show
 from tests.play import NO_SUCH_PATH, URL, FakeClock, Play, call, play, reply, tokens
 
@@ -18,19 +18,19 @@ EMBEDS = reply({"paths": {"/v1/embeddings": {}}})
 PLAIN, CHANGED = tokens(1), tokens(1, 2)
 NO_THOUGHTS, THOUGHTS = (PLAIN, PLAIN, PLAIN), (CHANGED, PLAIN, PLAIN)
 NO_TOOLS, TOOLS, IMAGES = (PLAIN, PLAIN, NO_SUCH_PATH), (PLAIN, CHANGED, NO_SUCH_PATH), (PLAIN, PLAIN, PLAIN)
-QWEN = Card("Qwen/Qwen3-8B-AWQ", created=1795488452, max_model_len=4096)
+QWEN = ModelCard("Qwen/Qwen3-8B-AWQ", created=1795488452, max_model_len=4096)
 
 
 def listed(path: str, *cards: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
     """The models of a list."""
-    made = Translation(Settings(backend_mode="vllm", vllm_urls=(URL,), **settings), FakeClock())
+    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(URL,), **settings), FakeClock())
     exchange = made.exchange(path, None)
     assert exchange is not None
     models: list[dict[str, Any]] = play(exchange, reply({"data": cards})).parts[0]["models"]
     return models
 
 
-def shown(*script: Any, card: Card = QWEN, **changes: Any) -> Play:
+def shown(*script: Any, card: ModelCard = QWEN, **changes: Any) -> Play:
     return play(show(call("/api/show", card=card, **changes)), *script)
 
 
@@ -84,19 +84,19 @@ def test_a_list_has_the_names_that_services_use(settings: dict[str, Any], names:
 @pytest.mark.parametrize(
     ("script", "card", "profile", "capabilities"),
     [
-        ((EMBEDS,), Card("kure"), {}, ["embedding"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("smol"), {}, ["completion"]),
-        ((PATHS, *NO_THOUGHTS, *TOOLS), Card("smol"), {}, ["completion", "tools"]),
-        ((PATHS, *NO_THOUGHTS, *IMAGES), Card("smol"), {}, ["completion", "vision"]),
-        ((PATHS, *THOUGHTS, *NO_TOOLS), Card("smol"), {}, ["completion", "thinking"]),
+        ((EMBEDS,), ModelCard("kure"), {}, ["embedding"]),
+        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("smol"), {}, ["completion"]),
+        ((PATHS, *NO_THOUGHTS, *TOOLS), ModelCard("smol"), {}, ["completion", "tools"]),
+        ((PATHS, *NO_THOUGHTS, *IMAGES), ModelCard("smol"), {}, ["completion", "vision"]),
+        ((PATHS, *THOUGHTS, *NO_TOOLS), ModelCard("smol"), {}, ["completion", "thinking"]),
         ((PATHS, *NO_THOUGHTS, *NO_TOOLS), QWEN, {}, ["completion", "thinking"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("starcoder2"), {}, ["completion", "insert"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), Card("smol"), {"fim": "{prefix}"}, ["completion", "insert"]),
-        ((NO_SUCH_PATH, *[NO_SUCH_PATH] * 6), Card("smol"), {}, ["completion"]),
+        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("starcoder2"), {}, ["completion", "insert"]),
+        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("smol"), {"fim": "{prefix}"}, ["completion", "insert"]),
+        ((NO_SUCH_PATH, *[NO_SUCH_PATH] * 6), ModelCard("smol"), {}, ["completion"]),
         ((), QWEN, {"capabilities": ["completion", "vision"]}, ["completion", "vision"]),
     ],
 )
-def test_what_a_model_can_do(script: Any, card: Card, profile: dict[str, Any], capabilities: list[str]) -> None:
+def test_what_a_model_can_do(script: Any, card: ModelCard, profile: dict[str, Any], capabilities: list[str]) -> None:
     assert shown(*script, card=card, profile=profile).parts[0]["capabilities"] == capabilities
 
 
@@ -133,7 +133,7 @@ def test_parameters_are_written_as_in_a_modelfile() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    part = shown(card=Card("x"), profile={"capabilities": []}).parts[0]
+    part = shown(card=ModelCard("x"), profile={"capabilities": []}).parts[0]
     assert part["model_info"] == {"general.basename": "x"}
     assert "system" not in part
 

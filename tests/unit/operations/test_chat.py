@@ -9,7 +9,7 @@ import pytest
 
 from ollama_compat import ResponseError
 from ollama_compat.call import Memory
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.chat import chat
 from tests.play import (
     MODEL_MISSING,
@@ -272,12 +272,12 @@ def test_a_server_without_tokenize_is_asked_with_all_messages() -> None:
 
 
 def test_without_a_known_window_a_refusal_is_the_servers() -> None:
-    assert "maximum context length" in refusal({}, TOO_LONG, card=Card("smol")).error
+    assert "maximum context length" in refusal({}, TOO_LONG, card=ModelCard("smol")).error
 
 
 # Thinking without a reasoning parser
 
-QWQ = Card("Qwen/QwQ-32B", max_model_len=2048)
+QWQ = ModelCard("Qwen/QwQ-32B", max_model_len=2048)
 OPENS = [tokens(1, strings=["<think>"])] * 3
 
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.embed import embed, embeddings, unit
 from tests.play import MODEL_MISSING, NO_SUCH_PATH, SECOND, URL, Play, call, play, refused, reply
 
-KURE = Card("kure", max_model_len=256)
+KURE = ModelCard("kure", max_model_len=256)
 TOO_LONG = refused("This model's maximum context length is 256 tokens.", param="input_text")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.generate import generate
 from tests.play import NO_SUCH_PATH, STAMP, TOO_LONG, Play, call, choice, completed, delta, play, said, tokens
 
 CHAT, TOKENIZE, COMPLETIONS = "/v1/chat/completions", "/tokenize", "/v1/completions"
-CODER = Card("Qwen/Qwen2.5-Coder-7B", max_model_len=2048)
+CODER = ModelCard("Qwen/Qwen2.5-Coder-7B", max_model_len=2048)
 
 
 def ask(body: dict[str, Any], *script: Any, **changes: Any) -> Play:

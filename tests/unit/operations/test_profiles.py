@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import Profile, ResponseError, Settings
-from ollama_compat.dispatch import Translation
+from ollama_compat.dispatch import Dispatcher
 from ollama_compat.profiles.store import ProfileFile
 from tests.play import FakeClock, Play, play, reply
 
@@ -18,19 +18,19 @@ PIRATE = {"model": "pirate", "from": "smol", "system": "Arr", "parameters": {"te
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Translation:
+def made(tmp_path: Path) -> Dispatcher:
     """One server with `smol`, and a profile of the settings."""
     settings = Settings(backend_mode="vllm", vllm_urls=(URL,), models={"fixed": Profile(system="F")})
-    return Translation(settings, FakeClock(), ProfileFile(tmp_path))
+    return Dispatcher(settings, FakeClock(), ProfileFile(tmp_path))
 
 
-def ask(made: Translation, path: str, body: dict[str, Any], *script: Any) -> Play:
+def ask(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> Play:
     exchange = made.exchange(path, body)
     assert exchange is not None
     return play(exchange, *script)
 
 
-def refusal(made: Translation, path: str, body: dict[str, Any], *script: Any) -> tuple[str, int]:
+def refusal(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> tuple[str, int]:
     with pytest.raises(ResponseError) as caught:
         ask(made, path, body, *script)
     return caught.value.error, caught.value.status_code
@@ -39,7 +39,7 @@ def refusal(made: Translation, path: str, body: dict[str, Any], *script: Any) ->
 # create
 
 
-def test_a_model_is_made_from_a_served_one(made: Translation) -> None:
+def test_a_model_is_made_from_a_served_one(made: Dispatcher) -> None:
     assert ask(made, "/api/create", PIRATE, SMOL).parts == [{"status": "success"}]
     assert made.names.served("Pirate:latest") == "smol"
     assert made.names.profile("pirate") == Profile.model_validate(
@@ -47,7 +47,7 @@ def test_a_model_is_made_from_a_served_one(made: Translation) -> None:
     )
 
 
-def test_a_stream_tells_the_steps(made: Translation) -> None:
+def test_a_stream_tells_the_steps(made: Dispatcher) -> None:
     assert [part["status"] for part in ask(made, "/api/create", {**PIRATE, "stream": True}, SMOL).parts] == [
         "using existing model smol",
         "writing manifest",
@@ -55,7 +55,7 @@ def test_a_stream_tells_the_steps(made: Translation) -> None:
     ]
 
 
-def test_a_model_is_made_from_a_made_one(made: Translation) -> None:
+def test_a_model_is_made_from_a_made_one(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/create", {"model": "captain", "from": "pirate", "parameters": {"top_k": 5}})
     captain = made.names.profile("captain")
@@ -63,7 +63,7 @@ def test_a_model_is_made_from_a_made_one(made: Translation) -> None:
     assert made.names.served("captain") == "smol"
 
 
-def test_making_it_again_replaces_it(made: Translation) -> None:
+def test_making_it_again_replaces_it(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/create", {**PIRATE, "system": "Ahoy"})
     assert made.names.profile("pirate").system == "Ahoy"
@@ -80,18 +80,18 @@ def test_making_it_again_replaces_it(made: Translation) -> None:
         ({**PIRATE, "model": "fixed"}, "'fixed' is a profile of the file that OLLAMA_COMPAT_CONFIG names", 501),
     ],
 )
-def test_what_cant_be_made(made: Translation, body: dict[str, Any], text: str, status: int) -> None:
+def test_what_cant_be_made(made: Dispatcher, body: dict[str, Any], text: str, status: int) -> None:
     error, code = refusal(made, "/api/create", body)
     assert error.startswith(text)
     assert code == status
 
 
-def test_nothing_is_made_from_what_is_not_served(made: Translation) -> None:
+def test_nothing_is_made_from_what_is_not_served(made: Dispatcher) -> None:
     assert refusal(made, "/api/create", {**PIRATE, "from": "nope"}, SMOL)[1] == 404
     assert "pirate" not in list(made.names)
 
 
-def test_a_wrong_option_is_found_when_the_model_is_made(made: Translation) -> None:
+def test_a_wrong_option_is_found_when_the_model_is_made(made: Dispatcher) -> None:
     body = {**PIRATE, "parameters": {"temperature": "hot"}}
     text, status = refusal(made, "/api/create", body, SMOL)
     assert text in (
@@ -101,7 +101,7 @@ def test_a_wrong_option_is_found_when_the_model_is_made(made: Translation) -> No
     assert status in (400, 500)
 
 
-def test_a_template_is_kept_and_inherited(made: Translation) -> None:
+def test_a_template_is_kept_and_inherited(made: Dispatcher) -> None:
     ask(made, "/api/create", {**PIRATE, "template": "{{ .Prompt }}"}, SMOL)
     ask(made, "/api/create", {"model": "captain", "from": "pirate"})
     assert made.names.profile("captain").template == "{{ .Prompt }}"
@@ -109,7 +109,7 @@ def test_a_template_is_kept_and_inherited(made: Translation) -> None:
     assert made.names.profile("admiral").template == "{{ .System }}"
 
 
-def test_a_wrong_template_is_found_when_the_model_is_made(made: Translation) -> None:
+def test_a_wrong_template_is_found_when_the_model_is_made(made: Dispatcher) -> None:
     body = {**PIRATE, "template": "a\n{{ if .X }}"}
     error = "template: line 2: the template ends before the {{end}} of a block"
     assert refusal(made, "/api/create", body, SMOL) == (error, 400)
@@ -119,13 +119,13 @@ def test_a_wrong_template_is_found_when_the_model_is_made(made: Translation) -> 
 # copy
 
 
-def test_a_copy_is_the_same_model(made: Translation) -> None:
+def test_a_copy_is_the_same_model(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/copy", {"source": "pirate", "destination": "corsair"})
     assert made.names.profile("corsair") == made.names.profile("pirate")
 
 
-def test_a_copy_of_a_served_model_is_a_further_name(made: Translation) -> None:
+def test_a_copy_of_a_served_model_is_a_further_name(made: Dispatcher) -> None:
     ask(made, "/api/copy", {"source": "smol", "destination": "small"}, SMOL)
     assert made.names.served("small") == "smol"
 
@@ -138,7 +138,7 @@ def test_a_copy_of_a_served_model_is_a_further_name(made: Translation) -> None:
         ({"source": "smol", "destination": "a b//c"}, 'destination "a b//c" is invalid', 400),
     ],
 )
-def test_what_cant_be_copied(made: Translation, body: dict[str, Any], text: str, status: int) -> None:
+def test_what_cant_be_copied(made: Dispatcher, body: dict[str, Any], text: str, status: int) -> None:
     ask(made, "/api/tags", {}, SMOL)
     script = [SMOL] if status == 404 else []
     assert refusal(made, "/api/copy", body, *script) == (text, status)
@@ -147,7 +147,7 @@ def test_what_cant_be_copied(made: Translation, body: dict[str, Any], text: str,
 # delete
 
 
-def test_a_made_model_can_be_deleted(made: Translation) -> None:
+def test_a_made_model_can_be_deleted(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/delete", {"model": "PIRATE"})
     assert "pirate" not in list(made.names)
@@ -160,15 +160,15 @@ def test_a_made_model_can_be_deleted(made: Translation) -> None:
         ("smol", f"'smol' is served by {URL}: to take it away, stop that vLLM server", 501),
     ],
 )
-def test_a_served_model_cant_be_deleted(made: Translation, name: str, text: str, status: int) -> None:
+def test_a_served_model_cant_be_deleted(made: Dispatcher, name: str, text: str, status: int) -> None:
     assert refusal(made, "/api/delete", {"model": name}, SMOL) == (text, status)
 
 
-def test_a_profile_of_the_settings_cant_be_deleted(made: Translation) -> None:
+def test_a_profile_of_the_settings_cant_be_deleted(made: Dispatcher) -> None:
     assert refusal(made, "/api/delete", {"model": "fixed"})[1] == 501
 
 
-def test_made_models_are_listed(made: Translation) -> None:
+def test_made_models_are_listed(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     listed = ask(made, "/api/tags", {}, SMOL).parts[0]["models"]
     assert [model["name"] for model in listed] == ["pirate:latest", "smol:latest"]

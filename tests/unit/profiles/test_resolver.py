@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import Profile, Settings
-from ollama_compat.profiles.resolver import Names
+from ollama_compat.profiles.resolver import ModelResolver
 
 SETTINGS: dict[str, Any] = {
     "vllm_model_map": {"smol": "org/Smol-135M", "big": "org/Big"},
@@ -28,8 +28,8 @@ class Kept:
         raise NotImplementedError
 
 
-def names(**created: Profile) -> Names:
-    return Names(Settings.model_validate(SETTINGS), Kept(**created))
+def names(**created: Profile) -> ModelResolver:
+    return ModelResolver(Settings.model_validate(SETTINGS), Kept(**created))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ollama_compat.providers.dialects import CHAT, COMPLETIONS, DIALECTS, EMBEDDINGS, Dialect
 from ollama_compat.providers.request import CONTEXT, CONTINUED, SCHEMA_ASKED, SCHEMA_TOLD, THOUGHTS, adapted
-from ollama_compat.steps import Part
+from ollama_compat.steps import JsonObject
 from tests.payloads import (
     BY_NAME,
     FULL,
@@ -208,7 +208,7 @@ MODELS = st.sampled_from([model for model, _, _ in CHATS.values()] + ["gpt-5.2",
 
 @given(PAYLOADS, st.sampled_from(DIALECTS), MODELS)
 def test_a_request_is_not_changed_and_adapting_it_twice_is_adapting_it_once(
-    payload: Part, row: Dialect, model: str
+    payload: JsonObject, row: Dialect, model: str
 ) -> None:
     before = copy.deepcopy(payload)
     once, _ = adapted(payload, CHAT, row, model)
@@ -219,14 +219,14 @@ def test_a_request_is_not_changed_and_adapting_it_twice_is_adapting_it_once(
 
 
 @given(PAYLOADS, st.sampled_from(OTHERS), MODELS)
-def test_nothing_of_vllms_own_leaves_for_a_provider(payload: Part, row: Dialect, model: str) -> None:
+def test_nothing_of_vllms_own_leaves_for_a_provider(payload: JsonObject, row: Dialect, model: str) -> None:
     sent, _ = adapted(payload, CHAT, row, model)
     assert not sent.keys() & VLLM_ONLY
     assert "continuous_usage_stats" not in sent.get("stream_options", {})
 
 
 @given(PAYLOADS, st.sampled_from(OTHERS), MODELS)
-def test_what_is_not_sent_is_told(payload: Part, row: Dialect, model: str) -> None:
+def test_what_is_not_sent_is_told(payload: JsonObject, row: Dialect, model: str) -> None:
     sent, told = adapted(payload, CHAT, row, model)
     for key, name in (("seed", "seed"), ("min_p", "min_p"), ("repetition_penalty", "repeat_penalty")):
         if key in payload and not sent.keys() & {key, "random_seed" if key == "seed" else key}:

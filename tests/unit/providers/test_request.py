@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.errors import Malformed, malformed, redirected
+from ollama_compat.mapping.errors import MalformedReply, malformed_reply, redirected
 from ollama_compat.mapping.model_families import FAMILIES, UNKNOWN
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
@@ -25,7 +25,7 @@ from ollama_compat.providers.request import (
     dialect_of,
 )
 from ollama_compat.settings import PROVIDERS, Provider
-from ollama_compat.steps import Ask, Exchange, Part, Reply, Request
+from ollama_compat.steps import JsonObject, Reply, Request, Send, Steps
 from tests.payloads import FULL, HISTORY, OTHERS, SCHEMA, VLLM_ONLY, as_format, asked
 from tests.play import Play, call, completed, delta, play, refused, reply, said, usage
 
@@ -63,7 +63,7 @@ ENABLED, DISABLED = {"thinking": {"type": "enabled"}}, {"thinking": {"type": "di
     ],
 )
 def test_thinking_is_switched_as_the_provider_and_the_model_do(
-    dialect: str, model: str, think: bool | str, said_: Part
+    dialect: str, model: str, think: bool | str, said_: JsonObject
 ) -> None:
     level = {"reasoning_effort": think} if isinstance(think, str) else {}
     payload, told = asked(dialect, model, chat_template_kwargs={"enable_thinking": bool(think)}, **level)
@@ -241,17 +241,17 @@ def test_the_settings_tell_it_before_the_host() -> None:
         ({"api_key_env": "sk-secret"}, "the NAME of a variable"),
     ],
 )
-def test_a_provider_is_checked(fields: Part, why: str) -> None:
+def test_a_provider_is_checked(fields: JsonObject, why: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Provider.model_validate({"base_url": "https://x.example", **fields})
     assert why in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-def ask_one(path: str, payload: Part | None = None) -> Exchange[None]:
+def ask_one(path: str, payload: JsonObject | None = None) -> Steps[None]:
     """An exchange of one request; its reply is its part."""
     method: Any = "GET" if payload is None else "POST"
-    answer: Reply = yield Ask(Request(method, "http://vllm:8001", path, payload))
+    answer: Reply = yield Send(Request(method, "http://vllm:8001", path, payload))
     yield {"status": answer.status, "body": answer.body}
 
 
@@ -285,7 +285,7 @@ def test_another_vllm_has_all_paths(base: str, path: str) -> None:
 
 
 def through(
-    exchange: Exchange[None],
+    exchange: Steps[None],
     *script: Any,
     provider: Provider = DEEPSEEK,
     name: str = "cloud",
@@ -366,9 +366,9 @@ def test_a_refused_key_is_told_with_the_providers_name_and_its_variable(status: 
 
 
 def test_an_exception_reaches_the_exchange() -> None:
-    def patient() -> Exchange[None]:
+    def patient() -> Steps[None]:
         try:
-            yield Ask(Request("POST", "", CHAT, {"model": "m", "messages": []}))
+            yield Send(Request("POST", "", CHAT, {"model": "m", "messages": []}))
         except TimeoutError:
             yield {"gave": "up"}
 
@@ -378,7 +378,7 @@ def test_an_exception_reaches_the_exchange() -> None:
 def test_closing_it_closes_the_exchange() -> None:
     closed = []
 
-    def open_() -> Exchange[None]:
+    def open_() -> Steps[None]:
         try:
             yield {"a": "part"}
         finally:
@@ -402,10 +402,12 @@ def test_a_notice_has_a_subject_of_its_own_for_each_thing_and_provider() -> None
     assert subjects == ["provider takes less: deepseek top_k", "provider takes less: deepseek seed"]
 
 
-@pytest.mark.parametrize("strange", [malformed("https://x", "it is empty"), redirected("https://x/v1", "http://y/")])
-def test_what_is_no_answer_of_a_provider_says_where_its_url_stands(strange: Malformed) -> None:
+@pytest.mark.parametrize(
+    "strange", [malformed_reply("https://x", "it is empty"), redirected("https://x/v1", "http://y/")]
+)
+def test_what_is_no_answer_of_a_provider_says_where_its_url_stands(strange: MalformedReply) -> None:
     exchange = ask_one(CHAT, {"model": "m", "messages": []})
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedReply) as caught:
         through(exchange, strange, name="cloud")
     said = str(caught.value)
     assert "Please check base_url in [providers.cloud]: https://api.deepseek.com" in said
@@ -416,5 +418,5 @@ def test_what_is_no_answer_of_a_provider_says_where_its_url_stands(strange: Malf
 
 
 def test_so_does_an_answer_that_can_not_be_read() -> None:
-    with pytest.raises(Malformed, match=r"sent a malformed reply.*Please check base_url in \[providers.cloud\]"):
+    with pytest.raises(MalformedReply, match=r"sent a malformed reply.*Please check base_url in \[providers.cloud\]"):
         through(chat(call("/api/chat", {"messages": [{"role": "user", "content": "Hi"}]})), [b"{"], name="cloud")

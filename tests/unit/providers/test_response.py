@@ -16,11 +16,11 @@ from ollama_compat.operations.embed import embed
 from ollama_compat.providers.request import adapt
 from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, Reading, refused, status_of
 from ollama_compat.settings import Provider
-from ollama_compat.steps import Part, Reply
+from ollama_compat.steps import JsonObject, Reply
 from tests.play import Play, call, choice, completed, delta, event, play, reply, said, usage
 
 PROVIDER = Provider(base_url="https://llm.example/v1", api_key_env="LLM_KEY")
-HI: Part = {"messages": [{"role": "user", "content": "Hi"}]}
+HI: JsonObject = {"messages": [{"role": "user", "content": "Hi"}]}
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("look", "read")
 ]
@@ -37,9 +37,9 @@ def answered(*events: Any, told: list[str] | None = None, **body: Any) -> Play:
     return play(adapt(chat(call("/api/chat", {**HI, **body})), PROVIDER, "cloud", notice), list(events))
 
 
-def message(*events: Any, **body: Any) -> Part:
+def message(*events: Any, **body: Any) -> JsonObject:
     """The message of the whole answer."""
-    found: Part = answered(*events, **body).parts[-1]["message"]
+    found: JsonObject = answered(*events, **body).parts[-1]["message"]
     return found
 
 
@@ -62,7 +62,7 @@ def test_parts_of_content_are_text_and_thoughts() -> None:
 
 
 @pytest.mark.parametrize("detail", [{"type": "reasoning.text", "text": "Hm."}, {"type": "x", "summary": "Hm."}])
-def test_reasoning_details_are_thoughts_where_nothing_else_tells_them(detail: Part) -> None:
+def test_reasoning_details_are_thoughts_where_nothing_else_tells_them(detail: JsonObject) -> None:
     alone = delta(content="", reasoning_details=[detail, {"type": "reasoning.encrypted", "data": "aGk="}])
     assert message(alone, *said("Hello")) == {"role": "assistant", "content": "Hello", "thinking": "Hm."}
     beside = delta(content="", reasoning="Hm.", reasoning_details=[detail])
@@ -72,7 +72,7 @@ def test_reasoning_details_are_thoughts_where_nothing_else_tells_them(detail: Pa
 # Tool calls
 
 
-def piece(name: str | None = None, arguments: Any = None, **fields: Any) -> Part:
+def piece(name: str | None = None, arguments: Any = None, **fields: Any) -> JsonObject:
     return {**fields, "function": {"name": name, "arguments": arguments}}
 
 
@@ -81,7 +81,7 @@ FOUND = [("look", {"a": 1}), ("look", {"a": 2}), ("read", {})]
 
 @pytest.mark.parametrize("index", [{}, {"index": None}, {"index": 0}], ids=["no index", "null", "all of them 0"])
 @pytest.mark.parametrize("together", [True, False])
-def test_parallel_calls_are_told_apart_by_their_ids(index: Part, together: bool) -> None:
+def test_parallel_calls_are_told_apart_by_their_ids(index: JsonObject, together: bool) -> None:
     pieces = [
         piece("look", '{"a": 1}', id="c1", type="function", **index),
         piece("look", '{"a": 2}', id="c2", type="function", **index),
@@ -111,7 +111,7 @@ def test_pieces_of_calls_with_an_index_are_joined_also_where_id_and_name_are_sai
     ("arguments", "found"),
     [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), ("", {}), (None, {}), ({}, {}), (' "{\\"a\\": 1}"', {"a": 1})],
 )
-def test_arguments_may_be_an_object_and_may_be_missing(arguments: Any, found: Part) -> None:
+def test_arguments_may_be_an_object_and_may_be_missing(arguments: Any, found: JsonObject) -> None:
     assert calls(delta(tool_calls=[piece("look", arguments, index=0)]), delta("tool_calls"), DONE) == [("look", found)]
 
 
@@ -334,7 +334,7 @@ def test_a_body_of_another_kind_is_left_as_it_is(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("document", [{"data": [{"embedding": [0.0]}], "usage": None}, {"error": None, "data": []}])
-def test_a_success_is_left_as_it_is(document: Part) -> None:
+def test_a_success_is_left_as_it_is(document: JsonObject) -> None:
     assert refused(reply(document)) == reply(document)
 
 

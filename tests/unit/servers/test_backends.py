@@ -8,11 +8,11 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import Settings
-from ollama_compat.dispatch import Translation
+from ollama_compat.dispatch import Dispatcher
 from ollama_compat.mapping.errors import CircuitOpen, ServerUnreachable
-from ollama_compat.mapping.vllm_schema import Card
-from ollama_compat.operations.passthrough import hand_on
-from ollama_compat.servers.backends import Route, Routes
+from ollama_compat.mapping.vllm_schema import ModelCard
+from ollama_compat.operations.passthrough import passthrough
+from ollama_compat.servers.backends import Backend, Backends
 from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S
 from ollama_compat.servers.registry import Server, Target
 from tests.play import SECOND, StillClock, play, reply
@@ -21,18 +21,18 @@ A = "http://a:8001"
 CLOUD = "gpt-oss:120b-cloud"
 
 
-def routes(serves: tuple[str, ...] = ("smol", "other", "Org/Other"), **settings: Any) -> Routes:
+def routes(serves: tuple[str, ...] = ("smol", "other", "Org/Other"), **settings: Any) -> Backends:
     """The routes of a client of one server, of which it is known what it serves."""
-    made = Translation(Settings(backend_mode="vllm", vllm_urls=(A,), **settings), StillClock()).routes
-    made.fleet.servers[0].cards = tuple(Card(name) for name in serves)
+    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A,), **settings), StillClock()).routes
+    made.fleet.servers[0].cards = tuple(ModelCard(name) for name in serves)
     return made
 
 
-def told(found: list[Route]) -> list[tuple[str, str]]:
+def told(found: list[Backend]) -> list[tuple[str, str]]:
     return [(route.name, route.provider) for route in found]
 
 
-def found(route: Route, *avoid: Server) -> Target | None:
+def found(route: Backend, *avoid: Server) -> Target | None:
     target: Target | None = play(route.find(avoid, 0, None)).result
     return target
 
@@ -82,8 +82,8 @@ def test_a_model_on_vllm_is_where_it_is_served() -> None:
     made = routes(vllm_model_map={"exaone": "Org/Other"}, vllm_failover={"smol": "exaone"})
     own, other = made.of("/api/chat", "smol")
     server = made.fleet.servers[0]
-    assert found(own) == Target(server, Card("smol"))
-    assert found(other) == Target(server, Card("Org/Other"))
+    assert found(own) == Target(server, ModelCard("smol"))
+    assert found(other) == Target(server, ModelCard("Org/Other"))
     assert found(own, server) is None
 
 
@@ -136,7 +136,7 @@ def test_no_name_is_refused(name: str) -> None:
 
 def test_on_vllm_an_operation_is_done_as_it_is() -> None:
     own, other = routes(vllm_failover={"smol": "other"}).of("/api/chat", "smol")
-    assert own.operation(hand_on) is other.operation(hand_on) is hand_on
+    assert own.operation(passthrough) is other.operation(passthrough) is passthrough
 
 
 def test_at_ollama_every_operation_is_handed_on() -> None:
@@ -145,7 +145,7 @@ def test_at_ollama_every_operation_is_handed_on() -> None:
     def never(call: object) -> Any:
         raise AssertionError("it is not translated")
 
-    assert ollama.operation(never) is hand_on
+    assert ollama.operation(never) is passthrough
 
 
 # The profile

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S, QUIET_S, Breaker
+from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S, QUIET_S, CircuitBreaker
 from tests.play import SECOND
 
 OPEN = int(OPEN_S * SECOND)
@@ -14,14 +14,14 @@ NOW = 100 * SECOND
 """When the circuit of `opened()` opened."""
 
 
-def opened() -> Breaker:
-    breaker = Breaker()
+def opened() -> CircuitBreaker:
+    breaker = CircuitBreaker()
     for _ in range(FAILURES):
         breaker.failed(NOW, "refused")
     return breaker
 
 
-def on_trial() -> Breaker:
+def on_trial() -> CircuitBreaker:
     breaker = opened()
     assert breaker.admit(NOW + OPEN)
     return breaker
@@ -35,7 +35,7 @@ def test_what_the_numbers_are() -> None:
 
 
 def test_while_all_is_well_every_call_goes_through() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     assert breaker.closed
     assert breaker.state(NOW) == "closed"
     assert breaker.seconds_left(NOW) == 0
@@ -43,13 +43,13 @@ def test_while_all_is_well_every_call_goes_through() -> None:
 
 
 def test_the_fifth_failure_in_a_row_opens_it_and_no_earlier_one() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     assert [breaker.failed(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
     assert not breaker.closed
 
 
 def test_a_success_between_failures_begins_the_count_anew() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(4):
         breaker.failed(NOW, "refused")
     assert not breaker.succeeded(NOW), "it was not open, so it was not closed"
@@ -57,7 +57,7 @@ def test_a_success_between_failures_begins_the_count_anew() -> None:
 
 
 def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> None:
-    breaker, quiet = Breaker(), int(QUIET_S * SECOND)
+    breaker, quiet = CircuitBreaker(), int(QUIET_S * SECOND)
     breaker.succeeded(NOW)
     assert [breaker.late(NOW + quiet - 1, "late") for _ in range(50)] == [False] * 50
     assert breaker.failures == 0
@@ -65,12 +65,12 @@ def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> N
 
 
 def test_a_timeout_of_a_server_that_has_never_answered_counts() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     assert [breaker.late(NOW, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_what_the_last_failure_said_is_kept() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.failed(NOW, "refused")
     breaker.failed(NOW, "reset")
     assert (breaker.failures, breaker.last) == (2, "reset")
@@ -172,7 +172,7 @@ def test_a_trial_that_is_never_told_of_makes_room_for_another_after_ten_seconds(
 
 
 def test_to_leave_means_nothing_when_no_trial_runs() -> None:
-    closed, open_ = Breaker(), opened()
+    closed, open_ = CircuitBreaker(), opened()
     closed.left()
     open_.left()
     assert closed.closed
@@ -180,4 +180,4 @@ def test_to_leave_means_nothing_when_no_trial_runs() -> None:
 
 
 def test_its_lock_is_not_shown() -> None:
-    assert "lock" not in repr(Breaker())
+    assert "lock" not in repr(CircuitBreaker())

@@ -9,17 +9,17 @@ from ollama import ResponseError
 from ollama_compat.mapping.errors import (
     ModelGone,
     ServerUnreachable,
-    broken_off,
     circuit_open,
-    exhausted,
-    limited,
-    malformed,
+    connections_exhausted,
+    incomplete_reply,
+    malformed_reply,
     nowhere,
+    rate_limited,
     redirected,
     response_error,
-    silent,
+    server_not_ready,
+    server_timeout,
     unreachable,
-    unready,
 )
 from ollama_compat.servers import failures
 from ollama_compat.servers.failures import FAILURES, Failure, classify, is_late
@@ -32,22 +32,22 @@ EXAMPLES = [
     (nowhere({URL: ""}, (), "smol"), "unreachable"),
     (ServerUnreachable("dark"), "unreachable"),
     (httpx.ConnectTimeout("dark"), "unreachable"),
-    (silent(URL, 5.0, "smol"), "unreachable"),
-    (exhausted(URL, "Too many open files"), "exhausted"),
+    (server_timeout(URL, 5.0, "smol"), "unreachable"),
+    (connections_exhausted(URL, "Too many open files"), "exhausted"),
     (circuit_open(URL, 5, "refused", 3.0), "circuit_open"),
     # no answer
-    (broken_off(URL, "RemoteProtocolError"), "reset"),
+    (incomplete_reply(URL, "RemoteProtocolError"), "reset"),
     (httpx.ReadTimeout("slow"), "timeout"),
     (httpx.WriteTimeout("slow"), "timeout"),
     (httpx.PoolTimeout("no connection is free"), "other"),
     # no protocol
-    (malformed(URL, "a page"), "malformed"),
+    (malformed_reply(URL, "a page"), "malformed"),
     (redirected(URL, "https://elsewhere"), "malformed"),
     # no model
     (ModelGone("not here any more"), "gone"),
     (response_error("model 'smol' not found", 404), "not_found"),
     # its turn
-    (limited("chat", "600/minute", 1.0), "limited"),
+    (rate_limited("chat", "600/minute", 1.0), "limited"),
     # what is no failure of a server
     (TypeError("a mistake of the caller's"), "other"),
     (RuntimeError("cannot schedule new futures"), "other"),
@@ -57,8 +57,8 @@ EXAMPLES = [
     *((response_error("no", status), "unauthorized") for status in (401, 402, 403)),
     (response_error("too many requests", 429), "busy"),
     *((response_error("loading", status), "unavailable") for status in (502, 503)),
-    (unready(URL, 503, "loading", None), "unavailable"),
-    (unready(URL, 429, "", 1.0), "busy"),
+    (server_not_ready(URL, 503, "loading", None), "unavailable"),
+    (server_not_ready(URL, 429, "", 1.0), "busy"),
     *((response_error("boom", status), "server_error") for status in (500, 504, 505, 507, 520, 529, 599)),
     (response_error("no such endpoint", 501), "other"),
     (ResponseError("no status"), "server_error"),
@@ -118,8 +118,8 @@ def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Except
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (broken_off(URL, "reset"), "cut_off"),
-        (malformed(URL, "half an event"), "cut_off"),
+        (incomplete_reply(URL, "reset"), "cut_off"),
+        (malformed_reply(URL, "half an event"), "cut_off"),
         (response_error("boom", 500), "cut_off"),
         (httpx.ReadTimeout("slow"), "cut_off"),
         (unreachable(URL, None, "refused"), "cut_off"),
@@ -137,10 +137,10 @@ def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str
     [
         (httpx.ReadTimeout("slow"), True),
         (httpx.ConnectTimeout("dark"), True),
-        (silent(URL, 5.0), True),
+        (server_timeout(URL, 5.0), True),
         (unreachable(URL, None, "refused"), False),
-        (exhausted(URL, "Too many open files"), False),
-        (broken_off(URL, "reset"), False),
+        (connections_exhausted(URL, "Too many open files"), False),
+        (incomplete_reply(URL, "reset"), False),
     ],
     ids=_name,
 )

@@ -9,18 +9,25 @@ import pytest
 from ollama_compat import ResponseError, ServerUnreachable
 from ollama_compat.mapping.errors import (
     CircuitOpen,
-    Exhausted,
-    Silent,
-    Unready,
-    broken_off,
-    exhausted,
-    silent,
+    ConnectionsExhausted,
+    ServerNotReady,
+    ServerTimeout,
+    connections_exhausted,
+    incomplete_reply,
+    server_timeout,
     unreachable,
 )
-from ollama_compat.mapping.vllm_schema import Card
+from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S
-from ollama_compat.servers.registry import GRACE_S, LEARN_TIMEOUT_S, MARGIN_S, RETRY_AFTER_S, Fleet, Server
-from ollama_compat.steps import AskAll, Enter, Reply
+from ollama_compat.servers.registry import (
+    DISCOVERY_TIMEOUT_S,
+    GRACE_S,
+    REDISCOVERY_S,
+    WAITER_MARGIN_S,
+    Server,
+    ServerRegistry,
+)
+from ollama_compat.steps import AcquireSlot, Reply, SendAll
 from tests.play import SECOND, FakeClock, Play, StillClock, play, reply
 
 A, B = "http://a:8001", "http://b:8002"
@@ -31,8 +38,8 @@ def serves(*names: str) -> Any:
     return reply({"data": [{"id": name} for name in names]})
 
 
-def fleet(*urls: str) -> Fleet:
-    return Fleet(urls or (A, B), FakeClock())
+def fleet(*urls: str) -> ServerRegistry:
+    return ServerRegistry(urls or (A, B), FakeClock())
 
 
 def url(played: Play) -> str | None:
@@ -55,13 +62,13 @@ def url(played: Play) -> str | None:
     ],
 )
 def test_a_server_answers_to_a_name_as_ollama_compares_names(name: str, found: str | None) -> None:
-    card = Server(A, (Card("smol"), Card("Qwen/Qwen3-8B"))).card(name)
+    card = Server(A, (ModelCard("smol"), ModelCard("Qwen/Qwen3-8B"))).card(name)
     assert (card and card.id) == found
 
 
 def test_the_exact_name_goes_first() -> None:
-    server = Server(A, (Card("SMOL"), Card("smol")))
-    assert (server.card("SMOL"), server.card("smol")) == (Card("SMOL"), Card("smol"))
+    server = Server(A, (ModelCard("SMOL"), ModelCard("smol")))
+    assert (server.card("SMOL"), server.card("smol")) == (ModelCard("SMOL"), ModelCard("smol"))
 
 
 def test_a_server_that_was_not_asked_has_no_names() -> None:
@@ -77,7 +84,7 @@ def test_every_server_is_asked_what_it_serves() -> None:
         ("GET", f"{A}/v1/models"),
         ("GET", f"{B}/v1/models"),
     ]
-    assert [request.timeout for request in played.requests] == [LEARN_TIMEOUT_S] * 2
+    assert [request.timeout for request in played.requests] == [DISCOVERY_TIMEOUT_S] * 2
 
 
 def test_what_was_learnt_is_remembered() -> None:
@@ -107,7 +114,7 @@ def test_a_server_out_of_reach_is_asked_again_after_a_while() -> None:
     both = fleet()
     assert url(play(both.find("smol"), REFUSED, serves("smol"))) == B
     assert play(both.find("smol")).requests == []
-    both.clock.now += int(RETRY_AFTER_S * SECOND)  # type: ignore[attr-defined]
+    both.clock.now += int(REDISCOVERY_S * SECOND)  # type: ignore[attr-defined]
     assert url(play(both.find("smol"), serves("smol"))) == A
 
 
@@ -115,8 +122,8 @@ def test_a_server_out_of_reach_is_asked_again_after_a_while() -> None:
     "trouble",
     [
         REFUSED,
-        silent(A, 5.0),
-        broken_off(A, "reset"),
+        server_timeout(A, 5.0),
+        incomplete_reply(A, "reset"),
         reply({"error": "no"}, 401),
         reply([]),
         reply({}, 503),
@@ -168,9 +175,9 @@ def stepped(exchange: Any, outcome: Any = None) -> Any:
 def test_of_calls_that_come_at_once_one_asks_and_the_others_wait_for_what_it_hears() -> None:
     made = fleet(A)
     first, *others = [made.find("smol") for _ in range(3)]
-    assert isinstance(stepped(first), AskAll)
+    assert isinstance(stepped(first), SendAll)
     waits = [stepped(other) for other in others]
-    assert [wait.timeout for wait in waits] == [LEARN_TIMEOUT_S + MARGIN_S] * 2
+    assert [wait.timeout for wait in waits] == [DISCOVERY_TIMEOUT_S + WAITER_MARGIN_S] * 2
     assert stepped(first, [serves("smol")]).url == A
     assert [wait.queue.green_acquire(blocking=False) for wait in waits] == [True, True]
     assert [stepped(other, True).url for other in others] == [A, A]
@@ -181,7 +188,7 @@ def test_who_waited_does_not_ask_a_server_again_that_was_just_out_of_reach() -> 
     first, second = both.find("smol"), both.find("smol")
     stepped(first)
     wait = stepped(second)
-    assert isinstance(wait, Enter)
+    assert isinstance(wait, AcquireSlot)
     assert stepped(first, [REFUSED, serves("smol")]).url == B
     assert wait.queue.green_acquire(blocking=False)
     assert stepped(second, True).url == B
@@ -222,7 +229,7 @@ def test_a_list_is_not_what_was_heard_before_it_was_asked_for() -> None:
     wait = stepped(second)
     stepped(first, [serves("old")])
     assert wait.queue.green_acquire(blocking=False)
-    assert isinstance(stepped(second, True), AskAll)
+    assert isinstance(stepped(second, True), SendAll)
     assert [target.card.id for target in stepped(second, [serves("new")])] == ["new"]
 
 
@@ -232,20 +239,20 @@ def test_a_list_is_not_what_was_heard_before_it_was_asked_for() -> None:
 def time_given(exchange: Any) -> float:
     """The seconds that the servers have to say what they serve."""
     step = next(exchange)
-    assert isinstance(step, AskAll)
+    assert isinstance(step, SendAll)
     assert {request.timeout for request in step.requests} == {step.timeout}
     return step.timeout
 
 
 @pytest.mark.parametrize(("left", "given"), [(None, 5.0), (60.0, 5.0), (0.7, 0.7), (0.0, 0.1), (-3.0, 0.1)])
 def test_servers_have_no_more_time_than_is_left_of_the_callers_timeout(left: float | None, given: float) -> None:
-    assert time_given(Fleet((A, B), StillClock()).find("smol", left_s=left)) == given
-    assert time_given(Fleet((A, B), StillClock()).catalog(left)) == given
+    assert time_given(ServerRegistry((A, B), StillClock()).find("smol", left_s=left)) == given
+    assert time_given(ServerRegistry((A, B), StillClock()).catalog(left)) == given
 
 
 def test_what_is_asked_after_that_has_the_rest_of_it() -> None:
     clock = StillClock()
-    both = Fleet((A, B), clock)
+    both = ServerRegistry((A, B), clock)
     play(both.find("smol"), serves("smol"), serves("other"))
     clock.now += SECOND
     both.forget(both.servers[0])
@@ -278,16 +285,16 @@ def test_a_list_waits_for_all() -> None:
 
 
 def test_who_waited_for_a_call_in_a_hurry_asks_a_silent_server_with_its_own_time() -> None:
-    made = Fleet((A,), StillClock())
+    made = ServerRegistry((A,), StillClock())
     hurried, patient, likewise = made.find("smol", left_s=0.5), made.find("smol"), made.find("smol", left_s=0.9)
     stepped(hurried)
     stepped(patient)
     stepped(likewise)
-    late = silent(A, 0.5)
-    with pytest.raises(Silent):
+    late = server_timeout(A, 0.5)
+    with pytest.raises(ServerTimeout):
         stepped(hurried, [late])
-    assert stepped(patient, True).timeout == LEARN_TIMEOUT_S
-    with pytest.raises(Silent):
+    assert stepped(patient, True).timeout == DISCOVERY_TIMEOUT_S
+    with pytest.raises(ServerTimeout):
         stepped(likewise, True)
 
 
@@ -358,7 +365,7 @@ def test_one_server_out_of_reach_is_told_with_the_model_and_the_reason() -> None
 
 def test_one_server_that_is_silent_is_told_with_the_model_and_the_time() -> None:
     with pytest.raises(ServerUnreachable) as caught:
-        play(fleet(A).find("smol"), silent(A, 5.0))
+        play(fleet(A).find("smol"), server_timeout(A, 5.0))
     assert str(caught.value).startswith(
         f"The vLLM server at {A}, wanted for model 'smol', accepted the connection but did not answer within 5 s."
     )
@@ -366,7 +373,7 @@ def test_one_server_that_is_silent_is_told_with_the_model_and_the_time() -> None
 
 def test_of_several_servers_the_silent_ones_are_told_apart() -> None:
     with pytest.raises(ServerUnreachable) as caught:
-        play(fleet().find("smol"), REFUSED, silent(B, 5.0))
+        play(fleet().find("smol"), REFUSED, server_timeout(B, 5.0))
     assert f"{A}, {B} (it accepted the connection but did not answer within 5 s), wanted" in str(caught.value)
 
 
@@ -390,7 +397,7 @@ def test_a_refusal_is_told_before_those_out_of_reach() -> None:
     [(503, "is still loading, or gone behind its proxy"), (429, "has too much to do"), (500, "is not well")],
 )
 def test_a_server_that_may_list_its_models_later_is_told_with_its_status_and_its_reason(status: int, why: str) -> None:
-    with pytest.raises(Unready) as caught:
+    with pytest.raises(ServerNotReady) as caught:
         play(fleet(A).find("smol"), Reply(status, b"wait", retry_after=7.0))
     assert caught.value.error == (
         f"{A} {why}: GET {A}/v1/models gave status {status} (wait). It is ready when GET {A}/health gives status 200. "
@@ -403,7 +410,7 @@ def test_what_a_server_could_not_say_it_is_asked_again_in_the_same_call() -> Non
     made = fleet(A)
     play(made.find("smol"), serves("smol"))
     since = made.clock.ticks()
-    with pytest.raises(Unready):
+    with pytest.raises(ServerNotReady):
         play(made.find("new", (), since), reply({}, 503))
     assert url(play(made.find("new", (), since), serves("smol", "new"))) == A
 
@@ -412,12 +419,12 @@ def test_that_this_process_can_not_connect_is_no_servers_fault() -> None:
     made = fleet()
     play(made.find("smol"), serves("smol"), serves("other"))
     for _ in range(2 * FAILURES):
-        with pytest.raises(Exhausted, match="Too many open files"):
-            play(made.find("new"), serves("smol"), exhausted(B, "Too many open files"))
+        with pytest.raises(ConnectionsExhausted, match="Too many open files"):
+            play(made.find("new"), serves("smol"), connections_exhausted(B, "Too many open files"))
     assert url(play(made.find("other"))) == B
 
 
-@pytest.mark.parametrize("trouble", [REFUSED, reply({}, 503), reply({}, 500), reply([]), broken_off(A, "reset")])
+@pytest.mark.parametrize("trouble", [REFUSED, reply({}, 503), reply({}, 500), reply([]), incomplete_reply(A, "reset")])
 def test_what_the_breaker_counts_of_calls_it_counts_of_learning(trouble: Any) -> None:
     made = fleet(A)
     for _ in range(FAILURES):
@@ -440,7 +447,7 @@ def test_a_server_that_is_silent_to_all_is_left_alone() -> None:
     made = fleet(A)
     for _ in range(FAILURES):
         with pytest.raises(ServerUnreachable, match="did not answer within 5 s"):
-            play(made.find("smol"), silent("the vLLM server", 5.0))
+            play(made.find("smol"), server_timeout("the vLLM server", 5.0))
     with pytest.raises(CircuitOpen):
         play(made.find("smol"))
 
@@ -480,7 +487,7 @@ def test_no_server_in_reach_is_no_empty_catalogue() -> None:
 def test_a_server_whose_trial_ends_meanwhile_is_not_said_to_lack_the_model() -> None:
     made = fleet(A)
     server = made.servers[0]
-    server.cards = (Card("smol"),)
+    server.cards = (ModelCard("smol"),)
     allowed = iter([False])
     made._allowed = lambda _: next(allowed, True)  # type: ignore[method-assign]
     with pytest.raises(CircuitOpen, match=A):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.servers.retry import ATTEMPTS, DEFAULT_BUDGET_S, FIRST_WAIT_S, MOST_WAIT_S, Patience
+from ollama_compat.servers.retry import ATTEMPTS, DEFAULT_BUDGET_S, FIRST_WAIT_S, MOST_WAIT_S, RetrySchedule
 
 
 def test_what_the_numbers_are() -> None:
@@ -14,19 +14,19 @@ def test_what_the_numbers_are() -> None:
 
 
 def test_there_are_three_tries_so_two_waits() -> None:
-    patience = Patience(None)
+    patience = RetrySchedule(None)
     assert [patience.wait(None, 0) is None for _ in range(4)] == [False, False, True, True]
 
 
 def test_a_servers_own_wish_does_not_make_it_more_tries() -> None:
-    patience = Patience(None)
+    patience = RetrySchedule(None)
     assert [patience.wait(0.5, 0) for _ in range(3)] == [0.5, 0.5, None]
 
 
 def test_waits_double_and_each_is_different() -> None:
     firsts, seconds = set(), set()
     for _ in range(50):
-        patience = Patience(None)
+        patience = RetrySchedule(None)
         firsts.add(patience.wait(None, 0) or 0)
         seconds.add(patience.wait(None, 0) or 0)
     assert all(0.1 <= wait <= 0.2 for wait in firsts)
@@ -36,7 +36,7 @@ def test_waits_double_and_each_is_different() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 30.0])
 def test_what_the_server_asks_for_goes_before_the_back_off(seconds: float) -> None:
-    assert Patience(None).wait(seconds, 0) == seconds
+    assert RetrySchedule(None).wait(seconds, 0) == seconds
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_the_server_asks_for_goes_before_the_back_off(seconds: float) -> No
 def test_all_waiting_stays_within_the_callers_timeout(
     timeout_s: float | None, retry_after_s: float | None, elapsed_s: float, waits: bool
 ) -> None:
-    assert (Patience(timeout_s).wait(retry_after_s, elapsed_s) is not None) is waits
+    assert (RetrySchedule(timeout_s).wait(retry_after_s, elapsed_s) is not None) is waits
 
 
 @given(
@@ -64,7 +64,7 @@ def test_all_waiting_stays_within_the_callers_timeout(
     st.lists(st.tuples(st.none() | st.floats(0, 100), st.floats(0, 10)), max_size=8),
 )
 def test_no_wait_ends_after_the_callers_timeout(timeout_s: float, tries: list[tuple[float | None, float]]) -> None:
-    patience, elapsed, waited = Patience(timeout_s), 0.0, 0
+    patience, elapsed, waited = RetrySchedule(timeout_s), 0.0, 0
     for retry_after, took in tries:
         elapsed += took
         wait = patience.wait(retry_after, elapsed)
@@ -76,7 +76,7 @@ def test_no_wait_ends_after_the_callers_timeout(timeout_s: float, tries: list[tu
 
 
 def test_each_call_has_a_patience_of_its_own() -> None:
-    first = Patience(None)
+    first = RetrySchedule(None)
     while first.wait(None, 0) is not None:
         pass
-    assert Patience(None).wait(None, 0) is not None
+    assert RetrySchedule(None).wait(None, 0) is not None

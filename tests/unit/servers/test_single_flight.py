@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_compat.servers.single_flight import SingleFlight
-from ollama_compat.steps import Enter, Exchange, Sleep
+from ollama_compat.steps import AcquireSlot, Sleep, Steps
 
 
 class Office:
@@ -18,17 +18,17 @@ class Office:
     def __init__(self) -> None:
         self.flight, self.done = SingleFlight(), 0
 
-    def _work(self) -> Exchange[None]:
+    def _work(self) -> Steps[None]:
         yield Sleep(1)
         self.done += 1
 
-    def call(self, times: int = 1) -> tuple[Exchange[None], Any]:
+    def call(self, times: int = 1) -> tuple[Steps[None], Any]:
         """A call that wants it done so many times, and the first thing that it asks for."""
         call = self.flight.shared(lambda: self.done < times, self._work(), 5.0)
         return call, next(call)
 
 
-def over(call: Exchange[None], outcome: Any = None) -> bool:
+def over(call: Steps[None], outcome: Any = None) -> bool:
     """Whether the call is over with this outcome."""
     try:
         call.send(outcome)
@@ -39,7 +39,7 @@ def over(call: Exchange[None], outcome: Any = None) -> bool:
 
 def entered(step: Any) -> bool:
     """Whether a place in the queue that is waited in has come free."""
-    assert isinstance(step, Enter)
+    assert isinstance(step, AcquireSlot)
     return step.queue.green_acquire(blocking=False)
 
 

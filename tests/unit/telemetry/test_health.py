@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from ollama_compat import Settings
-from ollama_compat.dispatch import Translation
+from ollama_compat.dispatch import Dispatcher
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S
-from ollama_compat.steps import AskAll, Reply
+from ollama_compat.steps import Reply, SendAll
 from ollama_compat.telemetry.health import examined
 from tests.play import SECOND, Play, StillClock, play, reply
 
@@ -23,17 +23,17 @@ REFUSES = unreachable(A, None, "refused")
 WELL = {"status": "healthy", "circuit_breaker": "closed", "in_flight": 0, "error": None}
 
 
-def translation() -> Translation:
-    return Translation(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
+def translation() -> Dispatcher:
+    return Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
 
 
-def health(made: Translation | None, *outcomes: Any) -> Any:
+def health(made: Dispatcher | None, *outcomes: Any) -> Any:
     """What is told when these are the outcomes: `/health` and `/v1/models` of A, then of B."""
     (part,) = play(examined(made, 2.0), *outcomes).parts
     return part
 
 
-def opened(made: Translation, seconds_ago: float = 0) -> None:
+def opened(made: Dispatcher, seconds_ago: float = 0) -> None:
     """Have A's circuit open."""
     for _ in range(FAILURES):
         made.fleet.servers[0].failed(made.clock.ticks() - int(seconds_ago * SECOND), REFUSES)
@@ -42,7 +42,7 @@ def opened(made: Translation, seconds_ago: float = 0) -> None:
 def test_every_server_is_asked_side_by_side_within_one_time() -> None:
     exchange = examined(translation(), 1.5)
     step = next(exchange)
-    assert isinstance(step, AskAll)
+    assert isinstance(step, SendAll)
     assert step.timeout == 1.5
     asked = [(request.method, request.url, request.timeout, request.credential) for request in step.requests]
     assert asked == [("GET", f"{url}{path}", 1.5, "vllm") for url in (A, B) for path in ("/health", "/v1/models")]

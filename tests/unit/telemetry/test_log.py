@@ -14,7 +14,7 @@ import pytest
 import ollama_compat
 from ollama_compat.call import Memory
 from ollama_compat.telemetry import log
-from ollama_compat.telemetry.log import LONGEST_FACT, decided, write
+from ollama_compat.telemetry.log import LONGEST_FACT, log_decision, write
 from tests.unit.dispatch.client import A, Client
 
 EVIL = "\x1b[2J\x1b[31mEVIL\n2026 CRITICAL forged\u2028line\x85\ud800"
@@ -27,7 +27,7 @@ def only(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
 
 
 def test_a_decision_is_one_line_with_its_facts_as_fields(caplog: pytest.LogCaptureFixture) -> None:
-    decided("failover", "it is\nbusy", model="smol", seconds=0.5)
+    log_decision("failover", "it is\nbusy", model="smol", seconds=0.5)
     record = only(caplog)
     assert (record.name, record.levelno) == ("ollama_compat.dispatch", logging.WARNING)
     assert record.getMessage() == "failover model='smol' seconds=0.5: it is busy"
@@ -36,12 +36,12 @@ def test_a_decision_is_one_line_with_its_facts_as_fields(caplog: pytest.LogCaptu
 
 
 def test_a_decision_without_a_reason_has_no_colon(caplog: pytest.LogCaptureFixture) -> None:
-    decided("failover", model="smol")
+    log_decision("failover", model="smol")
     assert only(caplog).getMessage() == "failover model='smol'"
 
 
 def test_a_percent_sign_in_a_fact_is_no_template(caplog: pytest.LogCaptureFixture) -> None:
-    decided("failover", "100% %s %(model)s", model="50%d")
+    log_decision("failover", "100% %s %(model)s", model="50%d")
     assert only(caplog).getMessage() == "failover model='50%d': 100% %s %(model)s"
 
 
@@ -49,7 +49,7 @@ def notice(fact: str) -> None:
     Memory().notice("told", "it", "there is %(fact)s", fact=fact)
 
 
-@pytest.mark.parametrize("tell", [lambda fact: decided("told", fact, fact=fact), notice])
+@pytest.mark.parametrize("tell", [lambda fact: log_decision("told", fact, fact=fact), notice])
 def test_whoever_makes_a_name_up_writes_neither_lines_nor_to_the_terminal(
     tell: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -60,7 +60,7 @@ def test_whoever_makes_a_name_up_writes_neither_lines_nor_to_the_terminal(
         assert "EVIL 2026 CRITICAL forged line" in shown
 
 
-@pytest.mark.parametrize("tell", [lambda fact: decided("told", fact, fact=fact), notice])
+@pytest.mark.parametrize("tell", [lambda fact: log_decision("told", fact, fact=fact), notice])
 def test_a_line_and_its_fields_are_bounded(tell: Any, caplog: pytest.LogCaptureFixture) -> None:
     tell("x" * 10_000_000)
     record = only(caplog)
@@ -130,10 +130,10 @@ def _stderr(setup: str) -> str:
     program = f"""
 import logging
 {setup}
-from ollama_compat.telemetry.log import decided
+from ollama_compat.telemetry.log import log_decision
 from ollama_compat.call import Memory
 Memory().notice("told", "it", "a notice")
-decided("decided", model="smol")
+log_decision("decided", model="smol")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     return done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import Profile, Settings
-from ollama_compat.dispatch import Translation
+from ollama_compat.dispatch import Dispatcher
 from ollama_compat.telemetry.stats import (
     CANCELLED,
     LAST,
@@ -23,7 +23,7 @@ from ollama_compat.telemetry.stats import (
     SECONDS,
     TOKENS,
     UNANSWERED,
-    Running,
+    CallRecord,
     Stats,
     Timing,
     merged,
@@ -37,13 +37,13 @@ def stats() -> Stats:
     return Stats(FakeClock())
 
 
-def begin(stats: Stats, model: str = "exaone", operation: str = "chat", **noted: Any) -> Running:
-    running = Running(operation, model, started=5 * SECOND, **noted)
+def begin(stats: Stats, model: str = "exaone", operation: str = "chat", **noted: Any) -> CallRecord:
+    running = CallRecord(operation, model, started=5 * SECOND, **noted)
     stats.started(running)
     return running
 
 
-def end(stats: Stats, running: Running, seconds: float = 1.0, error: str | None = None) -> None:
+def end(stats: Stats, running: CallRecord, seconds: float = 1.0, error: str | None = None) -> None:
     running.ended, running.error = running.started + round(seconds * SECOND), error
     stats.ended(running)
 
@@ -144,7 +144,7 @@ def test_a_call_is_in_flight_or_waits_for_its_turn_until_it_ends() -> None:
 
 def test_a_call_that_never_began_or_has_ended_before_is_not_counted() -> None:
     counted = stats()
-    end(counted, Running("chat", "exaone", 0))
+    end(counted, CallRecord("chat", "exaone", 0))
     running = begin(counted)
     end(counted, running)
     end(counted, running)
@@ -165,7 +165,7 @@ def test_a_snapshot_is_json_and_the_callers_own() -> None:
 
 
 def test_there_is_no_place_for_a_prompt_an_answer_or_a_key() -> None:
-    texts = {each.name for each in fields(Running) if "str" in str(each.type)}
+    texts = {each.name for each in fields(CallRecord) if "str" in str(each.type)}
     assert texts == {"operation", "model", "answered_by", "provider", "served", "error"}
 
 
@@ -448,7 +448,7 @@ def test_the_models_of_the_settings_have_rows_of_their_own_in_any_case() -> None
 
 
 def test_a_clients_settings_name_its_models() -> None:
-    made = Translation(
+    made = Dispatcher(
         Settings(
             backend_mode="vllm",
             vllm_failover={"a": "ollama:b"},

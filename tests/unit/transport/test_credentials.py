@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollama_compat import Settings
-from ollama_compat.transport.credentials import Keys, authorizations
+from ollama_compat.transport.credentials import Credentials, read_credentials
 
 OLLAMA_KEY, VLLM_KEY, DEEPSEEK_KEY = "ollama-secret", "vllm-secret", "deepseek-secret"
 FROM_OLLAMA = f"Bearer {OLLAMA_KEY}"
@@ -25,8 +25,8 @@ def keys(
     ollama: str | None = FROM_OLLAMA,
     environ: Mapping[str, str] = ENVIRON,
     **settings: Any,
-) -> Keys:
-    return authorizations(Settings(**settings), headers or {}, ollama, environ)
+) -> Credentials:
+    return read_credentials(Settings(**settings), headers or {}, ollama, environ)
 
 
 # vLLM
@@ -157,9 +157,9 @@ def test_a_key_is_hidden_however_json_writes_it(said: str) -> None:
 @example("00000\\", True)
 def test_no_key_is_shown_however_json_writes_it(key: str, as_numbers: bool) -> None:
     written = "".join(f"\\u{ord(char):04x}" for char in key) if as_numbers else json.dumps(key)[1:-1]
-    assert Keys({"vllm": f"Bearer {key}"}).hidden(f"({written})".encode()) == b"([key])"
+    assert Credentials({"vllm": f"Bearer {key}"}).hidden(f"({written})".encode()) == b"([key])"
 
 
 @pytest.mark.parametrize("text", ["한국어", "half \ud800", ""])
 def test_a_text_is_hidden_in_too(text: str) -> None:
-    assert keys(vllm_api_key=VLLM_KEY).hidden_in(f"{text} {VLLM_KEY}") == f"{text} [key]"
+    assert keys(vllm_api_key=VLLM_KEY).redact_text(f"{text} {VLLM_KEY}") == f"{text} [key]"
