@@ -35,7 +35,7 @@ if not TYPE_CHECKING:
 
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
-from .mapping.errors import ServerUnreachable
+from .exceptions import ServerUnreachable
 from .settings import Profile, Provider, Settings, SettingsError, Thinking
 
 if TYPE_CHECKING:  # by name: a type checker would take the official clients, which the line above names too

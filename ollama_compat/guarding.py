@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .call import Call, Memory, Progress
+from .exceptions import ModelGone, ServerNotReady
 from .limits.admission import Admission
-from .mapping.errors import ModelGone, ServerNotReady, model_not_found
+from .mapping.errors import model_not_found
 from .servers.backends import VLLM, Backend, Backends, Operation
 from .servers.failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE, Failure, classify
 from .servers.registry import Server, ServerRegistry, Target

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ollama import ResponseError
 
 from ..call import Call
+from ..exceptions import ModelGone
 from ..mapping import model_families as thinking
 from ..mapping import options
-from ..mapping.errors import ModelGone, Refusal, response_error
+from ..mapping.errors import Refusal, response_error
 from ..steps import JsonObject
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 from ..call import Call
+from ..exceptions import ModelGone
 from ..generation.request import check_keep_alive, note_without_effect
 from ..mapping import options
-from ..mapping.errors import ModelGone, refusal, response_error
+from ..mapping.errors import refusal, response_error
 from ..mapping.vllm_schema import Embeddings, decode, vector
 from ..steps import JsonObject, Steps
 

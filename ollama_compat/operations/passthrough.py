@@ -11,7 +11,8 @@ from typing import Any
 from ollama import ResponseError
 
 from ..call import Call
-from ..mapping.errors import MalformedReply, elsewhere, incomplete_reply, malformed_reply
+from ..exceptions import MalformedReply
+from ..mapping.errors import elsewhere, incomplete_reply, malformed_reply
 from ..mapping.messages import begun
 from ..settings import OLLAMA
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Request, Send, Steps

@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..mapping.errors import MalformedReply, elsewhere, refusal, response_error
+from ..exceptions import MalformedReply
+from ..mapping.errors import elsewhere, refusal, response_error
 from ..settings import Provider
 from ..steps import JsonObject, NextEvent, OpenStream, Reply, Request, Send, Steps
 from .dialects import CHAT, DIALECTS, Dialect

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 from ollama import ResponseError
 
-from ..mapping.errors import (
+from ..exceptions import (
     CircuitOpen,
     ConnectionsExhausted,
     IncompleteReply,

@@ -18,19 +18,8 @@ from functools import partial
 
 from ollama import ResponseError
 
-from ..mapping.errors import (
-    CircuitOpen,
-    ConnectionsExhausted,
-    ServerTimeout,
-    ServerUnreachable,
-    circuit_open,
-    no_vllm,
-    nowhere,
-    refusal,
-    server_not_ready,
-    server_timeout,
-    unreachable,
-)
+from ..exceptions import CircuitOpen, ConnectionsExhausted, ServerTimeout, ServerUnreachable
+from ..mapping.errors import circuit_open, no_vllm, nowhere, refusal, server_not_ready, server_timeout, unreachable
 from ..mapping.model_names import same
 from ..mapping.vllm_schema import ModelCard, ModelList, decode
 from ..steps import LIST, Clock, Reply, Request, SendAll, Steps

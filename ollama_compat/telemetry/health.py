@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from ollama import ResponseError
 
-from ..mapping.errors import MalformedReply, elsewhere, refusal
+from ..exceptions import MalformedReply
+from ..mapping.errors import elsewhere, refusal
 from ..mapping.vllm_schema import ModelList, decode
 from ..servers.circuit_breaker import State
 from ..settings import OLLAMA

@@ -7,14 +7,8 @@ import os
 
 import httpx
 
-from ..mapping.errors import (
-    ServerUnreachable,
-    connections_exhausted,
-    incomplete_reply,
-    response_error,
-    server_timeout,
-    unreachable,
-)
+from ..exceptions import ServerUnreachable
+from ..mapping.errors import connections_exhausted, incomplete_reply, response_error, server_timeout, unreachable
 from ..settings import OLLAMA
 from ..steps import Request
 

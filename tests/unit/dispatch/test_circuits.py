@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ollama_compat.mapping.errors import CircuitOpen, ServerUnreachable, connections_exhausted
+from ollama_compat.exceptions import CircuitOpen, ServerUnreachable
+from ollama_compat.mapping.errors import connections_exhausted
 from ollama_compat.servers.circuit_breaker import OPEN_S, QUIET_S
 from ollama_compat.steps import Reply, Sleep
 from tests.play import SECOND, play, refused, reply, said

@@ -9,7 +9,8 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat import ServerUnreachable
-from ollama_compat.mapping.errors import IncompleteReply, ServerNotReady, connections_exhausted, incomplete_reply
+from ollama_compat.exceptions import IncompleteReply, ServerNotReady
+from ollama_compat.mapping.errors import connections_exhausted, incomplete_reply
 from ollama_compat.steps import JsonObject, Reply
 from tests.play import MODEL_MISSING, delta, event, refused, said
 from tests.unit.dispatch.client import (

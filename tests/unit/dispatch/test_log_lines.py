@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ollama_compat.mapping.errors import RateLimited, incomplete_reply
+from ollama_compat.exceptions import RateLimited
+from ollama_compat.mapping.errors import incomplete_reply
 from ollama_compat.steps import Reply
 from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, delta, refused, reply, said

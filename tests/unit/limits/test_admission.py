@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ollama_compat import Settings
+from ollama_compat.exceptions import RateLimited
 from ollama_compat.limits.admission import Admission
-from ollama_compat.mapping.errors import RateLimited
 from ollama_compat.steps import NEXT_EVENT, AcquireSlot, Sleep, Steps, TakeToken
 from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, StillClock, play

@@ -10,7 +10,8 @@ import pytest
 from ollama import ResponseError
 
 from ollama_compat.call import Call
-from ollama_compat.mapping.errors import IncompleteReply, MalformedReply, malformed_reply, redirected
+from ollama_compat.exceptions import IncompleteReply, MalformedReply
+from ollama_compat.mapping.errors import malformed_reply, redirected
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.passthrough import passthrough
 from ollama_compat.steps import JsonObject, Reply

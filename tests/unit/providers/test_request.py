@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.errors import MalformedReply, malformed_reply, redirected
+from ollama_compat.exceptions import MalformedReply
+from ollama_compat.mapping.errors import malformed_reply, redirected
 from ollama_compat.mapping.model_families import FAMILIES, UNKNOWN
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed

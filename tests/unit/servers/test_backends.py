@@ -9,7 +9,7 @@ from ollama import ResponseError
 
 from ollama_compat import Settings
 from ollama_compat.dispatch import Dispatcher
-from ollama_compat.mapping.errors import CircuitOpen, ServerUnreachable
+from ollama_compat.exceptions import CircuitOpen, ServerUnreachable
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.passthrough import passthrough
 from ollama_compat.servers.backends import Backend, Backends

@@ -6,9 +6,8 @@ import httpx
 import pytest
 from ollama import ResponseError
 
+from ollama_compat.exceptions import ModelGone, ServerUnreachable
 from ollama_compat.mapping.errors import (
-    ModelGone,
-    ServerUnreachable,
     circuit_open,
     connections_exhausted,
     incomplete_reply,

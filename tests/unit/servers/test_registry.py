@@ -7,16 +7,8 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError, ServerUnreachable
-from ollama_compat.mapping.errors import (
-    CircuitOpen,
-    ConnectionsExhausted,
-    ServerNotReady,
-    ServerTimeout,
-    connections_exhausted,
-    incomplete_reply,
-    server_timeout,
-    unreachable,
-)
+from ollama_compat.exceptions import CircuitOpen, ConnectionsExhausted, ServerNotReady, ServerTimeout
+from ollama_compat.mapping.errors import connections_exhausted, incomplete_reply, server_timeout, unreachable
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S
 from ollama_compat.servers.registry import (
