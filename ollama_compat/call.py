@@ -1,9 +1,7 @@
-"""What an operation is handed: one call, the server that takes it, and what the client remembers."""
+"""One call of the Ollama API at one server: what an operation receives."""
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -11,111 +9,111 @@ from typing import Any, Literal, TypeVar
 from ollama import ResponseError
 
 from .mapping.errors import response_error
-from .servers.registry import Target
+from .servers.server import Target
 from .settings import Profile
-from .steps import Clock, JsonObject, Reply, Request, Send, Steps
-from .telemetry.log import NOTICES, line, write
+from .steps import Clock, JsonObject, Reply, Request, Send, Steps, SystemClock
+from .telemetry.notices import Notices
 
 T = TypeVar("T")
 
-_MOST_NOTICES = 100  # of one event: subjects hold names that users and models make up, which must not fill the memory
 
+class ModelFacts:
+    """What a client has determined about served models, such as how a chat template renders thinking."""
 
-@dataclass
-class Memory:
-    """What a client learns on the way: which notices it has given, what it found out about models."""
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._facts: dict[tuple[str, str, str], object] = {}
 
-    noticed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """The subjects of the notices, by event."""
-    facts: dict[tuple[str, str, str], object] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    def get(self, url: str, served: str, subject: str, kind: type[T]) -> T | None:
+        """A fact about the model `served` at a server; None: not known."""
+        fact = self._facts.get((url, served, subject))
+        return fact if isinstance(fact, kind) else None
+
+    def set(self, url: str, served: str, subject: str, fact: object) -> None:
+        """Keep a fact until `forget` drops all facts of the server."""
+        self._facts[url, served, subject] = fact
 
     def forget(self, url: str) -> None:
-        """What was learnt of a server is no longer sure: it may have been started anew."""
-        for key in [key for key in self.facts if key[0] == url]:
-            self.facts.pop(key, None)
-
-    def notice(self, event: str, subject: str, text: str, /, **facts: object) -> None:
-        """Warn in the `ollama_compat` log, once for each subject; `text` is a %-template of `facts` (guard/log.py)."""
-        subject = line(subject)
-        with self._lock:
-            seen = self.noticed[event]
-            if subject in seen or len(seen) >= _MOST_NOTICES:
-                return
-            seen.add(subject)
-        write(NOTICES, event, text, facts)
-
-
-@dataclass
-class Progress:
-    """How far a call has come, for those who watch over it."""
-
-    first: int | None = None
-    """When the first of the answer came (ticks)."""
-    delivered: bool = False
-    """Whether the caller has some of it. From then on nothing may be repeated."""
-    retry_after: float | None = None
-    """Seconds until the server that refused wants to be asked again, where it said so."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    done: bool = False
-    """Whether the last part is there: a caller who reads no further has given nothing up."""
+        """Drop the facts of a server: it may have been restarted with another model."""
+        for key in [key for key in self._facts if key[0] == url]:
+            self._facts.pop(key, None)
 
 
 @dataclass(frozen=True)
+class ClientContext:
+    """What all calls of a client share."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    notices: Notices = field(default_factory=Notices)
+    facts: ModelFacts = field(default_factory=ModelFacts)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a call has come."""
+
+    first_token: int | None = None
+    """When the first event of the answer arrived (ticks)."""
+    delivered: bool = False
+    """Whether the caller has received a part. From then on the call is never repeated."""
+    retry_after: float | None = None
+    """The `Retry-After` of the last refusal (seconds)."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    done: bool = False
+    """Whether the last part is complete: a caller that reads no further has cancelled nothing."""
+
+
+@dataclass(slots=True)
 class Call:
-    """One call of the Ollama API: `body` as the official client sends it to `path`."""
+    """One call: `body` as the official client sends it to `path`, and the server that answers it."""
 
     path: str
     body: Mapping[str, Any]
     target: Target
     profile: Profile
-    clock: Clock
+    context: ClientContext
     started: int
-    memory: Memory
+    """When the call began (ticks)."""
     progress: Progress = field(default_factory=Progress)
-    elsewhere: bool = False
+    from_provider: bool = False
     """Whether a provider answers it, not vLLM."""
+    name: str = field(init=False)
+    """The requested model; replies repeat it."""
+    stream: bool = field(init=False)
+    """Whether the caller wants the parts as they arrive."""
+    served: str = field(init=False)
+    """The model's name at the server."""
+    window: int | None = field(init=False)
+    """The context window of the served model (tokens); None: not known."""
+    url: str = field(init=False)
+    """The base URL of the server."""
 
-    @property
-    def name(self) -> str:
-        """The model as it was asked for; replies repeat it."""
-        return str(self.body.get("model", ""))
+    def __post_init__(self) -> None:
+        """Derive what every operation reads."""
+        self.name = str(self.body.get("model", ""))
+        self.stream = bool(self.body.get("stream"))
+        self.served = self.target.card.id
+        self.window = self.target.card.max_model_len
+        self.url = self.target.server.url
 
-    @property
-    def stream(self) -> bool:
-        """Whether the caller wants the parts as they come."""
-        return bool(self.body.get("stream"))
+    def fact(self, subject: str, kind: type[T]) -> T | None:
+        """What is known about the served model; None: not known."""
+        return self.context.facts.get(self.url, self.served, subject, kind)
 
-    @property
-    def served(self) -> str:
-        """The name under which the server serves the model."""
-        return self.target.card.id
+    def keep_fact(self, subject: str, fact: object) -> None:
+        """Keep a fact about the served model until its server changes."""
+        self.context.facts.set(self.url, self.served, subject, fact)
 
-    @property
-    def window(self) -> int | None:
-        """The model's window in tokens."""
-        return self.target.card.max_model_len
-
-    @property
-    def url(self) -> str:
-        """The server that takes the call."""
-        return self.target.url
-
-    def recall(self, subject: str, kind: type[T]) -> T | None:
-        """What was found out about the served model, if it was."""
-        known = self.memory.facts.get((self.url, self.served, subject))
-        return known if isinstance(known, kind) else None
-
-    def remember(self, subject: str, fact: object) -> None:
-        """Keep what was found out about the served model, until its server is gone."""
-        self.memory.facts[self.url, self.served, subject] = fact
+    def notice(self, event: str, subject: str, text: str, /, **facts: object) -> None:
+        """Log a warning once per client and subject."""
+        self.context.notices.notice(event, subject, text, **facts)
 
     def request(self, path: str, payload: JsonObject, method: Literal["GET", "POST"] = "POST") -> Request:
         """A request to the server, for the served model."""
         return Request(method, self.url, path, {"model": self.served, **payload}, self.name)
 
-    def ask(self, path: str, payload: JsonObject) -> Steps[Reply]:
+    def post(self, path: str, payload: JsonObject) -> Steps[Reply]:
         """POST for the served model and return the reply."""
         reply: Reply = yield Send(self.request(path, payload))
         self.progress.retry_after = reply.retry_after

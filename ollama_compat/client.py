@@ -1,8 +1,9 @@
-"""`Client` and `AsyncClient`: the official clients with one seam changed.
+"""`Client` and `AsyncClient`: the official clients with one method replaced.
 
-Every method of the official client builds the body of a request and calls `_request`. With `BACKEND_MODE=vllm` that
-seam hands the body to the translation, which answers from vLLM; with `BACKEND_MODE=ollama`, and for cloud models in
-either mode, the official `_request` goes on as ever.
+Every method of the official client builds the body of a request and calls `_request`, the only override point. With
+`BACKEND_MODE=vllm`, `_request` hands the body to the dispatcher (dispatch.py), which returns the steps that answer it,
+and a driver (transport/driver.py) runs the steps. With `BACKEND_MODE=ollama`, and for cloud models in either mode, the
+official `_request` runs unchanged.
 """
 
 from __future__ import annotations
@@ -31,112 +32,118 @@ if TYPE_CHECKING:
     from .telemetry.health import Health
     from .telemetry.stats import Observer, Row, Snapshot
     from .transport.credentials import Credentials
+    from .transport.driver import AsyncDriver, SyncDriver
 
-# Settings that `Client(...)` takes by keyword; all other keywords are the official client's.
 KEYWORDS = (*(variable.key for variable in VARIABLES), CONFIG.key, "settings")
+"""The keywords of `Client(...)` that are settings; all others are the official client's."""
 
-
-# httpx's own limit is 100 connections, and vLLM batches as many requests as it is sent. vLLM closes a connection that
-# was idle for 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE), as httpx would: whoever asks in that moment would ask a closed one.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
+"""httpx limits connections to 100 by default, and vLLM batches as many requests as it receives. vLLM closes a
+connection that was idle for 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE); a request at that moment would meet a closed one."""
+
+_FORK_LOCKS: dict[int, threading.RLock] = {}
+"""For each process that is the child of a fork: the lock under which its clients start anew."""
 
 
-_FORKED: dict[int, threading.RLock] = {}
-"""For each process that is the child of a fork: the lock under which clients begin anew in it."""
-
-
-class _Backend:
-    """Which backend a client has, settled when it is made."""
+class _BaseClient:
+    """What both clients share: the settings, the dispatcher, statistics, and what happens after a fork."""
 
     settings: Settings
     _client: Any
-    _translation: Dispatcher | None = None
-    _made: tuple[str | None, dict[str, Any]]
+    _dispatcher: Dispatcher | None = None
+    _arguments: tuple[str | None, dict[str, Any]]
+    """The host and the official client's keywords."""
     _process: int | None = None
-    """The process that the connections, locks and counts are of."""
+    """The process that the connections, locks and counts belong to."""
 
-    def _choose(self, host: str | None, keywords: dict[str, Any]) -> dict[str, Any]:
-        """Take the settings out of a client's keywords; the rest is for the official client."""
+    def _configure(self, host: str | None, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Take the settings out of the keywords of a client; the others are for the official client."""
         own = {key: keywords.pop(key) for key in KEYWORDS if key in keywords}
         self.settings = _settings(own)
-        self._made = host, keywords
+        self._arguments = host, keywords
         if self._process is None:
             self._process = os.getpid()
         if self.settings.backend_mode == "vllm":
-            from .dispatch import Dispatcher
-            from .settings_checks import check  # cost nothing in mode `ollama`
+            from .dispatch import Dispatcher  # mode `ollama` needs neither
+            from .settings_checks import check
 
             check(self.settings, keywords.get("headers") or {}, os.environ)
-            self._translation = Dispatcher(self.settings)
+            self._dispatcher = Dispatcher(self.settings)
             keywords.setdefault("limits", LIMITS)
         return keywords
 
-    def _exchange(self, path: str, body: Any) -> Steps[None] | None:
-        """The exchange that answers a request from vLLM; None: Ollama answers it."""
-        translation = self._own()
-        return None if translation is None else translation.exchange(path, body, self._client.timeout.read)
+    def _steps(self, path: str, body: Any) -> Steps[None] | None:
+        """The steps that answer a request from vLLM; None: Ollama answers it."""
+        dispatcher = self._own_dispatcher()
+        return None if dispatcher is None else dispatcher.dispatch(path, body, self._client.timeout.read)
 
-    def _own(self) -> Dispatcher | None:
-        """The translation, if there is one, of this very process."""
-        process = os.getpid()
-        if self._translation is not None and self._process != process:
-            # A lock of this very process: the parent's may be held for ever.
-            with _FORKED.setdefault(process, threading.RLock()):
+    def _own_dispatcher(self) -> Dispatcher | None:
+        """The dispatcher of this process; None in mode `ollama`."""
+        dispatcher, process = self._dispatcher, os.getpid()
+        if dispatcher is not None and self._process != process:
+            # A lock of this process: another thread of the parent may hold the parent's for ever.
+            with _FORK_LOCKS.setdefault(process, threading.RLock()):
                 if self._process != process:
-                    self._after_fork(self._translation)
-                    self._process = process  # last: whoever reads it finds all else done
-        return self._translation
+                    self._start_anew(dispatcher)
+                    self._process = process  # last: a thread that reads it finds the rest complete
+        return self._dispatcher
 
-    def _after_fork(self, parents: Dispatcher) -> None:
-        """Begin anew in the child of a fork: connections, locks and counts are the parent's."""
-        host, keywords = self._made
+    def _start_anew(self, parent: Dispatcher) -> None:
+        """Replace connections, locks and counts in the child of a fork: they belong to the parent."""
+        host, keywords = self._arguments
         self.__init__(host, settings=self.settings, **keywords)  # type: ignore[misc]
-        for cached in ("_keys", "_rates"):
+        for cached in ("_credentials", "_rates", "_driver"):
             self.__dict__.pop(cached, None)
-        parents.stats.after_fork()
-        if self._translation is not None:
-            self._translation.watched_as(parents)
+        parent.stats.after_fork()
+        if self._dispatcher is not None:
+            self._dispatcher.after_fork(parent)
 
     @functools.cached_property
-    def _keys(self) -> Credentials:
+    def _credentials(self) -> Credentials:
         from .transport.credentials import read_credentials
 
         own = self._client.headers.get("authorization")
-        return read_credentials(self.settings, self._made[1].get("headers") or {}, own, os.environ)
+        return read_credentials(self.settings, self._arguments[1].get("headers") or {}, own, os.environ)
 
     def stats(self) -> Snapshot:
-        """What happened since the client was made or `reset_stats` was called: plain JSON, see `stats.Snapshot`.
+        """The statistics since the client was made or `reset_stats` was called, as plain JSON.
 
-        Per model and operation: calls, errors by kind, retries, failovers, tokens, calls in flight and waiting, and
-        percentiles of latency and time to first token in seconds. With `BACKEND_MODE=ollama` nothing is counted.
+        For each model and operation: calls, errors by kind, retries, failovers, tokens, calls in flight and waiting,
+        percentiles of latency and time to first token (seconds). With `BACKEND_MODE=ollama` nothing is counted.
         """
         from .telemetry.stats import Stats
 
-        translation = self._own()
-        return Stats().snapshot() if translation is None else translation.stats.snapshot()
+        dispatcher = self._own_dispatcher()
+        return Stats().snapshot() if dispatcher is None else dispatcher.stats.snapshot()
 
     def rows(self) -> list[Row]:
         """The same as rows with histograms: what `prometheus.register(client)` reads."""
-        translation = self._own()
-        return [] if translation is None else translation.stats.rows()
+        dispatcher = self._own_dispatcher()
+        return [] if dispatcher is None else dispatcher.stats.rows()
 
     def reset_stats(self) -> None:
-        """Begin to count anew."""
-        translation = self._own()
-        if translation is not None:
-            translation.stats.reset()
+        """Set all counts to zero."""
+        dispatcher = self._own_dispatcher()
+        if dispatcher is not None:
+            dispatcher.stats.reset()
 
     def observe(self, observer: Observer) -> None:
-        """Have every call from now on told to `observer` too, such as `otel.OpenTelemetry()`."""
-        translation = self._own()
-        if translation is not None:
-            translation.guard.observers.append(observer)
+        """Notify `observer`, such as `otel.OpenTelemetry()`, of every call from now on."""
+        dispatcher = self._own_dispatcher()
+        if dispatcher is not None:
+            dispatcher.observers.add(observer)
+
+    def served_name(self, model: str) -> str:
+        """The name under which vLLM serves an Ollama model name: the model to request from `openai()`."""
+        if self._dispatcher is None or is_cloud(model):
+            return model
+        return self._dispatcher.resolver.served(model)
 
     def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
-        """What an OpenAI client is made with: for the server at `vllm`, or for Ollama (None), each with its key."""
+        """The arguments of an OpenAI client for the server at `vllm`, or for Ollama (None), each with its key."""
         base = vllm or self._ollama_url
-        authorization = self._keys.authorization["vllm" if vllm else OLLAMA] or ""
-        given = {key: value for key, value in (self._made[1].get("headers") or {}).items() if value is not None}
+        authorization = self._credentials.authorization["vllm" if vllm else OLLAMA] or ""
+        given = {key: value for key, value in (self._arguments[1].get("headers") or {}).items() if value is not None}
         headers = {key: value for key, value in given.items() if key.lower() != "authorization"}
         headers["Accept-Encoding"] = "identity"  # a few compressed bytes could fill the memory
         if authorization and not authorization.startswith("Bearer "):
@@ -148,20 +155,14 @@ class _Backend:
             "default_headers": headers,
         }
 
-    def _openai_http(self) -> dict[str, Any]:
-        """What that one's HTTP client is made with. The prompt and the headers follow no redirect to another host."""
-        own = {key: value for key, value in self._made[1].items() if key in ("verify", "cert", "trust_env")}
+    def _openai_http_options(self) -> dict[str, Any]:
+        """The arguments of its HTTP client. No redirect carries the prompt and the headers to another host."""
+        own = {key: value for key, value in self._arguments[1].items() if key in ("verify", "cert", "trust_env")}
         return {**own, "follow_redirects": False}
 
     @property
     def _ollama_url(self) -> str:
         return str(self._client.base_url).rstrip("/")
-
-    def served_name(self, model: str) -> str:
-        """The name under which vLLM serves an Ollama model name: what to ask `openai()` for."""
-        if self._translation is None or is_cloud(model):
-            return model
-        return self._translation.names.served(model)
 
 
 def _settings(own: dict[str, Any]) -> Settings:
@@ -171,63 +172,87 @@ def _settings(own: dict[str, Any]) -> Settings:
     if not isinstance(settings, Settings):
         raise SettingsError(f"settings must be an ollama_compat.Settings, not {type(settings).__name__}")
     if own:
-        raise SettingsError(f"settings= is whole: {', '.join(own)} can't be given beside it")
+        raise SettingsError(f"settings= holds all settings: {', '.join(own)} cannot be given beside it")
     return settings
 
 
-class Client(_Backend, ollama.Client):
-    """`ollama.Client`, answered by vLLM where `BACKEND_MODE` says so.
+class Client(_BaseClient, ollama.Client):
+    """`ollama.Client`, answered by vLLM with `BACKEND_MODE=vllm`.
 
-    All keywords of the official client mean what they mean there; `host` and `OLLAMA_HOST` name the Ollama server in
-    either mode. Beside them: `backend_mode`, `vllm_urls`, `vllm_api_key`, `vllm_model_map`, `ollama_compat_config`,
-    each over the environment variable of that name, or a whole `settings=Settings(...)`. Raises `SettingsError` for a
-    wrong value.
+    All keywords of the official client keep their meaning: `host` and `OLLAMA_HOST` are the Ollama server in either
+    mode; `timeout` (seconds, default: none) bounds connecting and each read of a call, discovery, admission and
+    retries; `headers`, `verify`, `transport` and the others are httpx's. Further keywords, each in place of the
+    environment variable of that name:
+
+    - `backend_mode`: 'ollama' (default) or 'vllm'
+    - `vllm_urls`: base URLs of the vLLM servers (default: ports 8001 and 8002 of this machine)
+    - `vllm_api_key`: bearer key sent to vLLM (default: none)
+    - `vllm_model_map`: Ollama name -> served name
+    - `vllm_failover`: model -> fallbacks (default: none)
+    - `vllm_limits`: where rates are counted, `memory://` or a Redis URL (default: no limits)
+    - `vllm_generate_rate`, `vllm_chat_rate`, `vllm_embed_rate`: such as '300/minute', with limits
+    - `vllm_max_concurrent`: calls in flight at once (default: 10 with limits, otherwise no limit)
+    - `ollama_compat_config`: path of a TOML file with all of the above and the model profiles
+    - `settings`: a whole `ollama_compat.Settings` in place of all these
+
+    Raises `SettingsError` for an invalid setting. Calls raise the official client's exceptions, or those of
+    `ollama_compat.exceptions`, which a handler for the official ones also catches.
     """
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
-        """Make a client; no request is sent."""
-        super().__init__(host, **self._choose(host, kwargs))
+        """Make a client. It sends no request."""
+        super().__init__(host, **self._configure(host, kwargs))
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
-        exchange = self._exchange(args[1], kwargs.get("json"))
-        if exchange is None:
+        steps = self._steps(args[1], kwargs.get("json"))
+        if steps is None:
             return super()._request(cls, *args, stream=stream, **kwargs)
-        parts = self._run(exchange)
+        parts = self._driver.run(steps)
         if stream:
             return _typed(cls, parts)
         with contextlib.closing(parts):
-            *_, whole = parts  # to the end: what comes after the last part is part of the call
-        return cls(**whole)
+            *_, last = parts  # to the end: what happens after the last part belongs to the call
+        return cls(**last)
 
     def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        exchange = self._exchange(args[1], kwargs.get("json"))
-        if exchange is not None:  # copy and delete look at nothing but the status
-            with contextlib.closing(self._run(exchange)) as parts:
-                return httpx.Response(200, json=next(parts))
-        return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+        steps = self._steps(args[1], kwargs.get("json"))
+        if steps is None:
+            return super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return httpx.Response(200, json=self._first_part(steps))  # copy and delete read the status alone
 
     def openai(self, model: str) -> openai.OpenAI:
-        """A ready `openai.OpenAI` for the server that serves `model`: the way out of the Ollama API.
+        """A ready `openai.OpenAI` for the server that serves `model`: for code that needs more than the Ollama API.
 
         It has this client's headers, key, timeout, `verify`, `cert` and `trust_env`; other keywords, such as
-        `transport`, are httpx's and can't be handed on. It follows no redirects and asks for replies that are not
-        compressed; all else that a client bounds is the OpenAI package's there. Ask it for
-        `client.served_name(model)`. With `BACKEND_MODE=ollama`, and for cloud models, it speaks to Ollama's own OpenAI
-        endpoint. Raises what `chat` raises for a model that is nowhere. Close it as you close a client.
+        `transport`, are httpx's and cannot be passed on. It follows no redirects and requests replies without
+        compression. Request the model `client.served_name(model)` from it. With `BACKEND_MODE=ollama`, and for cloud
+        models, it uses Ollama's own OpenAI endpoint. Raises what `chat` raises for a model that no server has. Close it
+        as you close a client.
         """
         from openai import DefaultHttpxClient, OpenAI
 
-        vllm, translation = None, self._own()
-        if translation is not None and not is_cloud(model):
-            with contextlib.closing(self._run(translation.locate(model, self._client.timeout.read))) as parts:
-                vllm = next(parts)["url"]
+        vllm, dispatcher = None, self._own_dispatcher()
+        if dispatcher is not None and not is_cloud(model):
+            vllm = self._first_part(dispatcher.locate(model, self._client.timeout.read))["url"]
         options = self._openai_options(self._client, vllm)
-        return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http()))
+        return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http_options()))
 
-    def _run(self, exchange: Steps[None]) -> Generator[JsonObject]:
+    def health(self, timeout: float = 2.0) -> Health:
+        """The health of all servers, within `timeout` seconds whatever they do: see `telemetry.health.Health`."""
+        from .telemetry.health import examined
+
+        steps = examined(self._own_dispatcher(), timeout, self._credentials, self._ollama_url)
+        return cast("Health", self._first_part(steps))
+
+    def _first_part(self, steps: Steps[None]) -> JsonObject:
+        with contextlib.closing(self._driver.run(steps)) as parts:
+            return next(parts)
+
+    @functools.cached_property
+    def _driver(self) -> SyncDriver:
         from .transport.driver import SyncDriver
 
-        return SyncDriver(self._client, self._keys, self._rates).run(exchange)
+        return SyncDriver(self._client, self._credentials, self._rates)
 
     @functools.cached_property
     def _rates(self) -> SyncRates | None:
@@ -237,61 +262,61 @@ class Client(_Backend, ollama.Client):
 
         return SyncRates(self.settings.vllm_limits, self.settings.rates)
 
-    def health(self, timeout: float = 2.0) -> Health:
-        """How the servers are: see `health.Health`. Answers within `timeout` seconds, whatever they do."""
-        from .telemetry.health import examined
 
-        with contextlib.closing(self._run(examined(self._own(), timeout, self._keys, self._ollama_url))) as parts:
-            return cast("Health", next(parts))
-
-
-class AsyncClient(_Backend, ollama.AsyncClient):
-    """`ollama.AsyncClient`, answered by vLLM where `BACKEND_MODE` says so: the async twin of `Client`."""
+class AsyncClient(_BaseClient, ollama.AsyncClient):
+    """`ollama.AsyncClient`, answered by vLLM with `BACKEND_MODE=vllm`; its keywords are those of `Client`."""
 
     _loop: asyncio.AbstractEventLoop | None = None
     """The event loop of the last call."""
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
-        """Make a client; no request is sent."""
-        super().__init__(host, **self._choose(host, kwargs))
+        """Make a client. It sends no request."""
+        super().__init__(host, **self._configure(host, kwargs))
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
-        exchange = self._exchange(args[1], kwargs.get("json"))
-        if exchange is None:
+        steps = self._steps(args[1], kwargs.get("json"))
+        if steps is None:
             return await super()._request(cls, *args, stream=stream, **kwargs)
-        parts = self._run(exchange)
+        parts = self._run(steps)
         if stream:
             return _atyped(cls, parts)
         async with contextlib.aclosing(parts):
-            whole = [part async for part in parts][-1]
-        return cls(**whole)
+            last = [part async for part in parts][-1]
+        return cls(**last)
 
     async def _request_raw(self, *args: Any, **kwargs: Any) -> Any:
-        exchange = self._exchange(args[1], kwargs.get("json"))
-        if exchange is not None:
-            async with contextlib.aclosing(self._run(exchange)) as parts:
-                return httpx.Response(200, json=await anext(parts))
-        return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+        steps = self._steps(args[1], kwargs.get("json"))
+        if steps is None:
+            return await super()._request_raw(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return httpx.Response(200, json=await self._first_part(steps))
 
     async def openai(self, model: str) -> openai.AsyncOpenAI:
         """A ready `openai.AsyncOpenAI` for the server that serves `model`: see `Client.openai`."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        vllm, translation = None, self._own()
-        if translation is not None and not is_cloud(model):
-            async with contextlib.aclosing(self._run(translation.locate(model, self._client.timeout.read))) as parts:
-                vllm = (await anext(parts))["url"]
+        vllm, dispatcher = None, self._own_dispatcher()
+        if dispatcher is not None and not is_cloud(model):
+            vllm = (await self._first_part(dispatcher.locate(model, self._client.timeout.read)))["url"]
         options = self._openai_options(self._client, vllm)
-        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http()))
+        return AsyncOpenAI(**options, http_client=DefaultAsyncHttpxClient(**self._openai_http_options()))
 
-    def _run(self, exchange: Steps[None]) -> AsyncGenerator[JsonObject]:
-        from .transport.driver import AsyncDriver
+    async def health(self, timeout: float = 2.0) -> Health:
+        """The health of all servers: the async twin of `Client.health`."""
+        from .telemetry.health import examined
 
+        steps = examined(self._own_dispatcher(), timeout, self._credentials, self._ollama_url)
+        return cast("Health", await self._first_part(steps))
+
+    async def _first_part(self, steps: Steps[None]) -> JsonObject:
+        async with contextlib.aclosing(self._run(steps)) as parts:
+            return await anext(parts)
+
+    def _run(self, steps: Steps[None]) -> AsyncGenerator[JsonObject]:
         self._follow_loop()
-        return AsyncDriver(self._client, self._keys, self._rates).run(exchange)
+        return self._driver.run(steps)
 
     def _follow_loop(self) -> None:
-        """Open new connections after the event loop has ended in which the old ones were opened: they ended with it."""
+        """Open new connections if the event loop of the old ones is closed: they ended with it."""
         import asyncio  # 9 ms: only where a loop runs
 
         try:
@@ -300,8 +325,15 @@ class AsyncClient(_Backend, ollama.AsyncClient):
             return
         before, self._loop = self._loop, loop
         if before is not None and before.is_closed() and not self._client.is_closed:
-            host, keywords = self._made
+            host, keywords = self._arguments
             ollama.AsyncClient.__init__(self, host, **keywords)
+            self.__dict__.pop("_driver", None)
+
+    @functools.cached_property
+    def _driver(self) -> AsyncDriver:
+        from .transport.driver import AsyncDriver
+
+        return AsyncDriver(self._client, self._credentials, self._rates)
 
     @functools.cached_property
     def _rates(self) -> AsyncRates | None:
@@ -310,15 +342,6 @@ class AsyncClient(_Backend, ollama.AsyncClient):
         from .limits.rates import AsyncRates
 
         return AsyncRates(self.settings.vllm_limits, self.settings.rates)
-
-    async def health(self, timeout: float = 2.0) -> Health:
-        """How the servers are: the async twin of `Client.health`."""
-        from .telemetry.health import examined
-
-        async with contextlib.aclosing(
-            self._run(examined(self._own(), timeout, self._keys, self._ollama_url))
-        ) as parts:
-            return cast("Health", await anext(parts))
 
 
 def _typed(cls: Any, parts: Generator[JsonObject]) -> Iterator[Any]:

@@ -282,8 +282,8 @@ class Settings(Frozen):
         return {operation: str(getattr(self, variable.lower())) for operation, variable in RATES.items()}
 
     @property
-    def places(self) -> int | None:
-        """How many calls may be in flight at once; None: as many as there are."""
+    def max_concurrent(self) -> int | None:
+        """The number of calls that may be in flight at once; None: no limit."""
         if self.vllm_max_concurrent is not None:
             return self.vllm_max_concurrent
         return None if self.vllm_limits is None else DEFAULT_PLACES

@@ -1,19 +1,19 @@
-"""What the translation asks of the outside world.
+"""Steps: what an operation asks a driver to do.
 
-A call is a generator, an `Exchange`: it yields steps and is sent their outcome. It does no I/O and reads no clock but
-the one it is handed, so one text serves `Client` and `AsyncClient` (upstream.py drives it) and a test can play the
-server with a list of replies.
+An operation is a generator. It yields a step, a driver (transport/driver.py) performs it and sends the outcome back.
+The generator itself does no I/O and reads no clock but the one it receives, so one text serves `Client` and
+`AsyncClient`, and a unit test plays the server with a list of replies.
 
-    Ask(request)        -> Reply              one request, its whole reply
-    Open(request)       -> Reply | None       open an event stream; None: it is open, Reply: the server refused
-    NEXT                -> bytes | None       the next event's data; None: the stream has ended
-    Sleep(seconds)      -> None               wait
-    Enter(queue, s)     -> bool               wait in a queue for a place in it; False: none came free in time
-    Spend(operation)    -> float              take one call from a rate; else the seconds until it is worth asking again
-    AskAll(requests, s) -> list               several requests at once, each with its Reply or its exception
-    a dict              -> None               a part for the caller, as Ollama would have sent it
+    Send(request)            -> Reply              send a request, read the whole reply
+    SendAll(requests, s)     -> list               send requests side by side: a Reply or an exception for each
+    OpenStream(request)      -> Reply | None       open an event stream; None: it is open, Reply: the server refused
+    NEXT_EVENT               -> bytes | None       the data of the next event; None: the stream has ended
+    Sleep(seconds)           -> None               wait
+    AcquireSlot(queue, s)    -> bool               wait for a slot of a semaphore; False: none became free in time
+    TakeToken(operation)     -> float              take one call from a rate, or return the seconds until a retry helps
+    a dict                   -> None               a part for the caller, in Ollama's format
 
-Where no reply comes at all, the exception is thrown in at the yield.
+When a request gets no reply, the driver throws the exception in at the yield.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 JsonObject: TypeAlias = dict[str, Any]
 
-LIST = "/v1/models"
-"""The path at which a server says what it serves."""
+MODELS_PATH = "/v1/models"
+"""The path at which a server lists the models that it serves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request. `timeout` (seconds) is that of an `AskAll`; None leaves the client's own in force."""
+    """An HTTP request. `timeout` (seconds) applies to `SendAll`; None leaves the client's own timeout in force."""
 
     method: Literal["GET", "POST"]
     base: str
@@ -44,7 +44,7 @@ class Request:
     model: str | None = None
     timeout: float | None = None
     credential: str = "vllm"
-    """Whose key is sent: 'vllm', 'ollama' or a provider's name."""
+    """Which key the driver sends: 'vllm', 'ollama' or a provider's name."""
 
     @property
     def url(self) -> str:
@@ -59,19 +59,34 @@ class Reply:
     status: int
     body: bytes
     retry_after: float | None = None
-    """Seconds until the server wants to be asked again, where it said so."""
+    """The server's `Retry-After` in seconds, if it sent one."""
 
     @property
     def ok(self) -> bool:
-        """Whether the server did what was asked."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request, read its whole reply."""
+    """Send a request and read its whole reply."""
 
     request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class SendAll:
+    """Send requests side by side and wait for all replies, at most `timeout` seconds in all.
+
+    The outcome has a `Reply` or an exception for each request, in order. A server that does not reply in time yields
+    `ServerTimeout` or `ServerUnreachable`.
+    """
+
+    requests: tuple[Request, ...]
+    timeout: float
+    enough: Callable[[Reply], bool] | None = None
+    """Whether a reply is the wanted one: the other servers then get `grace` seconds more, within `timeout`."""
+    grace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +106,14 @@ NEXT_EVENT = NextEvent()
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait."""
+    """Wait for some seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireSlot:
-    """Wait in a queue for a place in it, for `timeout` seconds; None: until one comes free."""
+    """Wait for a slot of a semaphore, at most `timeout` seconds; None: without a limit."""
 
     queue: aiologic.Semaphore
     timeout: float | None
@@ -111,41 +126,80 @@ class TakeToken:
     operation: str
 
 
-@dataclass(frozen=True, slots=True)
-class SendAll:
-    """Send requests side by side and wait for all of their replies, `timeout` seconds in all, whatever the servers do.
-
-    The outcome has a `Reply` or an exception for each of them, in their order; who has not answered in time is `Silent`
-    or `ServerUnreachable`.
-    """
-
-    requests: tuple[Request, ...]
-    timeout: float
-    enough: Callable[[Reply], bool] | None = None
-    """Whether a reply is what was wanted: the others then have `grace` seconds more, and no longer than `timeout`."""
-    grace: float = 0.0
-
-
-Step: TypeAlias = Send | OpenStream | NextEvent | Sleep | AcquireSlot | TakeToken | SendAll | JsonObject
+Step: TypeAlias = Send | SendAll | OpenStream | NextEvent | Sleep | AcquireSlot | TakeToken | JsonObject
 Outcome: TypeAlias = Reply | bytes | bool | float | list[Reply | Exception] | None
 R = TypeVar("R")
 Steps: TypeAlias = Generator[Step, Any, R]
+
+
+class Interceptor:
+    """Sees the steps of a generator before the driver does, and the outcomes before the generator does.
+
+    This base class passes everything through. `intercept` applies it.
+    """
+
+    def before_part(self) -> None:
+        """Called before the inner generator hands a part to the caller."""
+
+    def after_part(self) -> None:
+        """Called after the caller took a part; not called if the caller closes the generator instead."""
+
+    def step(self, step: Step) -> Step | Reply:
+        """The step for the driver; a `Reply` answers the step at once."""
+        return step
+
+    def outcome(self, _step: Step, outcome: Any, /) -> Any:
+        """The outcome for the inner generator. An exception that it raises is thrown in instead."""
+        return outcome
+
+    def error(self, error: Exception) -> Exception:
+        """The exception for the caller in place of one that the inner generator raised."""
+        return error
+
+
+def intercept(inner: Steps[None], interceptor: Interceptor) -> Steps[None]:
+    """Run `inner` and let `interceptor` see its steps and their outcomes."""
+    outcome: Any = None
+    try:
+        while True:
+            try:
+                step = inner.throw(outcome) if isinstance(outcome, Exception) else inner.send(outcome)
+            except StopIteration:
+                return
+            try:
+                if isinstance(step, dict):
+                    interceptor.before_part()
+                    outcome = yield step
+                    interceptor.after_part()
+                    continue
+                intercepted = interceptor.step(step)
+                outcome = intercepted if isinstance(intercepted, Reply) else (yield intercepted)
+                outcome = interceptor.outcome(step, outcome)
+            except Exception as error:
+                outcome = error
+    except Exception as error:
+        translated = interceptor.error(error)
+        if translated is error:
+            raise
+        raise translated from None
+    finally:
+        inner.close()
 
 
 class Clock(Protocol):
     """Where a call reads the time."""
 
     def ticks(self) -> int:
-        """Nanoseconds of a clock that never goes back."""
+        """Nanoseconds of a monotonic clock."""
         ...
 
     def stamp(self) -> str:
-        """The time of day as Ollama writes it: RFC 3339, UTC, nanoseconds."""
+        """The time of day in Ollama's format: RFC 3339, UTC, nanoseconds."""
         ...
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the machine."""
 
     def ticks(self) -> int:
         """Nanoseconds of `time.perf_counter`."""
@@ -155,16 +209,3 @@ class SystemClock:
         """Now, such as `2026-08-21T09:31:20.920865535Z`."""
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
-
-
-def ask(
-    method: Literal["GET", "POST"],
-    base: str,
-    path: str,
-    payload: JsonObject | None = None,
-    *,
-    model: str | None = None,
-) -> Steps[Reply]:
-    """Send one request and return its reply."""
-    reply: Reply = yield Send(Request(method, base, path, payload, model))
-    return reply

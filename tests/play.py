@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ollama_compat.call import Call, Memory
+from ollama_compat.call import Call, ClientContext
 from ollama_compat.mapping.vllm_schema import ModelCard
-from ollama_compat.servers.registry import Server, Target
+from ollama_compat.servers.server import Server, Target
 from ollama_compat.settings import Profile
 from ollama_compat.steps import (
     AcquireSlot,
@@ -152,17 +152,16 @@ def call(
     model: str = "smol",
     card: ModelCard | None = None,
     profile: JsonObject | None = None,
-    memory: Memory | None = None,
+    context: ClientContext | None = None,
 ) -> Call:
-    """A call as the translation makes it."""
+    """A call as the dispatcher makes it."""
     return Call(
         path=path,
         body={"model": model, **(body or {})},
         target=Target(Server(URL), card or ModelCard("smol", max_model_len=2048)),
         profile=Profile.model_validate(profile or {}),
-        clock=FakeClock(),
+        context=context or ClientContext(FakeClock()),
         started=0,
-        memory=memory or Memory(),
     )
 
 

@@ -1,7 +1,7 @@
-"""Log probabilities and token ids of an event, in Ollama's shape.
+"""Log probabilities and token ids of an event, in Ollama's format.
 
-Chat and completions have different shapes of log probabilities (vLLM 0.32); the token that ends the text is counted by
-both vLLM and Ollama, and shown by Ollama in neither list.
+Chat and completions have different formats of log probabilities (vLLM 0.32). vLLM and Ollama both count the token that
+ends the text; Ollama's lists do not have it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..steps import JsonObject
 
 
 def _ends_by_token(choice: Choice) -> bool:
-    """Whether the last token of the event is the model's end-of-text, which is no part of the answer."""
+    """Whether the last token of the event is the model's end-of-text token, which is not part of the answer."""
     return choice.finish_reason in ("stop", "tool_calls") and not isinstance(choice.stop_reason, str)
 
 
@@ -25,7 +25,7 @@ def ids_of(choice: Choice) -> list[int]:
 
 
 def logprobs_of(choice: Choice, top: int) -> list[JsonObject]:
-    """The tokens of the answer's text with their log probabilities, each with its `top` likeliest alternatives."""
+    """The tokens of the answer's text with log probabilities, each with its `top` most likely alternatives."""
     if choice.logprobs is None:
         return []
     tokens = [_logprob(token, top) for token in _tokens(choice.logprobs)]
@@ -33,7 +33,7 @@ def logprobs_of(choice: Choice, top: int) -> list[JsonObject]:
 
 
 def _tokens(logprobs: Logprobs) -> Iterator[TokenLogprob]:
-    """The tokens of either shape: chat's objects, or completions' parallel lists."""
+    """The tokens in either format: the objects of chat, or the parallel lists of completions."""
     if logprobs.content is not None:
         yield from logprobs.content
         return

@@ -1,118 +1,172 @@
-"""A generation from its first event to Ollama's last part: what `chat` and `generate` share.
+"""The one pipeline from a prompt to Ollama's parts: fit, send, shorten and retry when the prompt is too long, stream.
 
-vLLM is always asked for an event stream, also where the caller wants one reply: the time of the first token is then
-known, so `prompt_eval_duration` and `eval_duration` are true, and a caller who goes away frees the server. Where nobody
-reads the parts, `stream_interval` makes vLLM send the rest in one event, which costs what a plain reply costs.
+The request always asks vLLM for an event stream, also for a plain call: the time of the first token is then known, so
+`prompt_eval_duration` and `eval_duration` are true, and a caller that closes the call frees the server. For a plain
+call, `stream_interval` makes vLLM send the whole answer in one event, which costs what a plain reply costs.
 """
 
 from __future__ import annotations
 
 from ..call import Call
-from ..mapping.errors import Refusal, failure, incomplete_reply, refusal, response_error
+from ..mapping.errors import Refusal, incomplete_reply, refusal, response_error
+from ..mapping.errors import failure as stream_error
 from ..mapping.vllm_schema import Chunk, decode
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Steps
-from .reader import Assembler, Fragment, Plan
+from .prompt import CHAT_PATH, Prompt
+from .reader import ReplyDelta, ReplyFormat, ReplyReader
+from .request import GenerationRequest, explain_refusal
+from .thinking_plan import keep_opened, resolve_reasoning
+from .window import fit
 
 DONE = b"[DONE]"
-_GIVEN_UP = {"abort": 500, "error": 500, "insufficient_system_resource": 503}  # vLLM 0.32's two, and DeepSeek's
+_FAILED = {"abort": 500, "error": 500, "insufficient_system_resource": 503}  # two of vLLM 0.32, one of DeepSeek
 _ONE_EVENT = 1_000_000  # tokens: more than any window
 
 
-def respond(call: Call, path: str, payload: JsonObject, plan: Plan) -> Steps[Refusal | None]:
-    """Ask vLLM and yield Ollama's parts. Returns the refusal where the server refused before the first part."""
-    assembler = Assembler(plan)
-    sent = call.clock.ticks()
-    refused: Reply | None = yield OpenStream(call.request(path, _streamed(call, payload, plan)))
+def generate(call: Call, request: GenerationRequest, prompt: Prompt) -> Steps[None]:
+    """Generate from a prompt and yield Ollama's parts. Raises the translated refusal of vLLM."""
+    if request.num_ctx is not None and not prompt.surely_fits(request.num_ctx):
+        prompt = yield from fit(call, prompt, limit=request.num_ctx, window=request.num_ctx, keep=request.num_keep)
+    refused = yield from _stream(call, request, prompt)
+    if refused is not None and refused.too_long and call.window:
+        limit = request.room_for_prompt(call.window)
+        prompt = yield from fit(call, prompt, limit=limit, window=call.window, keep=request.num_keep)
+        refused = yield from _stream(call, request, prompt)
     if refused is not None:
-        call.progress.retry_after = refused.retry_after
+        raise explain_refusal(call, refused)
+
+
+def _stream(call: Call, request: GenerationRequest, prompt: Prompt) -> Steps[Refusal | None]:
+    """Send the request and yield the parts. Returns the refusal if the server refuses the request."""
+    reply, progress, clock = prompt.reply, call.progress, call.context.clock
+    reader, plan = ReplyReader(reply), reply.thinking
+    sent_at = clock.ticks()
+    refused: Reply | None = yield OpenStream(call.request(prompt.path, _payload(call, request, prompt)))
+    if refused is not None:
+        progress.retry_after = refused.retry_after
         return refusal(call.url, refused.status, refused.body)
-    whole = Fragment()
+    plain = None if call.stream else ReplyDelta()
+    unresolved = plan.style if plan.reasoning == "unknown" else None
     while (data := (yield NEXT_EVENT)) is not None:
         if data == DONE:
-            continue  # to the stream's end, so that the connection can be used again
+            continue  # read to the end of the stream, so that the connection can be reused
         chunk = decode(data, Chunk, call.url)
         if bytes(chunk.error) not in (b"", b"null"):
-            raise failure(call.url, data)
-        if call.progress.first is None:
-            call.progress.first = call.clock.ticks()
-        if assembler.kind == "unknown" and plan.settle and _reasons(chunk):
-            assembler.kind = yield from plan.settle()
-        fragment = assembler.feed(chunk)
-        if fragment and call.stream:
-            call.progress.delivered = True
-            yield _part(call, plan, fragment)
-        elif fragment:
-            whole.add(fragment)
-        if assembler.stopped:
+            raise stream_error(call.url, data)
+        if progress.first_token is None:
+            progress.first_token = clock.ticks()
+        if chunk.prompt_text is not None and plan.opened is None:
+            keep_opened(call, opened=reader.prompt_opened(chunk.prompt_text))
+        if unresolved is not None and _has_reasoning(chunk):
+            reader.reasoning, unresolved = (yield from resolve_reasoning(call, unresolved)), None
+        delta = reader.feed(chunk)
+        if delta and plain is None:
+            progress.delivered = True
+            yield _part(call, reply, delta)
+        elif plain is not None:
+            plain.add(delta)
+        if reader.stopped:
             break
-    _check_end(call, assembler)
-    rest = assembler.finish()
-    whole.add(rest)
-    if mistaken := assembler.mistaken:
-        rest = whole = Fragment(mistaken, logprobs=whole.logprobs)
-    if call.stream:
-        if rest:
-            yield _part(call, plan, rest)
-        whole = Fragment()
-    yield _part(call, plan, whole) | _summary(call, assembler, sent)
+    _check_end(call, reader)
+    yield from _last_parts(call, reply, reader, plain, sent_at)
     return None
 
 
-def _reasons(chunk: Chunk) -> bool:
-    deltas = (choice.delta for choice in chunk.choices)
-    return any(delta is not None and (delta.reasoning or delta.reasoning_content) for delta in deltas)
+def _payload(call: Call, request: GenerationRequest, prompt: Prompt) -> JsonObject:
+    reply = prompt.reply
+    stream_options = {"include_usage": True}
+    payload: JsonObject = {**prompt.fields(), **request.fields(reply.client_stops)}
+    if request.logprobs:
+        is_chat = prompt.path == CHAT_PATH
+        payload["logprobs"] = True if is_chat else request.top_logprobs
+        if is_chat:
+            payload["top_logprobs"] = request.top_logprobs
+    if reply.client_stops:
+        stream_options["continuous_usage_stats"] = True  # the client will not read the last event, with the usage
+    payload["stream"] = True
+    payload["stream_options"] = stream_options
+    if not (call.stream or reply.client_stops or reply.by_token):
+        payload["stream_interval"] = _ONE_EVENT
+    if reply.thinking.opened is None:
+        payload["return_prompt_text"] = True
+    if reply.context:
+        payload["return_token_ids"] = True
+    return payload
 
 
-def _streamed(call: Call, payload: JsonObject, plan: Plan) -> JsonObject:
-    options: dict[str, bool] = {"include_usage": True}
-    if plan.stops:
-        options["continuous_usage_stats"] = True  # the last event, with the usage, will not be waited for
-    streamed = {**payload, "stream": True, "stream_options": options}
-    if not (call.stream or plan.stops or plan.stepwise):
-        streamed["stream_interval"] = _ONE_EVENT
-    if plan.learn is not None:
-        streamed["return_prompt_text"] = True
-    if plan.context:
-        streamed["return_token_ids"] = True
-    return streamed
+def _has_reasoning(chunk: Chunk) -> bool:
+    for choice in chunk.choices:
+        if choice.delta is not None and (choice.delta.reasoning or choice.delta.reasoning_content):
+            return True
+    return False
 
 
-def _check_end(call: Call, assembler: Assembler) -> None:
-    if assembler.stopped:
+def _check_end(call: Call, reader: ReplyReader) -> None:
+    """Raise if the server ended the stream without finishing the answer."""
+    if reader.stopped:
         return
-    if assembler.finish_reason is None:
+    if reader.finish_reason is None:
         raise incomplete_reply(call.url, "the stream ended without a finish_reason")
-    status = _GIVEN_UP.get(assembler.finish_reason)
+    status = _FAILED.get(reader.finish_reason)
     if status is not None:
-        reason = f"finish_reason {assembler.finish_reason!r}"
-        raise response_error(f"{call.url} gave the generation up ({reason})", status)
+        cause = f"finish_reason {reader.finish_reason!r}"
+        raise response_error(f"{call.url} stopped generating before the answer was complete ({cause})", status)
 
 
-def _part(call: Call, plan: Plan, fragment: Fragment) -> JsonObject:
-    part = {"model": call.name, "created_at": call.clock.stamp(), **plan.render(fragment), "done": False}
-    if fragment.logprobs:
-        part["logprobs"] = fragment.logprobs
+def _last_parts(
+    call: Call, reply: ReplyFormat, reader: ReplyReader, plain: ReplyDelta | None, sent_at: int
+) -> Steps[None]:
+    """Yield what the reader held back, then the last part with the counts; a plain call gets one part."""
+    rest = reader.finish()
+    if plain is not None:
+        plain.add(rest)
+        rest = plain
+    if misread := reader.misread_answer():
+        rest = ReplyDelta(misread, logprobs=rest.logprobs)
+    if plain is None:
+        if rest:
+            yield _part(call, reply, rest)
+        rest = ReplyDelta()
+    yield _part(call, reply, rest) | _summary(call, reader, reply, sent_at)
+
+
+def _part(call: Call, reply: ReplyFormat, delta: ReplyDelta) -> JsonObject:
+    part: JsonObject = {"model": call.name, "created_at": call.context.clock.stamp()}
+    if reply.part_field == "message":
+        message: JsonObject = {"role": "assistant", "content": delta.content}
+        if delta.thinking:
+            message["thinking"] = delta.thinking
+        if delta.tool_calls:
+            message["tool_calls"] = delta.tool_calls
+        part["message"] = message
+    else:
+        part["response"] = delta.content
+        if delta.thinking:
+            part["thinking"] = delta.thinking
+    part["done"] = False
+    if delta.logprobs:
+        part["logprobs"] = delta.logprobs
     return part
 
 
-def _summary(call: Call, assembler: Assembler, sent: int) -> JsonObject:
-    for reason in assembler.tool_calls.dropped:
-        call.memory.notice("tool call dropped", reason, "%(model)s: dropped %(what)s", model=call.name, what=reason)
-    ended = call.clock.ticks()
-    first = call.progress.first or ended
-    call.progress.tokens_in, call.progress.tokens_out = assembler.prompt_tokens, assembler.completion_tokens
-    call.progress.done = True
+def _summary(call: Call, reader: ReplyReader, reply: ReplyFormat, sent_at: int) -> JsonObject:
+    for dropped in reader.tool_calls.dropped:
+        call.notice("tool call dropped", dropped, "model %(model)s: dropped %(what)s", model=call.name, what=dropped)
+    ended, progress = call.context.clock.ticks(), call.progress
+    first_token = progress.first_token or ended
+    progress.tokens_in, progress.tokens_out = reader.prompt_tokens, reader.completion_tokens
+    progress.done = True
     summary: JsonObject = {
         "done": True,
-        "done_reason": "length" if assembler.finish_reason == "length" and not assembler.stopped else "stop",
+        "done_reason": "length" if reader.finish_reason == "length" and not reader.stopped else "stop",
     }
-    if assembler.plan.context:
-        summary["context"] = assembler.token_ids
+    if reply.context:
+        summary["context"] = reader.token_ids
     return summary | {
         "total_duration": ended - call.started,
-        "load_duration": sent - call.started,
-        "prompt_eval_count": assembler.prompt_tokens,
-        "prompt_eval_duration": first - sent,
-        "eval_count": assembler.completion_tokens,
-        "eval_duration": ended - first,
+        "load_duration": sent_at - call.started,
+        "prompt_eval_count": reader.prompt_tokens,
+        "prompt_eval_duration": first_token - sent_at,
+        "eval_count": reader.completion_tokens,
+        "eval_duration": ended - first_token,
     }

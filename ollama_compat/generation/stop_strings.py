@@ -1,7 +1,7 @@
-"""Stop strings, cut off on this side: for more of them than vLLM takes, and for those that may only cut the answer.
+"""Stop strings that the client applies: more of them than vLLM accepts, or stops that must not cut the thinking.
 
-Text comes in pieces and goes out in pieces; what could be the beginning of a stop string is held back until it is
-clear. The same text gives the same cut however it is split.
+Text arrives and leaves in pieces. The end of a piece that may begin a stop string is held back until it is certain. The
+result does not depend on how the text is cut into pieces.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class StopFilter:
-    """Passes text on until the first stop string, which is never part of the answer."""
+    """Passes text through until the first stop string, which is never part of the answer."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         """An empty stop string ends the answer at its first token, as in Ollama."""
@@ -19,7 +19,7 @@ class StopFilter:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """What of `text`, and of what was held back before it, can be passed on."""
+        """The text that is certain to be part of the answer."""
         if self.stopped or not text:
             return ""
         if not self._stops:
@@ -29,20 +29,20 @@ class StopFilter:
         if found:
             self.stopped = True
             self._held = ""
-            _, at = min(found)  # the one that is whole first, so that it does not matter how the text was split
+            _, at = min(found)  # the first one that is complete, so that the result does not depend on the pieces
             return text[:at]
         keep = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
     def finish(self) -> str:
-        """What was held back, once no more text comes."""
+        """The text that was held back when the text ended."""
         held, self._held = self._held, ""
         return held
 
 
 def overlap(text: str, marker: str) -> int:
-    """The length of the longest end of `text` that begins `marker`."""
+    """The length of the longest suffix of `text` that begins `marker`."""
     for length in range(min(len(text), len(marker) - 1), 0, -1):
         if text.endswith(marker[:length]):
             return length

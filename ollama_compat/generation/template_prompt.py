@@ -1,14 +1,15 @@
-"""A chat or a generation whose prompt is made here, by a Go template: of the profile, or of the call itself.
+"""Prompts that a Go template renders: the template of a profile, or of the call itself.
 
-What Ollama does with the template of a model, this does (0.33, server/routes.go, server/prompt.go): the template says
-whether there are tools, thoughts and insertion, the prompt is completed raw, and thoughts and calls are told from the
-text. The oldest messages go where the conversation does not fit the window.
+This does what Ollama does with a model's template (0.33, server/routes.go, server/prompt.go): the template says whether
+the model supports tools, thinking and insertion; vLLM completes the rendered text; thinking and tool calls are part of
+the text of the reply.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar
 
@@ -16,161 +17,215 @@ from ..call import Call
 from ..go_template import TemplateError
 from ..go_template.prompt import PromptTemplate, read
 from ..mapping.errors import lacks, response_error
-from ..mapping.model_families import ThinkingParser, thinking_style
 from ..steps import JsonObject, Steps
-from .completions import Completion, complete, first_token, to_count
-from .reader import Fragment, Plan
-from .request import Checked, refuse_field
-from .text_tool_calls import TextToolCallParser, with_calls
-from .thinking_plan import cant_think
-from .window import shorten, tokenize
+from .prompt import COMPLETIONS_PATH, Messages, Prompt
+from .prompts import TokenPrompt, after_context, text_fits
+from .reader import PartField, ReplyFormat
+from .request import GenerationRequest, unavailable
+from .thinking_plan import NO_THINKING, ThinkingPlan, cannot_think, style_of
+from .window import tokenize, without_oldest
 
-Messages = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
+Tools = Sequence[Mapping[str, Any]]
+
+_MARKER = re.compile(r"<[^<>\s]{1,40}>|\[[A-Z_]{1,40}\]")  # the text of a model's first token
 
 
-@dataclass(frozen=True)
-class Templated:
-    """One call, and the template that makes its prompt."""
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """A template with what it renders for one call besides the messages."""
 
     call: Call
     template: PromptTemplate
-    checked: Checked
     think: bool | str | None
-    """What the template is told."""
-    tags: tuple[str, str] | None
-    """What thoughts stand between, where the answer may have some."""
-    tools: Messages | None = None
-    """What is offered; None: the request has no place for tools."""
+    """The value of `.Think`; None: not set."""
+    tools: Tools | None
+    """The offered tools; None: the endpoint has none."""
 
-    def prompt(self, messages: Messages) -> str:
-        """The prompt of a conversation. Raises Ollama's 500 where the template can't be rendered."""
-        return _rendered(lambda: self.template.prompt(messages, self.tools, self.think, self._today))
+    def conversation(self, messages: Messages) -> str:
+        """The prompt of a conversation. Raises Ollama's 500 for a template that cannot be rendered."""
+        return _rendered(lambda: self.template.prompt(messages, self.tools, self.think, self._today()))
 
     def insertion(self, prompt: str, suffix: str) -> str:
-        """The prompt of what comes between two texts."""
-        return _rendered(lambda: self.template.insertion(prompt, suffix, self.think, self._today))
+        """The prompt for the text between two texts. Raises Ollama's 500 likewise."""
+        return _rendered(lambda: self.template.insertion(prompt, suffix, self.think, self._today()))
+
+    def _today(self) -> date:
+        """The day in UTC."""
+        return date.fromisoformat(self.call.context.clock.stamp()[:10])
+
+
+@dataclass(frozen=True, slots=True)
+class TemplatePrompt:
+    """A conversation that a Go template renders; without messages, a text that it has rendered."""
+
+    text: str
+    reply: ReplyFormat
+    request_fields: JsonObject = field(default_factory=dict)
+    """Further fields of the request."""
+    messages: Messages = ()
+    renderer: Renderer | None = None
+    """Renders fewer messages; None: the prompt can only be cut."""
+    path: str = COMPLETIONS_PATH
+    can_be_cut: bool = True
 
     @property
-    def _today(self) -> date:
-        """UTC's day."""
-        return date.fromisoformat(self.call.clock.stamp()[:10])
+    def droppable(self) -> int:
+        """All messages but the last."""
+        return len(self.messages) - 1 if self.renderer is not None else 0
 
-    def plan(self, prompt: str, render: Callable[[Fragment], JsonObject], *, context: bool) -> Plan:
-        """How the answer to the prompt is read. Stop strings cut only the answer, and vLLM would cut thoughts too."""
-        checked, tags = self.checked, self.tags
-        opened = tags is not None and prompt.rstrip().endswith(tags[0])
-        return Plan(
-            render=render,
-            stops=checked.stops if tags or not checked.server_takes_stops else (),
-            splitter=(lambda: ThinkingParser(tags, opened=opened)) if tags else None,
-            top_logprobs=checked.top_logprobs,
-            context=context,
-        )
+    def fields(self) -> JsonObject:
+        """The rendered text."""
+        return {"prompt": self.text, **self.request_fields}
+
+    def countable(self) -> JsonObject:
+        """The rendered text, with or without the model's first token as the request sends it."""
+        kept = {key: value for key, value in self.request_fields.items() if key == "add_special_tokens"}
+        return {"prompt": self.text, **kept}
+
+    def surely_fits(self, limit: int) -> bool:
+        """Whether the text has fewer bytes than `limit`."""
+        return text_fits(self.text, limit)
+
+    def without_oldest(self, number: int, /) -> TemplatePrompt:
+        """The prompt of the conversation without its oldest messages."""
+        if self.renderer is None:
+            return self
+        messages = without_oldest(self.messages, number)
+        return replace(self, text=self.renderer.conversation(messages), messages=messages)
+
+    def cut(self, tokens: list[int]) -> TokenPrompt:
+        """The tokens that are left."""
+        return TokenPrompt(tokens, self.reply, self.request_fields)
 
 
 def template_of(call: Call) -> PromptTemplate | None:
-    """The call's own template, else its profile's. Raises Ollama's 500 for one that can't be read."""
+    """The call's own template, else its profile's. Raises Ollama's 500 for one that cannot be parsed."""
     text = call.body.get("template") or call.profile.template
     return _rendered(lambda: read(text)) if text else None
+
+
+def inserts(call: Call, template: PromptTemplate) -> bool:
+    """Whether the template has a place for a suffix."""
+    return not call.profile.lacks("insert") and _reads(call, template, "suffix")
+
+
+def conversation_prompt(
+    call: Call,
+    template: PromptTemplate,
+    request: GenerationRequest,
+    messages: Messages,
+    tools: Tools | None,
+    part_field: PartField,
+) -> Steps[Prompt]:
+    """The prompt of a conversation, after the `context` of the call if it has one."""
+    renderer, tags = _renderer(call, template, request, tools)
+    if any(message.get("images") for message in messages):
+        raise unavailable(
+            "images with template",
+            "a Go template renders text; without one the chat template of the server renders images",
+        )
+    text = renderer.conversation(messages)
+    fields = yield from _without_second_first_token(call, text, template.text)
+    reply = _reply(request, text, tags, part_field)
+    if tools:
+        fields["skip_special_tokens"] = False  # the tag of a tool call may be a special token
+        names = tuple(str((tool.get("function") or {}).get("name") or "") for tool in tools)
+        reply = replace(reply, text_tools=names, tool_tag=template.call_tag)
+    if call.body.get("context"):
+        return (yield from after_context(call, {"prompt": text, "add_special_tokens": False}, reply, fields))
+    # Ollama drops no messages of a conversation that a call's own template renders.
+    may_drop = not call.body.get("template")
+    return TemplatePrompt(text, reply, fields, messages, renderer if may_drop else None)
+
+
+def insertion_prompt(
+    call: Call, template: PromptTemplate, request: GenerationRequest, prompt: str, suffix: str
+) -> Steps[Prompt]:
+    """The prompt for the text between two texts."""
+    renderer, tags = _renderer(call, template, request, None)
+    text = renderer.insertion(prompt, suffix)
+    fields = yield from _without_second_first_token(call, text, template.text)
+    return TemplatePrompt(text, _reply(request, text, tags, "response"), fields)
+
+
+def _reply(request: GenerationRequest, text: str, tags: tuple[str, str] | None, part_field: PartField) -> ReplyFormat:
+    thinking = NO_THINKING
+    if tags is not None:
+        thinking = ThinkingPlan(parse=True, opened=text.rstrip().endswith(tags[0]), tags=tags)
+    return ReplyFormat(
+        part_field,
+        thinking,
+        client_stops=request.client_stops(thinking=tags is not None),
+        top_logprobs=request.top_logprobs,
+        context=part_field == "response",
+    )
+
+
+def _renderer(
+    call: Call, template: PromptTemplate, request: GenerationRequest, tools: Tools | None
+) -> tuple[Renderer, tuple[str, str] | None]:
+    """The renderer, and the tags of the thinking in the reply (None: it has none).
+
+    Raises Ollama's 400 if the call requests tools or thinking from a model without them.
+    """
+    if tools and (call.profile.lacks("tools") or not _reads(call, template, "tools")):
+        raise lacks(call.name, "tools")
+    tags, default = _thinking_of(call, template)
+    think = call.body.get("think")
+    if think and tags is None:
+        raise cannot_think(call)
+    if think is None and tags is not None:
+        think = default
+    if request.response_format is not None and think:
+        think = False  # vLLM's grammar binds from the first token: there is no room for thinking
+    return Renderer(call, template, think, tools), tags if think else None
 
 
 def _rendered(make: Callable[[], T]) -> T:
     try:
         return make()
-    except TemplateError as problem:
-        raise response_error(f"template: {problem}", 500) from None
+    except TemplateError as error:
+        raise response_error(f"template: {error}", 500) from None
 
 
-def templated(call: Call, template: PromptTemplate, checked: Checked, tools: Messages | None = None) -> Templated:
-    """Settle whether the call thinks and may call tools. Raises Ollama's 400 where it asks for what the model can't."""
-    if tools and (call.profile.lacks("tools") or not _has(call, template, "tools")):
-        raise lacks(call.name, "tools")
-    tags, default = _thoughts(call, template)
-    think = call.body.get("think")
-    if think and tags is None:
-        raise cant_think(call)
-    if think is None and tags is not None:
-        think = default
-    if checked.response_format is not None and think:
-        think = False  # vLLM's grammar binds from the first token: there is no room for a thought
-    return Templated(call, template, checked, think, tags if think else None, tools)
-
-
-def inserts(call: Call, template: PromptTemplate) -> bool:
-    """Whether the template has a place for a suffix."""
-    return not call.profile.lacks("insert") and _has(call, template, "suffix")
-
-
-def _has(call: Call, template: PromptTemplate, variable: str) -> bool:
-    """Whether the model's own template, or else the call's, has the variable."""
+def _reads(call: Call, template: PromptTemplate, variable: str) -> bool:
+    """Whether the model's own template, or else the call's, reads the variable."""
     return variable in (read(call.profile.template) if call.profile.template else template).variables
 
 
-def _thoughts(call: Call, template: PromptTemplate) -> tuple[tuple[str, str] | None, bool]:
-    """The tags of the model's thoughts, None where it has none, and whether it thinks unasked: by its profile, its own
-    template, its family, or else by the template of the call."""
+def _thinking_of(call: Call, template: PromptTemplate) -> tuple[tuple[str, str] | None, bool]:
+    """The tags of the model's thinking (None: it cannot think), and whether it thinks by default.
+
+    The profile decides, then the model's own template, its family, and last the template of the call.
+    """
     profile = call.profile
     if profile.lacks("thinking"):
         return None, False
-    style = thinking_style(call.served, call.target.card.root, profile.thinking)
     if profile.template:
         default = profile.thinking.default
         return profile.thinking.tags or read(profile.template).thinking_tags, default is not False
+    style = style_of(call, profile)
     if style is not None and (style.switch or style.default):
         return style.tags, style.default is not False
     return template.thinking_tags, True
 
 
-def answer(
-    talk: Templated, messages: Messages, render: Callable[[Fragment], JsonObject], *, context: bool = False
-) -> Steps[None]:
-    """Have a conversation answered."""
-    call = talk.call
-    _refuse_images(messages)
-    prompt = talk.prompt(messages)
-    fields = yield from first_token(call, prompt, talk.template.text)
-    if talk.tools:
-        fields = {**fields, "skip_special_tokens": False}  # the tag of a call may be one
+def _without_second_first_token(call: Call, prompt: str, template: str) -> Steps[JsonObject]:
+    """The fields that keep the server from adding its first token to a prompt that already begins with it.
 
-    def shorter(limit: int) -> Steps[str]:
-        kept = yield from shorten(call, messages, lambda some: to_count(talk.prompt(some), fields), limit)
-        return talk.prompt(kept)
-
-    own = not call.body.get("template")  # Ollama shortens no conversation that a call's own template renders
-    wanted = Completion(
-        prompt, talk.checked, talk.plan(prompt, render, context=context), fields, shorter if own else None
-    )
-    if call.body.get("context"):
-        wanted = yield from _after_context(call, wanted)
-    parts = complete(call, wanted)
-    yield from (
-        with_calls(parts, TextToolCallParser(talk.template.call_tag, _names(talk.tools))) if talk.tools else parts
-    )
-
-
-def insert(talk: Templated, prompt: str, suffix: str, render: Callable[[Fragment], JsonObject]) -> Steps[None]:
-    """Have what comes between two texts written."""
-    text = talk.insertion(prompt, suffix)
-    fields = yield from first_token(talk.call, text, talk.template.text)
-    yield from complete(talk.call, Completion(text, talk.checked, talk.plan(text, render, context=True), fields))
-
-
-def _after_context(call: Call, wanted: Completion) -> Steps[Completion]:
-    """The prompt's tokens are put after those of the conversation so far."""
-    tokens = yield from tokenize(call, {"prompt": wanted.prompt, "add_special_tokens": False})
-    if tokens is None:
-        raise refuse_field("context", f"{call.url} has no /tokenize")
-    return replace(wanted, prompt=[*call.body["context"], *tokens], shorter=None)
-
-
-def _refuse_images(messages: Messages) -> None:
-    if any(message.get("images") for message in messages):
-        raise refuse_field(
-            "images with template",
-            "a Go template makes a prompt of text; without one the server's chat template shows images",
-        )
-
-
-def _names(tools: Messages) -> list[str]:
-    return [str((tool.get("function") or {}).get("name") or "") for tool in tools]
+    The template brings the token (such as `<bos>`) as text. One request for each such text determines whether the
+    server would add a second one.
+    """
+    marker = _MARKER.match(prompt)
+    if marker is None or marker[0] not in template:
+        return {}
+    subject = f"adds a second {marker[0]}"
+    doubled = call.fact(subject, bool)
+    if doubled is None:
+        tokens = yield from tokenize(call, {"prompt": marker[0]})
+        if tokens is None:
+            return {}
+        doubled = len(tokens) > 1 and tokens[0] == tokens[1]  # the token of the text, after one of the server's own
+        call.keep_fact(subject, doubled)
+    return {"add_special_tokens": False} if doubled else {}

@@ -1,8 +1,8 @@
-"""Tool calls in the text of an answer, told as Ollama tells them (0.33, tools/tools.go), and handed on as it does.
+"""Finds tool calls in the text of an answer by Ollama's rules (0.33, tools/tools.go), for prompts of a Go template.
 
-A call begins at the template's tag; from there on text is held back. It is a call once the name of an offered tool has
-been seen and a JSON object is whole: the first one, in which the arguments are looked for. With a tag that is itself
-`{` or `[`, only an answer that begins with it has calls. The same text gives the same calls however it is split.
+A call begins at the template's tag; from there on the parser holds text back. It is a call when the text has the name
+of an offered tool and a complete JSON object: the first one, which has the arguments. If the tag itself is `{` or `[`,
+only an answer that begins with it has calls. The result does not depend on how the text is cut into pieces.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ..steps import JsonObject, Steps
+from ..steps import JsonObject
 from .stop_strings import overlap
 
 _MARKS = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
@@ -23,18 +22,18 @@ _BRACKETS = {"{": "}", "[": "]"}
 
 @dataclass
 class _Brackets:
-    """Finds pieces between brackets in a text that grows, those in JSON strings aside."""
+    """Finds pieces between brackets in a growing text; brackets in JSON strings do not count."""
 
     opening: str
     clamped: bool = True
-    """Whether a closing bracket that none opened means nothing."""
+    """Whether a closing bracket without an opening one is ignored."""
     at: int = 0
     _start: int = 0
     _depth: int = 0
     _quoted: bool = False
 
     def piece(self, text: str) -> str | None:
-        """The next whole piece; the search goes on where it ended the last time."""
+        """The next complete piece. The search continues where the last one ended."""
         for mark in _MARKS.finditer(text, self.at):
             self.at = mark.end()
             if mark[0] == '"':
@@ -53,10 +52,10 @@ class _Brackets:
 
 
 class TextToolCallParser:
-    """Takes an answer's text in and gives its content and its calls."""
+    """Splits the text of an answer into content and tool calls."""
 
     def __init__(self, tag: str, names: Collection[str]) -> None:
-        """`names`: of the tools that were offered."""
+        """`tag`: what begins a call; `names`: the names of the offered tools."""
         self._tag = tag
         self._names = sorted(filter(None, names), key=len, reverse=True)
         self._state = "before"
@@ -65,7 +64,7 @@ class TextToolCallParser:
         self._scan()
 
     def feed(self, text: str) -> tuple[str, list[JsonObject]]:
-        """What `text` adds to the content, and the calls that it completes."""
+        """The content that is certain after `text`, and the calls that it completes."""
         content = ""
         calls: list[JsonObject] = []
         for piece in re.split(r"(?<=[}\]])", text):  # a call can only end at a bracket
@@ -73,7 +72,7 @@ class TextToolCallParser:
         return content, calls
 
     def finish(self) -> str:
-        """What of the text that was held back is content after all: none, where a tag of its own told it apart."""
+        """The held-back text that is content: none after a tag other than a bracket."""
         held, self._held = self._held, ""
         return held if self._state == "before" or (self._tag in _BRACKETS and not self._count) else ""
 
@@ -97,14 +96,14 @@ class TextToolCallParser:
         if piece.endswith(("}", "]")):
             while (call := self._call()) is not None:
                 calls.append(call)
-            if self._tag in _BRACKETS and self._whole.piece(self._held) is not None:  # and it was no call
+            if self._tag in _BRACKETS and self._whole.piece(self._held) is not None:  # and it is no call
                 self._state = "after"
                 content += self._held
                 self._held = ""
         return content
 
     def _call(self) -> JsonObject | None:
-        """The next whole call, which is then no longer held."""
+        """The next complete call, which is then no longer held back."""
         name = self._name()
         if name is None:
             return None
@@ -115,7 +114,7 @@ class TextToolCallParser:
             return None
         arguments = _arguments(found, name)
         if arguments is None:
-            self._names = []  # Ollama looks no further either
+            self._names = []  # Ollama stops here too
             return None
         self._held = self._held[max(self._held.find(name) + len(name), self._objects.at - 1) :]
         self._scan()
@@ -123,12 +122,12 @@ class TextToolCallParser:
         return {"id": f"call_{index:08d}", "function": {"index": index, "name": name, "arguments": arguments}}
 
     def _name(self) -> str | None:
-        """The tool that is named first, the longest of those that begin there."""
+        """The tool that the text names first; of several at one position, the longest name."""
         places = [(at, -len(name), name) for name in self._names if (at := self._held.find(name)) >= 0]
         return min(places)[2] if places else None
 
     def _scan(self) -> None:
-        """Look for brackets from the beginning of what is held."""
+        """Search for brackets from the beginning of the held text."""
         self._objects = _Brackets("{")
         self._whole = _Brackets(self._tag, clamped=False)
 
@@ -142,13 +141,15 @@ def _parsed(text: str) -> JsonObject | None:
 
 
 def _arguments(found: JsonObject, name: str) -> JsonObject | None:
-    """The arguments in an object that has a call, at any depth; the object itself where it has none. None: it names a
-    tool and gives no arguments, which is no call."""
-    told, arguments = _searched(found, name)
-    return arguments if told else found
+    """The arguments in an object that holds a call, at any depth, or the object itself if it holds none.
+
+    None: the object names a tool without arguments, which is no call.
+    """
+    holds_call, arguments = _search(found, name)
+    return arguments if holds_call else found
 
 
-def _searched(found: JsonObject, name: str) -> tuple[bool, JsonObject | None]:
+def _search(found: JsonObject, name: str) -> tuple[bool, JsonObject | None]:
     for key in ("arguments", "parameters") if "name" in found else (name,):
         if (inner := _object_in(found.get(key))) is not None:
             return True, inner
@@ -156,42 +157,10 @@ def _searched(found: JsonObject, name: str) -> tuple[bool, JsonObject | None]:
         return True, None
     for value in found.values():
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, dict) and (result := _searched(child, name))[0]:
+            if isinstance(child, dict) and (result := _search(child, name))[0]:
                 return result
     return False, None
 
 
 def _object_in(value: Any) -> JsonObject | None:
     return _parsed(value) if isinstance(value, str) else (value if isinstance(value, dict) else None)
-
-
-def with_calls(answer: Steps[None], reader: TextToolCallParser) -> Steps[None]:
-    """The parts of a chat's answer with its tool calls told from its text; a call comes in a part of its own."""
-    outcome: Any = None
-    with closing(answer):
-        while True:
-            try:
-                step = answer.throw(outcome) if isinstance(outcome, Exception) else answer.send(outcome)
-            except StopIteration:
-                return
-            outcome = None
-            if isinstance(step, dict) and "message" in step:
-                yield from _parts(step, reader)
-                continue
-            try:
-                outcome = yield step
-            except Exception as problem:
-                outcome = problem
-
-
-def _parts(part: JsonObject, reader: TextToolCallParser) -> Steps[None]:
-    """The part that one becomes: none where all of its text is held back."""
-    message, last = part["message"], part.get("done", False)
-    content, calls = reader.feed(message.get("content", ""))
-    if last:
-        content += reader.finish()
-    message = {**message, "content": content}
-    if calls:
-        message["tool_calls"] = [*message.get("tool_calls", ()), *calls]
-    if last or content or calls or message.get("thinking") or part.get("logprobs"):
-        yield {**part, "message": message}

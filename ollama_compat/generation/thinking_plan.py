@@ -1,106 +1,121 @@
-"""Whether a call thinks, and how its thoughts will be told from its answer."""
+"""The thinking plan of a call: whether the model thinks, and how the reply separates thinking from the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from ollama import ResponseError
 
 from ..call import Call
 from ..mapping.errors import response_error
 from ..mapping.model_families import THINK_TAGS, UNKNOWN, ThinkingStyle, thinking_fields, thinking_style
+from ..settings import Profile
 from ..steps import JsonObject, Steps
-from .reader import Reasoning
-from .template_analysis import rendering
+from .template_analysis import analyse_thinking
+
+Reasoning: TypeAlias = Literal["thinking", "answer", "unknown"]
+"""What a server's field `reasoning` holds; see reader.py."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ThinkingPlan:
     """The thinking of one call."""
 
-    payload: JsonObject = field(default_factory=dict)
-    """What the request says about it."""
-    split: bool = False
-    """Whether thoughts are looked for in the text."""
-    opened: bool = False
-    """Whether the prompt has opened the first thought."""
+    fields: JsonObject = field(default_factory=dict)
+    """The fields of the request that enable or disable thinking."""
+    parse: bool = False
+    """Whether the text of the reply may hold thinking between tags."""
+    opened: bool | None = False
+    """Whether the prompt opens the thinking; None: not known until the server returns the text of the prompt."""
     tags: tuple[str, str] = THINK_TAGS
     reasoning: Reasoning = "thinking"
-    """What the server's `reasoning` is: see `assembly.Reasoning`."""
-    settle: Callable[[], Steps[Reasoning]] | None = None
-    """How to find out, should it come and be "unknown"."""
-    opens: Callable[[str], bool] | None = None
-    """Whether the prompt opened a thought, by its text: asked where it is not known, and remembered for the model."""
+    style: ThinkingStyle | None = None
+    """The style with which `resolve_reasoning` resolves an unknown `reasoning`; None: it stays unknown."""
     possible: bool = False
-    """Whether there may be thoughts, which stop strings must not cut."""
+    """Whether the reply may hold thinking, which stop strings must not cut."""
 
 
-def plan_thinking(call: Call) -> Steps[ThinkingPlan]:
-    """Settle it. Raises Ollama's 400 where thinking is asked of a model that can't."""
+NO_THINKING = ThinkingPlan()
+"""The plan of a prompt whose reply holds no thinking in its text."""
+
+
+def plan_thinking(call: Call, *, may_open: bool = True) -> Steps[ThinkingPlan]:
+    """Plan the thinking of a call that uses the server's chat template.
+
+    `may_open`: whether the prompt may open the thinking. It does not if it continues an answer of the caller's, or
+    under a format, which without a reasoning parser binds from the first token. Raises Ollama's 400 if the call
+    requests thinking from a model that cannot think.
+    """
     think, kwargs = call.body.get("think"), call.profile.chat_template_kwargs
     if call.profile.lacks("thinking"):
         if think:
-            raise cant_think(call)
-        return ThinkingPlan(payload=thinking_fields(ThinkingStyle(), None, kwargs), reasoning="unknown")
-    known = thinking_style(call.served, call.target.card.root, call.profile.thinking)
+            raise cannot_think(call)
+        return ThinkingPlan(thinking_fields(ThinkingStyle(), None, kwargs), reasoning="unknown")
+    known = style_of(call, call.profile)
     style = known or UNKNOWN
     wanted = style.default if think is None else think
-    if call.elsewhere:  # a provider tells thoughts and answers apart itself
-        return ThinkingPlan(payload=thinking_fields(style, wanted, kwargs))
+    if call.from_provider:  # a provider separates thinking itself
+        return ThinkingPlan(thinking_fields(style, wanted, kwargs))
     if wanted is None:
-        opened = call.recall(_opened(call), bool)
+        opened = call.fact(_opened_fact(call), bool)
         return ThinkingPlan(
-            payload=thinking_fields(style, None, kwargs),
-            split=True,
-            opened=opened is True,
+            thinking_fields(style, None, kwargs),
+            parse=True,
+            opened=opened if may_open else False,
             tags=style.tags,
             reasoning="unknown",
-            settle=lambda: _settle(call, style),
-            opens=(lambda prompt: _learnt(call, style, prompt)) if opened is None else None,
+            style=style,
             possible=opened is True,
         )
-    if think and style.default is False and style.switch is None:
-        raise cant_think(call)
-    if not wanted and not (style.default and style.switch is None):  # who can't be switched off thinks all the same
-        return ThinkingPlan(payload=thinking_fields(style, False, kwargs), tags=style.tags, reasoning="answer")
-    seen = yield from rendering(call, style)
-    if known is None and seen.reacts is False and not seen.opens:
-        call.memory.notice(
+    if think and style.never:
+        raise cannot_think(call)
+    if not wanted and not style.always:
+        return ThinkingPlan(thinking_fields(style, False, kwargs), tags=style.tags, reasoning="answer")
+    template = yield from analyse_thinking(call, style)
+    if known is None and template.reacts is False and not template.opens:
+        call.notice(
             "thinking unknown",
             call.served,
-            "%(served)s: its chat template knows no enable_thinking; "
-            "if the model thinks all the same, say so in its profile",
+            "model %(served)s: its chat template does not read enable_thinking; if the model can think, set "
+            "`thinking` in its profile",
             served=call.served,
         )
-        raise cant_think(call)
+        raise cannot_think(call)
     return ThinkingPlan(
-        payload=thinking_fields(style, wanted, kwargs),
-        split=True,
-        opened=bool(seen.opens),
+        thinking_fields(style, wanted, kwargs),
+        parse=True,
+        opened=bool(template.opens) and may_open,
         tags=style.tags,
         possible=True,
     )
 
 
-def _opened(call: Call) -> str:
-    return f"opens a thought unasked {call.profile.chat_template_kwargs}"
+def style_of(call: Call, profile: Profile) -> ThinkingStyle | None:
+    """How the served model thinks: the profile's settings over the row of its family; None: not known."""
+    thinking = profile.thinking
+    return thinking_style(
+        call.served, call.target.card.root, default=thinking.default, switch=thinking.switch, tags=thinking.tags
+    )
 
 
-def _learnt(call: Call, style: ThinkingStyle, prompt: str) -> bool:
-    opened = prompt.rstrip().endswith(style.tags[0])
-    call.remember(_opened(call), opened)
-    return opened
+def keep_opened(call: Call, *, opened: bool) -> None:
+    """Keep the fact whether the chat template opens the thinking if a call does not set `think`."""
+    call.keep_fact(_opened_fact(call), opened)
 
 
-def cant_think(call: Call) -> ResponseError:
-    """Ollama's refusal of `think` for a model that can't."""
+def resolve_reasoning(call: Call, style: ThinkingStyle) -> Steps[Reasoning]:
+    """What the server's `reasoning` holds if the call does not set `think`, from what the chat template renders."""
+    template = yield from analyse_thinking(call, style)
+    if template.thinks_by_default is None:
+        return "unknown"
+    return "thinking" if template.thinks_by_default else "answer"
+
+
+def cannot_think(call: Call) -> ResponseError:
+    """Ollama's refusal of `think` for a model that cannot think."""
     return response_error(f'"{call.name}" does not support thinking', 400)
 
 
-def _settle(call: Call, style: ThinkingStyle) -> Steps[Reasoning]:
-    """What a server's `reasoning` is where nobody spoke of thinking: its template tells whether the model thinks."""
-    seen = yield from rendering(call, style)
-    if seen.thinks_unasked is None:
-        return "unknown"
-    return "thinking" if seen.thinks_unasked else "answer"
+def _opened_fact(call: Call) -> str:
+    return f"opens thinking by default {call.profile.chat_template_kwargs}"

@@ -1,88 +1,97 @@
-"""What does not fit the window is shortened, as in Ollama.
+"""Fits a prompt to a context window, as Ollama does.
 
-A conversation loses its oldest messages; the system messages and the last message stay (Ollama 0.33,
-server/prompt.go). A prompt that is too long all the same loses tokens from its middle: the first `num_keep` and about
-half a window of the last ones stay (llm/llama_server.go). Tokens are counted by vLLM's `/tokenize`, only where a prompt
-is known or likely to be too long: a call that fits costs no extra request.
+A conversation loses its oldest messages; the system messages and the last message stay (Ollama 0.33, server/prompt.go).
+A prompt that is still too long loses tokens from its middle: the first `num_keep` tokens and about half a window of the
+last ones stay (llm/llama_server.go). vLLM's `/tokenize` counts the tokens, only for a prompt that is known or likely to
+be too long: a call that fits costs no extra request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from ..call import Call
+from ..mapping.errors import window_exceeded
 from ..mapping.vllm_schema import Tokens, decode
 from ..steps import JsonObject, Reply, Steps
-
-Messages = Sequence[Mapping[str, Any]]
-
-_TEMPLATE_BYTES = 64  # what a template may add for each message
+from .prompt import Messages, Prompt
 
 
-def fits(rendered: JsonObject, limit: int) -> bool:
-    """Whether the conversation has hardly more than `limit` tokens: a token has at least a byte. Images have many."""
-    messages = rendered["messages"]
-    if any(isinstance(message["content"], list) for message in messages):
-        return False
-    return len(msgspec.json.encode(rendered)) + _TEMPLATE_BYTES * len(messages) <= limit
+def fit(call: Call, prompt: Prompt, *, limit: int, window: int, keep: int) -> Steps[Prompt]:
+    """The prompt with at most `limit` tokens if messages can be dropped, otherwise cut to `window` tokens.
+
+    `keep`: how many tokens stay at the beginning of a prompt that is cut. The prompt is returned unchanged if the
+    server has no `/tokenize`. Raises Ollama's 400 for a prompt that is too long and cannot be cut.
+    """
+    prompt = yield from _drop_oldest(call, prompt, limit)
+    countable = prompt.countable()
+    tokens = countable if isinstance(countable, list) else (yield from tokenize(call, countable))
+    if tokens is None or len(tokens) < window:
+        return prompt
+    if not prompt.can_be_cut:
+        raise window_exceeded(len(tokens), window)
+    return prompt.cut(cut_middle(tokens, window, keep))
 
 
-def prompt_fits(prompt: str, limit: int) -> bool:
-    """Whether the prompt surely has no more than `limit` tokens."""
-    return len(prompt.encode("utf-8", "replace")) < limit
-
-
-def tokenize(call: Call, rendered: JsonObject) -> Steps[list[int] | None]:
-    """The tokens of a rendered conversation or of a prompt; None where the server does not say."""
-    reply = yield from _tokenized(call, rendered)
+def tokenize(call: Call, countable: JsonObject) -> Steps[list[int] | None]:
+    """The tokens of a rendered conversation or of a text; None: the server does not return them."""
+    reply = yield from _tokenized(call, countable)
     return decode(reply.body, Tokens, call.url).tokens if reply.ok else None
 
 
-def shorten(call: Call, messages: Messages, render: Callable[[Messages], JsonObject], limit: int) -> Steps[Messages]:
-    """The conversation without as many of its oldest messages as it takes to be at most `limit` tokens long.
-
-    Each further message that goes makes it shorter, so the first that fits is found by halving.
-    """
-    low, high = 0, len(messages) - 1
-    while low < high:
-        middle = (low + high) // 2
-        fitting = yield from _fitting(call, render(without_oldest(messages, middle)), limit)
-        if fitting is None:
-            return messages
-        if fitting:
-            high = middle
-        else:
-            low = middle + 1
-    return without_oldest(messages, low)
-
-
-def _fitting(call: Call, rendered: JsonObject, limit: int) -> Steps[bool | None]:
-    """Whether it fits; None: the server does not say. What its template refuses, such as a conversation that begins
-    with an answer, does not fit."""
-    reply = yield from _tokenized(call, rendered)
-    if reply.status == 400:
-        return False
-    return len(decode(reply.body, Tokens, call.url).tokens) <= limit if reply.ok else None
-
-
-def _tokenized(call: Call, rendered: JsonObject) -> Steps[Reply]:
-    rendered = {key: value for key, value in rendered.items() if key != "reasoning_effort"}
-    return (yield from call.ask("/tokenize", rendered))
-
-
 def without_oldest(messages: Messages, number: int) -> Messages:
-    """The messages less the first `number`, of which the system messages stay."""
-    kept = [message for message in messages[:number] if message.get("role") == "system"]
+    """The messages without the first `number`, except for the system messages among them."""
+    kept = [message for message in messages[:number] if is_system(message)]
     return [*kept, *messages[number:]]
 
 
-def cut(tokens: Sequence[int], window: int, keep: int) -> list[int]:
-    """The tokens that Ollama keeps of a prompt that does not fit `window` tokens; all of them where it does."""
+def is_system(message: Mapping[str, Any]) -> bool:
+    """Whether a message is a system message."""
+    return bool(message.get("role") == "system")
+
+
+def cut_middle(tokens: Sequence[int], window: int, keep: int) -> list[int]:
+    """The tokens that Ollama keeps of a prompt that does not fit `window` tokens; all of them if it fits."""
     if len(tokens) < window or window <= 1:
         return list(tokens)
     keep = min(len(tokens) if keep < 0 else keep, window - 1)
     limit = window - max((window - keep) // 2, 1)
     return [*tokens[:keep], *tokens[len(tokens) - (limit - keep) :]]
+
+
+def _drop_oldest(call: Call, prompt: Prompt, limit: int) -> Steps[Prompt]:
+    """The prompt without as many of its oldest messages as it takes to have at most `limit` tokens.
+
+    Each dropped message makes the prompt shorter, so a binary search finds the first one that fits.
+    """
+    low, high = 0, prompt.droppable
+    while low < high:
+        middle = (low + high) // 2
+        fits = yield from _fits(call, prompt.without_oldest(middle), limit)
+        if fits is None:
+            return prompt
+        if fits:
+            high = middle
+        else:
+            low = middle + 1
+    return prompt.without_oldest(low) if low else prompt
+
+
+def _fits(call: Call, prompt: Prompt, limit: int) -> Steps[bool | None]:
+    """Whether a prompt has at most `limit` tokens; None: the server does not return the count.
+
+    A conversation that the chat template refuses, such as one that begins with an answer, does not fit.
+    """
+    countable = prompt.countable()
+    if isinstance(countable, list):
+        return len(countable) <= limit
+    reply = yield from _tokenized(call, countable)
+    if reply.status == 400:
+        return False
+    return len(decode(reply.body, Tokens, call.url).tokens) <= limit if reply.ok else None
+
+
+def _tokenized(call: Call, countable: JsonObject) -> Steps[Reply]:
+    accepted = {key: value for key, value in countable.items() if key != "reasoning_effort"}
+    return (yield from call.post("/tokenize", accepted))

@@ -1,10 +1,10 @@
-"""When a call may begin: rates and places, first come first served.
+"""Admission: when a call may begin, under the rates and the limit of concurrent calls, first come first served.
 
-A call first waits at its operation's rate, one caller at the head of the queue, then for one of the places that all
-operations share. It waits as long as its client's timeout allows. A place is held until the answer is read to its end
-or given up; whoever is cancelled or times out on the way leaves the queue.
+A call first waits for its operation's rate, one call at a time at the head of the queue, and then for one of the
+concurrency slots that all operations share. It waits as long as its client's timeout allows. It holds the slot until
+the answer is complete or the caller closes it; a call that is cancelled or times out leaves the queue.
 
-The queues are aiologic's semaphores: one object that threads and tasks wait at alike, fair, and safe to cancel.
+The queues are aiologic semaphores: threads and tasks may share them, they are fair, and cancellation is safe.
 """
 
 from __future__ import annotations
@@ -26,59 +26,65 @@ class Admission:
     """The limits of one client."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Without `vllm_limits` and `vllm_max_concurrent` there is nothing to wait for."""
+        """Without `vllm_limits` and `vllm_max_concurrent` every call begins at once."""
         self._clock = clock
         self._rates: Mapping[str, str] = {}
-        self._heads: dict[str, aiologic.Semaphore] = {}
-        self._places: aiologic.Semaphore | None = None
-        self._most = settings.places
-        if settings.places is None:
+        self._queues: dict[str, aiologic.Semaphore] = {}
+        self._slots: aiologic.Semaphore | None = None
+        self._slot_count = settings.max_concurrent
+        if self._slot_count is None:
             return
         import aiologic  # only where there are limits
 
-        self._places = aiologic.Semaphore(settings.places)
+        self._slots = aiologic.Semaphore(self._slot_count)
         if settings.vllm_limits is not None:
             self._rates = settings.rates
-            self._heads = {operation: aiologic.Semaphore(1) for operation in self._rates}
+            self._queues = {operation: aiologic.Semaphore(1) for operation in self._rates}
 
-    def taken(self, running: CallRecord, timeout_s: float | None, exchange: Steps[None]) -> Steps[None]:
-        """`exchange`, when its turn has come."""
-        operation = running.operation
-        if self._places is None or operation not in RATES:
-            yield from exchange
+    def limits(self, operation: str) -> bool:
+        """Whether calls of `operation` need a slot."""
+        return self._slots is not None and operation in RATES
+
+    def acquire(self, record: CallRecord, timeout_s: float | None) -> Steps[None]:
+        """Wait until the call may begin. Raises `RateLimited` if that takes longer than the caller's timeout."""
+        if self._slots is None:
             return
-        running.waiting = True
-        head = self._heads.get(operation)
-        if head is not None:
-            yield from self._entered(head, running, timeout_s, f"{self._rates[operation]}, {RATES[operation]}")
+        record.waiting = True
+        queue = self._queues.get(record.operation)
+        if queue is not None:
+            yield from self._wait_in(queue, record, timeout_s, self._rate(record.operation))
             try:
-                yield from self._spent(running, timeout_s)
+                yield from self._take_token(record, timeout_s)
             finally:
-                head.release()
-        yield from self._entered(self._places, running, timeout_s, f"{self._most} at once, VLLM_MAX_CONCURRENT")
-        running.waiting = False
-        try:
-            yield from exchange
-        finally:
-            self._places.release()
+                queue.release()
+        yield from self._wait_in(self._slots, record, timeout_s, f"{self._slot_count} at once, VLLM_MAX_CONCURRENT")
+        record.waiting = False
 
-    def _entered(
-        self, queue: aiologic.Semaphore, running: CallRecord, timeout_s: float | None, why: str
+    def release(self) -> None:
+        """Return the slot of a call that has ended."""
+        if self._slots is not None:
+            self._slots.release()
+
+    def _wait_in(
+        self, queue: aiologic.Semaphore, record: CallRecord, timeout_s: float | None, limit: str
     ) -> Steps[None]:
-        if not (yield AcquireSlot(queue, self._left(running, timeout_s))):
-            raise rate_limited(running.operation, why, self._waited(running))
+        if not (yield AcquireSlot(queue, self._left(record, timeout_s))):
+            raise rate_limited(record.operation, limit, self._waited(record))
 
-    def _spent(self, running: CallRecord, timeout_s: float | None) -> Steps[None]:
-        while (wait := (yield TakeToken(running.operation))) > 0:
-            left = self._left(running, timeout_s)
-            if left is not None and wait > left:  # it would be refused after waiting, so it is refused now
-                rate = f"{self._rates[running.operation]}, {RATES[running.operation]}"
-                why = f"{rate}; the next turn comes in {wait:.1f} s, and {left:.1f} s are left of its timeout"
-                raise rate_limited(running.operation, why, self._waited(running))
+    def _take_token(self, record: CallRecord, timeout_s: float | None) -> Steps[None]:
+        while (wait := (yield TakeToken(record.operation))) > 0:
+            left = self._left(record, timeout_s)
+            if left is not None and wait > left:  # the call would fail after the wait, so it fails now
+                limit = f"{self._rate(record.operation)}; the rate allows the next call in {wait:.1f} s, and the "
+                limit += f"caller's timeout ends in {left:.1f} s"
+                raise rate_limited(record.operation, limit, self._waited(record))
             yield Sleep(wait)
 
-    def _waited(self, running: CallRecord) -> float:
-        return (self._clock.ticks() - running.started) / 1e9
+    def _rate(self, operation: str) -> str:
+        return f"{self._rates[operation]}, {RATES[operation]}"
 
-    def _left(self, running: CallRecord, timeout_s: float | None) -> float | None:
-        return None if timeout_s is None else max(0.0, timeout_s - self._waited(running))
+    def _waited(self, record: CallRecord) -> float:
+        return (self._clock.ticks() - record.started) / 1e9
+
+    def _left(self, record: CallRecord, timeout_s: float | None) -> float | None:
+        return None if timeout_s is None else max(0.0, timeout_s - self._waited(record))

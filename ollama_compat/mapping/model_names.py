@@ -9,6 +9,7 @@ Ollama's cloud and are never served by vLLM.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -25,11 +26,13 @@ _NAME = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
 def is_cloud(name: str) -> bool:
     """Whether `name` is a model of Ollama's cloud."""
     return name.strip().lower().endswith(_CLOUD_SUFFIXES)
 
 
+@lru_cache(maxsize=4096)
 def canonical(name: str) -> str | None:
     """`name` in full and in lower case, or None when Ollama would call it invalid."""
     full = _in_full(name)

@@ -16,9 +16,6 @@ import msgspec
 
 from .errors import malformed_reply
 
-MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""The longest single event that is kept in memory (bytes)."""
-
 
 class FunctionDelta(msgspec.Struct):
     """A piece of a tool call: the name comes first and whole, the arguments in pieces of JSON text."""
@@ -172,51 +169,3 @@ def vector(embedding: str | list[float], url: str) -> list[float]:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
-
-
-class LineDecoder:
-    r"""The lines of a stream from bytes that arrive in any pieces: Ollama's own streams have a JSON object in each.
-
-    Lines end at `\n` (or `\r\n`) and nowhere else: U+2028, U+0085, \x0b and \x0c, at which `str.splitlines` also
-    splits, occur inside JSON strings.
-    """
-
-    def __init__(self, url: str) -> None:
-        """`url` is named in errors."""
-        self._url = url
-        self._open = bytearray()  # the line that has no end yet: a list of tiny pieces would be many times its size
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """What each line says that `piece` completes."""
-        *lines, rest = piece.split(b"\n")
-        if not lines:
-            self._keep(rest)
-            return []
-        if self._open:
-            lines[0] = bytes(self._open + lines[0])
-            self._open.clear()
-        self._keep(rest)
-        return [data for line in lines if (data := self._data(line)) is not None]
-
-    def finish(self) -> list[bytes]:
-        """The line that was still open when the stream ended: the last one may lack its line feed."""
-        data = self._data(bytes(self._open))
-        self._open.clear()
-        return [] if data is None else [data]
-
-    def _data(self, line: bytes) -> bytes | None:
-        return line.strip() or None
-
-    def _keep(self, rest: bytes) -> None:
-        self._open += rest
-        if len(self._open) > MAX_EVENT_BYTES:
-            raise malformed_reply(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
-
-
-class EventDecoder(LineDecoder):
-    """The `data` of server-sent events. Comments and other fields are skipped."""
-
-    def _data(self, line: bytes) -> bytes | None:
-        if not line.startswith(b"data:"):
-            return None
-        return line[5:].strip() or None

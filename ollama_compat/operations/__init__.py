@@ -1,1 +1,4 @@
-"""Ollama's operations, one file each, as pure translations: a call in, requests to vLLM and Ollama's parts out."""
+"""One file for each endpoint of the Ollama API: a generator that turns a call into steps and Ollama's parts.
+
+Imports generation, providers, servers, profiles, mapping and steps. Imported by dispatch.
+"""

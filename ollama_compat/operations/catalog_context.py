@@ -1,4 +1,4 @@
-"""What an operation is handed that is not about one served model: the servers and the names."""
+"""What an operation receives that concerns all servers or the names of models."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from ..profiles.resolver import ModelResolver
 from ..servers.registry import ServerRegistry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CatalogContext:
     """All servers and all names of a client, and one request's body."""
 
     path: str
     body: Mapping[str, Any]
-    fleet: ServerRegistry
-    names: ModelResolver
+    registry: ServerRegistry
+    resolver: ModelResolver
     timeout_s: float | None = None
-    """How long the caller waits for anything; None: for ever."""
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """The servers, as the settings name them."""
-        return self.fleet.urls
+    """The caller's timeout (seconds); None: none."""

@@ -1,7 +1,7 @@
 """`/api/embed` and the older `/api/embeddings` on `/v1/embeddings`.
 
 Vectors travel as base64 float32, a third of the size of JSON numbers. Ollama returns unit vectors from `embed`, cuts
-them to `dimensions` and makes them unit vectors again; vLLM cuts only for Matryoshka models, so it is done here.
+them to `dimensions` and normalizes them again; vLLM cuts only for Matryoshka models, so the client does it.
 """
 
 from __future__ import annotations
@@ -11,41 +11,45 @@ from collections.abc import Sequence
 
 from ..call import Call
 from ..exceptions import ModelGone
-from ..generation.request import check_keep_alive, note_without_effect
+from ..generation.request import notice_unused
 from ..mapping import options
 from ..mapping.errors import refusal, response_error
+from ..mapping.validation import check_keep_alive, context_limit
 from ..mapping.vllm_schema import Embeddings, decode, vector
 from ..steps import JsonObject, Steps
 
-_UNIT = 1e-4  # how far from 1 a length may be and still be one: float32 sums are no closer
+_WINDOW = -1  # vLLM's `truncate_prompt_tokens` for the whole window of the model
+_TOLERANCE = 1e-4  # how far the length of a unit vector may be from 1: float32 sums are not more exact
 
 
 def embed(call: Call) -> Steps[None]:
     """Vectors for one text or many: `embeddings`, shape `(texts, dimensions)`."""
-    body = call.body
+    body, clock = call.body, call.context.clock
     texts = _texts(body.get("input"))
     check_keep_alive(body.get("keep_alive"))
     resolved = options.resolve(body.get("options"), call.profile.parameters)
-    note_without_effect(call, resolved)
+    notice_unused(call, resolved)
     if not texts:
         yield {"model": call.name, "embeddings": []}
         return
-    truncate = body.get("truncate") is not False
-    sent = call.clock.ticks()
-    vectors, tokens = yield from _vectors(call, texts, _cut(resolved.get("num_ctx"), call.window) if truncate else None)
+    cut = None
+    if body.get("truncate") is not False:
+        cut = context_limit(resolved.get("num_ctx"), call.window) or _WINDOW
+    sent_at = clock.ticks()
+    vectors, tokens = yield from _vectors(call, texts, cut)
     yield {
         "model": call.name,
         "embeddings": [unit(_first(numbers, body.get("dimensions"))) for numbers in vectors],
-        "total_duration": call.clock.ticks() - call.started,
-        "load_duration": sent - call.started,
+        "total_duration": clock.ticks() - call.started,
+        "load_duration": sent_at - call.started,
         "prompt_eval_count": tokens,
     }
 
 
 def embeddings(call: Call) -> Steps[None]:
-    """The older call: one text, one vector as the server gives it, never cut."""
+    """The older endpoint: one text, one vector as the server returns it, never cut."""
     check_keep_alive(call.body.get("keep_alive"))
-    note_without_effect(call, options.resolve(call.body.get("options"), call.profile.parameters))
+    notice_unused(call, options.resolve(call.body.get("options"), call.profile.parameters))
     prompt = call.body.get("prompt") or ""
     if not prompt:
         yield {"embedding": []}
@@ -55,25 +59,26 @@ def embeddings(call: Call) -> Steps[None]:
 
 
 def unit(numbers: list[float]) -> list[float]:
-    """The vector at length 1. A vector of zeros stays."""
+    """The vector with length 1. A vector of zeros is returned unchanged. Raises Ollama's 500 for NaN and infinity."""
     length = math.hypot(*numbers)
     if not math.isfinite(length):
         raise response_error("embedding contains NaN or Inf values", 500)
-    if length == 0 or abs(length - 1) < _UNIT:
+    if length == 0 or abs(length - 1) < _TOLERANCE:
         return numbers
     return [number / length for number in numbers]
 
 
 def _vectors(call: Call, texts: Sequence[str], cut: int | None) -> Steps[tuple[list[list[float]], int]]:
+    """The vectors of the texts, in order, and the number of tokens. `cut`: how many tokens of a text count."""
     payload: JsonObject = {"input": list(texts), "encoding_format": "base64"}
     if cut is not None:
         payload |= {"truncate_prompt_tokens": cut, "truncation_side": "right"}
-    reply = yield from call.ask("/v1/embeddings", payload)
+    reply = yield from call.post("/v1/embeddings", payload)
     if not reply.ok:
         raise _explain(call, reply.status, reply.body)
     answer = decode(reply.body, Embeddings, call.url)
     if len(answer.data) != len(texts):
-        raise response_error(f"{call.url} sent {len(answer.data)} embeddings for {len(texts)} texts", 500)
+        raise response_error(f"{call.url} returned {len(answer.data)} embeddings for {len(texts)} texts", 500)
     call.progress.tokens_in = answer.usage.prompt_tokens
     ordered = sorted(answer.data, key=lambda item: item.index)
     return [vector(item.embedding, call.url) for item in ordered], answer.usage.prompt_tokens
@@ -86,7 +91,7 @@ def _explain(call: Call, status: int, body: bytes) -> Exception:
     if refused.endpoint_missing:
         return response_error("This server does not support embeddings. Start it with `--embeddings`", 501)
     if refused.too_long:
-        # The two calls differ in Ollama too.
+        # Ollama's two endpoints differ in the status.
         return response_error("the input length exceeds the context length", 400 if call.path == "/api/embed" else 500)
     return refused.error()
 
@@ -99,13 +104,6 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return list(value)
     raise response_error("invalid input type", 400)
-
-
-def _cut(num_ctx: int | None, window: int | None) -> int:
-    """How many tokens of a text are kept; -1 leaves the number to vLLM: the model's window."""
-    if not num_ctx or num_ctx < 0 or (window is not None and num_ctx >= window):
-        return -1
-    return num_ctx
 
 
 def _first(numbers: list[float], dimensions: int | None) -> list[float]:

@@ -1,4 +1,4 @@
-"""A call that Ollama itself answers, in place of vLLM or before it: handed on as it is, under the model's name there.
+"""A call that Ollama itself answers, as a fallback or first: the request unchanged, with the model's name there.
 
 Ollama's streams are lines of JSON (0.33, `application/x-ndjson`); a line `{"error": …}` ends one.
 """
@@ -19,43 +19,44 @@ from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Request, Send, St
 
 
 def passthrough(call: Call) -> Steps[None]:
-    """Ask Ollama; the parts come back under the name that was asked for."""
-    try:
-        yield from _handed_on(call)
-    except MalformedReply as problem:
-        raise elsewhere(problem, "Please check OLLAMA_HOST.", "Ollama") from None
-
-
-def _handed_on(call: Call) -> Steps[None]:
+    """Send the call to Ollama; the parts have the name of the requested model."""
     request = Request("POST", "", call.path, _body(call), call.name, credential=OLLAMA)
-    if not call.stream:
-        reply: Reply = yield Send(request)
-        yield _told(call, _answer(call, reply))
-        return
+    try:
+        if call.stream:
+            yield from _stream(call, request)
+        else:
+            reply: Reply = yield Send(request)
+            yield _part(call, _checked(call, reply))
+    except MalformedReply as error:
+        raise elsewhere(error, "Please check OLLAMA_HOST.", "Ollama") from None
+
+
+def _stream(call: Call, request: Request) -> Steps[None]:
     refused: Reply | None = yield OpenStream(request)
     if refused is not None:
-        _answer(call, refused)
+        _checked(call, refused)
     part: JsonObject = {}
     while (line := (yield NEXT_EVENT)) is not None:
-        part = _read(line)
+        part = _parse(line)
         if part.get("error"):
             raise ResponseError(json.dumps(part), _number(part.get("status_code")) or -1)
-        if call.progress.first is None:
-            call.progress.first = call.clock.ticks()
+        if call.progress.first_token is None:
+            call.progress.first_token = call.context.clock.ticks()
         call.progress.delivered = True
-        yield _told(call, part)
+        yield _part(call, part)
     if not part.get("done"):
         raise incomplete_reply("Ollama", "the stream ended without its last part")
 
 
-def _answer(call: Call, reply: Reply) -> JsonObject:
+def _checked(call: Call, reply: Reply) -> JsonObject:
+    """The document of a reply. Raises Ollama's own error for a refusal."""
     if not reply.ok:
         call.progress.retry_after = reply.retry_after
         raise ResponseError(reply.body.decode("utf-8", "replace"), reply.status)
-    return _read(reply.body)
+    return _parse(reply.body)
 
 
-def _read(text: bytes) -> JsonObject:
+def _parse(text: bytes) -> JsonObject:
     try:
         part: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -65,7 +66,8 @@ def _read(text: bytes) -> JsonObject:
     return part
 
 
-def _told(call: Call, part: JsonObject) -> JsonObject:
+def _part(call: Call, part: JsonObject) -> JsonObject:
+    """The part under the name of the requested model; its counts go into the call's progress."""
     if part.get("prompt_eval_count") is not None:
         call.progress.tokens_in = _number(part["prompt_eval_count"])
         call.progress.tokens_out = _number(part.get("eval_count"))
@@ -78,7 +80,7 @@ def _number(value: object) -> int:
 
 
 def _body(call: Call) -> JsonObject:
-    """The request with what the profile of the name that was asked for adds to it."""
+    """The request with what the profile of the requested model adds."""
     body: JsonObject = {**call.body, "model": call.served}
     if call.profile.parameters:
         body["options"] = {**call.profile.parameters, **(body.get("options") or {})}

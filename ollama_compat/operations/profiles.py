@@ -1,8 +1,8 @@
-"""`/api/create`, `/api/copy`, `/api/delete`: models made from served ones.
+"""`/api/create`, `/api/copy`, `/api/delete`: models that are made from served models.
 
-What a Modelfile adds to a model (template, system prompt, parameters, messages) is a profile here: it is kept in the
-user's data directory and works like a profile of the settings. A profile of the settings itself is not changed by a
-call. Words and status of the refusals: Ollama 0.33, server/create.go and server/routes.go.
+What a Modelfile adds to a model (template, system prompt, parameters, messages) is a profile here. It is kept in the
+user's data directory and works like a profile of the settings. A call cannot change a profile of the settings. Text
+and status of the refusals: Ollama 0.33, server/create.go and server/routes.go.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from ollama import ResponseError
 from pydantic import ValidationError
 
-from ..generation.request import refuse_field
+from ..generation.request import unavailable
 from ..mapping.errors import model_not_found, response_error
 from ..mapping.model_names import canonical
+from ..servers.backends import not_served
 from ..settings import Profile
 from ..steps import JsonObject, Steps
-from .catalog import not_served
 from .catalog_context import CatalogContext
 
 _NEEDS_FILES = {
@@ -27,74 +27,74 @@ _NEEDS_FILES = {
 }
 
 
-def create(site: CatalogContext) -> Steps[None]:
+def create(context: CatalogContext) -> Steps[None]:
     """Make a profile from a served model or from another profile."""
-    body = site.body
+    body = context.body
     name = str(body.get("model", ""))
     if canonical(name) is None:
         raise response_error("invalid model name", 400)
-    for field, why in _NEEDS_FILES.items():
+    for field, cause in _NEEDS_FILES.items():
         if body.get(field):
-            raise refuse_field(field, why)
+            raise unavailable(field, cause)
     base = str(body.get("from") or "")
     if not base:
         raise response_error("neither 'from' or 'files' was specified", 400)
-    _refuse_configured(site, name)
-    yield from _served(site, base)
-    profile = _derived(site, base)
-    statuses: list[JsonObject] = [{"status": f"using existing model {site.names.served(base)}"}]
-    site.names.created.put(name, profile)
+    _refuse_configured(context, name)
+    yield from _served(context, base)
+    profile = _derived(context, base)
+    statuses: list[JsonObject] = [{"status": f"using existing model {context.resolver.served(base)}"}]
+    context.resolver.created.put(name, profile)
     statuses += [{"status": "writing manifest"}, {"status": "success"}]
     yield from statuses if body.get("stream") else statuses[-1:]
 
 
-def copy(site: CatalogContext) -> Steps[None]:
-    """Give a model a further name."""
-    source, destination = str(site.body.get("source", "")), str(site.body.get("destination", ""))
+def copy(context: CatalogContext) -> Steps[None]:
+    """Give a model another name."""
+    source, destination = str(context.body.get("source", "")), str(context.body.get("destination", ""))
     for role, name in (("source", source), ("destination", destination)):
         if canonical(name) is None:
             raise response_error(f'{role} "{name}" is invalid', 400)
-    _refuse_configured(site, destination)
-    yield from _served(site, source)
-    site.names.created.put(destination, _based_on(site, source))
+    _refuse_configured(context, destination)
+    yield from _served(context, source)
+    context.resolver.created.put(destination, _based_on(context, source))
     yield {}
 
 
-def delete(site: CatalogContext) -> Steps[None]:
-    """Forget a profile that was created."""
-    name = str(site.body.get("model", ""))
+def delete(context: CatalogContext) -> Steps[None]:
+    """Delete a created profile."""
+    name = str(context.body.get("model", ""))
     if canonical(name) is None:
         raise response_error(f'name "{name}" is invalid', 400)
-    if site.names.made(name) is not None:
-        site.names.created.put(name, None)
+    if context.resolver.created_profile(name) is not None:
+        context.resolver.created.put(name, None)
         yield {}
         return
-    _refuse_configured(site, name)
-    target = yield from site.fleet.find(site.names.served(name), left_s=site.timeout_s)
+    _refuse_configured(context, name)
+    target = yield from context.registry.find(context.resolver.served(name), left_s=context.timeout_s)
     if target is None:
-        raise model_not_found(site.path, name)
-    raise response_error(f"{name!r} is served by {target.url}: to take it away, stop that vLLM server", 501)
+        raise model_not_found(context.path, name)
+    raise response_error(f"{name!r} is served by {target.url}: to remove it, stop that vLLM server", 501)
 
 
-def _refuse_configured(site: CatalogContext, name: str) -> None:
-    if site.names.configured(name) is not None:
-        raise response_error(f"{name!r} is a profile of the file that OLLAMA_COMPAT_CONFIG names: change it there", 501)
+def _refuse_configured(context: CatalogContext, name: str) -> None:
+    if context.resolver.configured(name) is not None:
+        raise response_error(f"{name!r} is a profile in the file that OLLAMA_COMPAT_CONFIG names: change it there", 501)
 
 
-def _served(site: CatalogContext, name: str) -> Steps[None]:
-    target = yield from site.fleet.find(site.names.served(name), left_s=site.timeout_s)
+def _served(context: CatalogContext, name: str) -> Steps[None]:
+    target = yield from context.registry.find(context.resolver.served(name), left_s=context.timeout_s)
     if target is None:
-        raise not_served(site.path, name, site.urls)
+        raise not_served(context.path, name, context.registry.urls)
 
 
-def _based_on(site: CatalogContext, base: str) -> Profile:
-    """A profile that is the same model as `base`, now and when the model map changes."""
-    profile = site.names.profile(base)
+def _based_on(context: CatalogContext, base: str) -> Profile:
+    """A profile of the same model as `base`, also after a change of the model map."""
+    profile = context.resolver.profile(base)
     return profile if profile.from_ else profile.model_copy(update={"from_": base})
 
 
-def _derived(site: CatalogContext, base: str) -> Profile:
-    body, profile = site.body, _based_on(site, base)
+def _derived(context: CatalogContext, base: str) -> Profile:
+    body, profile = context.body, _based_on(context, base)
     changes: dict[str, Any] = {
         "system": body.get("system") or profile.system,
         "template": body.get("template") or profile.template,
@@ -104,15 +104,15 @@ def _derived(site: CatalogContext, base: str) -> Profile:
     }
     try:
         return Profile.model_validate(profile.model_dump() | changes)
-    except ValidationError as problem:
-        raise _invalid(problem) from None
+    except ValidationError as error:
+        raise _invalid(error) from None
 
 
 def _license(value: Any) -> str | None:
     return "\n".join(value) if isinstance(value, list) else value
 
 
-def _invalid(problem: ValidationError) -> ResponseError:
-    first = problem.errors(include_url=False)[0]
+def _invalid(error: ValidationError) -> ResponseError:
+    first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     return response_error(f"{place}: {first['msg'].removeprefix('Value error, ')}", 400)

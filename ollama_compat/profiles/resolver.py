@@ -19,13 +19,13 @@ class ModelResolver:
 
     def profile(self, name: str) -> Profile:
         """The profile of a name; an empty one where it has none."""
-        return self.configured(name) or self.made(name) or NO_PROFILE
+        return self.configured(name) or self.created_profile(name) or NO_PROFILE
 
     def configured(self, name: str) -> Profile | None:
         """The profile that the settings give a name."""
         return next((profile for key, profile in self.settings.models.items() if same(key, name)), None)
 
-    def made(self, name: str) -> Profile | None:
+    def created_profile(self, name: str) -> Profile | None:
         """The profile that was created under a name."""
         return next((profile for key, profile in self.created.all().items() if same(key, name)), None)
 
@@ -33,6 +33,10 @@ class ModelResolver:
         """The name under which vLLM serves it: its profile's `from`, through the map."""
         name = self.profile(name).from_ or name
         return next((served for key, served in self.settings.vllm_model_map.items() if same(key, name)), name)
+
+    def version(self) -> int:
+        """Changes when a created profile changes."""
+        return hash(tuple(self.created.all()))
 
     def __iter__(self) -> Iterator[str]:
         """Every name that is known beside the served ones."""

@@ -1,169 +1,169 @@
-"""Who may answer a call: the model on vLLM, then what VLLM_FAILOVER names in its place, in that order.
+"""The backends of a call: its model on vLLM, then the fallbacks that VLLM_FAILOVER lists for it, in that order.
 
-What stands in is written as another model's name, which vLLM serves; a name of Ollama's cloud; `ollama:NAME`, a model
-of the Ollama server that the client was made for; or `PROVIDER:NAME`, a model of an OpenAI-compatible service. It works
-the other way as well: a cloud model that has a chain is answered by it when the cloud can't.
+A fallback is another model that vLLM serves; a model of Ollama's cloud; `ollama:NAME`, a model of the Ollama server
+that the client was made for; or `PROVIDER:NAME`, a model of an OpenAI-compatible service. A cloud model may have
+fallbacks too. The backends of a model are computed once per client, and again when its profile changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..call import Call, Memory
-from ..mapping.errors import model_required, response_error
+from ..mapping.errors import model_not_found, model_required, response_error
 from ..mapping.model_names import canonical, is_cloud, same
 from ..mapping.vllm_schema import ModelCard
-from ..operations.catalog import not_served
-from ..operations.passthrough import passthrough
 from ..profiles.resolver import ModelResolver
-from ..providers.request import adapt
 from ..settings import NO_PROFILE, OLLAMA, Profile, Settings
 from ..steps import Clock, Steps
-from .registry import Server, ServerRegistry, Target
+from ..telemetry.notices import Notices
+from .registry import ServerRegistry
+from .server import Server, Target
 
 VLLM = "vllm"
 
-_NAMED = 10
-"""How many of a server's models a log line names."""
-
-Operation = Callable[[Call], Steps[None]]
-Finder = Callable[[Sequence[Server], int, float | None], Steps[Target | None]]
+_MAX_CACHED = 1000  # names: callers make names up
+_MAX_SHOWN = 10  # model names of a server in a log line
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to an answer."""
+    """A way to answer a call."""
 
     name: str
-    """The model, as the settings or the caller wrote it."""
-    find: Finder
-    """The server that takes the call, but for those that have just failed it; None when there is none left.
-
-    The numbers are when the call began, in ticks: what a server has said since then it is not asked again; and what is
-    left of the caller's timeout (seconds).
-    """
-    operation: Callable[[Operation], Operation]
-    """How an operation is done there."""
+    """The model, as the settings or the caller name it."""
+    served: str
+    """The model's name at the server."""
     profile: Profile
     provider: str = VLLM
     """`vllm`, `ollama`, or the provider's name."""
+    server: Server | None = None
+    """The only server of Ollama or a provider; None: the registry picks a vLLM server."""
 
 
 @dataclass
 class Backends:
-    """The routes of one client's models."""
+    """The backends of one client's models."""
 
     settings: Settings
-    fleet: ServerRegistry
-    names: ModelResolver
-    memory: Memory
+    registry: ServerRegistry
+    resolver: ModelResolver
+    notices: Notices
     clock: Clock
-    _elsewhere: dict[str, Server] = field(default_factory=dict)
+    _remote_servers: dict[str, Server] = field(default_factory=dict)
     """Ollama and the providers: each has a circuit breaker too."""
+    _chains: dict[str, tuple[int, tuple[Backend, ...]]] = field(default_factory=dict)
+    """The backends of a name, with the version of the profiles that they were computed from."""
 
-    def chain(self, name: str) -> tuple[str, ...]:
-        """What stands in for a model."""
+    def fallbacks(self, name: str) -> tuple[str, ...]:
+        """The fallbacks that the settings list for a model."""
         chains = self.settings.vllm_failover.items()
         return next((chain for key, chain in chains if same(key, name)), ())
 
-    def of(self, path: str, name: str) -> list[Backend]:
-        """The routes of a model for a call of `path`, the first one first."""
-        if is_cloud(name):
-            first = self._remote(OLLAMA, name, name)
-        else:
-            first = Backend(name, self._on_vllm(path, name), _as_it_is, self.names.profile(name))
-        return [first, *(self._stand_in(path, name, other) for other in self.chain(name))]
+    def chain(self, name: str) -> tuple[Backend, ...]:
+        """The backends of a model, in the order in which a call tries them."""
+        version = self.resolver.version()
+        known = self._chains.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
+        backends = (self._first(name), *(self._fallback(name, other) for other in self.fallbacks(name)))
+        if len(self._chains) >= _MAX_CACHED:
+            self._chains.clear()
+        self._chains[name] = version, backends
+        return backends
 
-    def _stand_in(self, path: str, name: str, other: str) -> Backend:
+    def find(
+        self,
+        backend: Backend,
+        path: str,
+        avoid: Sequence[Server] = (),
+        since: int | None = None,
+        left_s: float | None = None,
+    ) -> Steps[Target | None]:
+        """The server for the next attempt at a backend; None: none is left beside those in `avoid`.
+
+        Raises what `ServerRegistry.find` raises, `CircuitOpen`, and Ollama's errors for model names.
+        """
+        if backend.server is not None:
+            return self._single(backend.server, backend.served, avoid)
+        if not backend.name.strip():
+            raise model_required(path)
+        target = yield from self.registry.find(backend.served, avoid, since, left_s)
+        if target is None and not avoid:
+            raise self._not_served(path, backend)
+        return target
+
+    def _single(self, server: Server, served: str, avoid: Sequence[Server]) -> Target | None:
+        if server in avoid:
+            return None
+        now = self.clock.ticks()
+        if not server.breaker.allows(now):
+            raise server.circuit_open_error(now)
+        return Target(server, ModelCard(served))
+
+    def _not_served(self, path: str, backend: Backend) -> Exception:
+        if canonical(backend.name) is None:
+            return response_error("invalid model name", 400)
+        self.notices.notice(
+            "model not served",
+            backend.name,
+            "no server serves %(served)r, requested as %(model)r: %(servers)s",
+            served=backend.served,
+            model=backend.name,
+            servers="; ".join(_served_models(server) for server in self.registry.servers),
+        )
+        return not_served(path, backend.name, self.registry.urls)
+
+    def _first(self, name: str) -> Backend:
+        if is_cloud(name):
+            return self._remote(OLLAMA, name, name)
+        return Backend(name, self.resolver.served(name), self.resolver.profile(name))
+
+    def _fallback(self, name: str, other: str) -> Backend:
         provider, colon, model = other.partition(":")
         if is_cloud(other):
             return self._remote(OLLAMA, other, name)
         if colon and (provider == OLLAMA or provider in self.settings.providers):
             return self._remote(provider, model, name)
-        profile = _standing_in(self.names.profile(name), self.names.profile(other))
-        return Backend(other, self._on_vllm(path, other), _as_it_is, profile)
-
-    def _on_vllm(self, path: str, name: str) -> Finder:
-        def find(avoid: Sequence[Server], since: int, left_s: float | None) -> Steps[Target | None]:
-            return (yield from self.find(path, name, avoid, since, left_s))
-
-        return find
-
-    def find(
-        self,
-        path: str,
-        name: str,
-        avoid: Sequence[Server] = (),
-        since: int | None = None,
-        left_s: float | None = None,
-    ) -> Steps[Target | None]:
-        """The vLLM server for a model by its Ollama name, but for those that failed; None when no other has it.
-
-        Raises what the fleet raises, and Ollama's errors for names.
-        """
-        served = self.names.served(name)
-        if not name.strip():
-            raise model_required(path)
-        target = yield from self.fleet.find(served, avoid, since, left_s)
-        if target is not None or avoid:
-            return target
-        if canonical(name) is None:
-            raise response_error("invalid model name", 400)
-        self.memory.notice(
-            "model not served",
-            name,
-            "no server has %(served)r, asked for as %(model)r: %(instead)s",
-            served=served,
-            model=name,
-            instead="; ".join(_serves(server) for server in self.fleet.servers),
-        )
-        raise not_served(path, name, self.settings.vllm_urls)
+        profile = _merged(self.resolver.profile(name), self.resolver.profile(other))
+        return Backend(other, self.resolver.served(other), profile)
 
     def _remote(self, provider: str, model: str, name: str) -> Backend:
-        """A model of Ollama's, or of a provider's."""
-        server = self._elsewhere.get(provider)
+        """A model of Ollama or of a provider."""
+        server = self._remote_servers.get(provider)
         if server is None:
             url = OLLAMA if provider == OLLAMA else self.settings.providers[provider].base_url
-            server = self._elsewhere.setdefault(provider, Server(url))
-
-        def find(avoid: Sequence[Server], *_: object) -> Steps[Target | None]:
-            yield from ()
-            if server in avoid:
-                return None
-            if not server.breaker.closed and not server.breaker.allows(self.clock.ticks()):
-                raise server.left_alone(self.clock.ticks())
-            return Target(server, ModelCard(model))
-
-        if provider == OLLAMA:
-            return Backend(f"{OLLAMA}:{model}", find, lambda _: passthrough, self.names.profile(name), OLLAMA)
-
-        def adapted(operation: Operation) -> Operation:
-            settings = self.settings.providers[provider]
-            return lambda call: adapt(operation(call), settings, provider, call.memory.notice)
-
-        return Backend(
-            f"{provider}:{model}", find, adapted, _standing_in(self.names.profile(name), NO_PROFILE), provider
-        )
+            server = self._remote_servers.setdefault(provider, Server(url))
+        profile = self.resolver.profile(name)
+        if provider != OLLAMA:
+            profile = _merged(profile, NO_PROFILE)
+        return Backend(f"{provider}:{model}", model, profile, provider, server)
 
 
-def _serves(server: Server) -> str:
-    names = server.names()
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{server.url} serves {', '.join(names[:_NAMED])}{more}"
+def not_served(path: str, name: str, urls: tuple[str, ...]) -> Exception:
+    """The exception for a model that no server has: Ollama's 404; for a pull, how to serve the model."""
+    if path != "/api/pull":
+        return model_not_found(path, name)
+    return response_error(
+        f"pull model manifest: none of {', '.join(urls)} serves {name!r}. vLLM loads a model when it starts: start a "
+        "server for it, add its URL to VLLM_URLS and its name to VLLM_MODEL_MAP",
+        404,
+    )
 
 
-def _as_it_is(operation: Operation) -> Operation:
-    return operation
+def _served_models(server: Server) -> str:
+    names = server.model_names()
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{server.url} serves {', '.join(names[:_MAX_SHOWN])}{more}"
 
 
-def _standing_in(asked: Profile, other: Profile) -> Profile:
-    """What a caller expects of the model that was asked for, and how the one that stands in is asked for it."""
-    parameters: Mapping[str, object] = {**other.parameters, **asked.parameters}
-    return other.model_copy(
+def _merged(requested: Profile, fallback: Profile) -> Profile:
+    """The profile for a fallback: what the caller expects of the requested model, in the format of the fallback."""
+    parameters: Mapping[str, object] = {**fallback.parameters, **requested.parameters}
+    return fallback.model_copy(
         update={
-            "system": asked.system or other.system,
-            "messages": asked.messages or other.messages,
+            "system": requested.system or fallback.system,
+            "messages": requested.messages or fallback.messages,
             "parameters": parameters,
         }
     )

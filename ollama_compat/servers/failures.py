@@ -1,8 +1,8 @@
 """What each failure of a call allows, in one table.
 
-Nothing is repeated once the caller has some of the answer, and may have acted on it. Before that, a question may be
-asked again where the failure says that it can't be the question's own fault: who wants a whole reply has none of it
-until its end.
+A call is never repeated after the caller has received a part of the answer. Before that, it may be repeated if the
+request itself cannot be the cause of the failure. The caller of a plain call receives nothing until the answer is
+whole, so a plain call may be repeated until its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..exceptions import (
 )
 from .circuit_breaker import QUIET_S
 
-QUIET = f"the server has answered nobody for {QUIET_S:g} s"
+QUIET = f"the server has answered no call for {QUIET_S:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +32,40 @@ class Failure:
 
     kind: str
     meaning: str
-    again: bool = False
-    """Whether the same server may be asked again, after a wait."""
-    elsewhere: bool = False
-    """Whether another server of the model may be asked, and then what stands in for the model."""
-    stand_in: bool = False
-    """Whether only what stands in for the model may be asked."""
+    retry: bool = False
+    """Whether the call may retry the same server, after a wait."""
+    other_server: bool = False
+    """Whether the call may try another server of the model, and then a fallback."""
+    fallback: bool = False
+    """Whether the call may try a fallback for the model, but no other server."""
     counts: bool = False
-    """Whether the server's circuit breaker counts it."""
+    """Whether the circuit breaker of the server counts it."""
 
 
-UNREACHABLE = Failure("unreachable", "no connection: refused, dark, unknown host", True, True, counts=True)
-CIRCUIT_OPEN = Failure("circuit_open", "the circuit breaker leaves the server alone", elsewhere=True)
-EXHAUSTED = Failure("exhausted", "this process has no file or memory left for a connection")
-RESET = Failure("reset", "the connection ended before any of the answer was delivered", True, True, counts=True)
-BUSY = Failure("busy", "429: the server has too much to do", True, True)
-UNAVAILABLE = Failure("unavailable", "502, 503: loading, or gone behind its proxy", True, True, counts=True)
-SERVER_ERROR = Failure("server_error", "500, 504, or any other 5xx", elsewhere=True, counts=True)
-MALFORMED = Failure("malformed", "a reply that is not the protocol's", elsewhere=True, counts=True)
-TIMEOUT = Failure("timeout", f"no answer within the caller's timeout; counted where {QUIET}", counts=True)
-CUT_OFF = Failure("cut_off", "any failure after some of the answer was delivered", counts=True)
-GONE = Failure("gone", "404: the server no longer has the model", elsewhere=True)
-NOT_FOUND = Failure("not_found", "no server has the model", stand_in=True)
-UNAUTHORIZED = Failure("unauthorized", "401, 402, 403: a key is wrong or spent")
-LIMITED = Failure("limited", "the client's own limits: the call did not get its turn")
+UNREACHABLE = Failure(
+    "unreachable", "no connection: refused, no reply, unknown host", retry=True, other_server=True, counts=True
+)
+CIRCUIT_OPEN = Failure("circuit_open", "the circuit of the server is open", other_server=True)
+EXHAUSTED = Failure("exhausted", "the process has no file or memory left for a connection")
+RESET = Failure(
+    "reset",
+    "the connection ended before the caller received a part of the answer",
+    retry=True,
+    other_server=True,
+    counts=True,
+)
+BUSY = Failure("busy", "429: the server is overloaded", retry=True, other_server=True)
+UNAVAILABLE = Failure(
+    "unavailable", "502, 503: loading, or stopped behind a proxy", retry=True, other_server=True, counts=True
+)
+SERVER_ERROR = Failure("server_error", "500, 504, or any other 5xx", other_server=True, counts=True)
+MALFORMED = Failure("malformed", "a reply that does not follow the protocol", other_server=True, counts=True)
+TIMEOUT = Failure("timeout", f"no answer within the caller's timeout; counted if {QUIET}", counts=True)
+CUT_OFF = Failure("cut_off", "any failure after the caller received a part of the answer", counts=True)
+GONE = Failure("gone", "404: the server no longer serves the model", other_server=True)
+NOT_FOUND = Failure("not_found", "no server serves the model", fallback=True)
+UNAUTHORIZED = Failure("unauthorized", "401, 402, 403: a key is wrong or has no credit")
+LIMITED = Failure("limited", "the client's own limits: the call was not admitted in time")
 REFUSED = Failure("refused", "any other 4xx: the request is wrong")
 OTHER = Failure("other", "anything else")
 
@@ -83,14 +93,14 @@ _STATUS |= {502: UNAVAILABLE, 503: UNAVAILABLE}
 
 
 def classify(error: BaseException, *, delivered: bool) -> Failure:
-    """The row of an exception; `delivered`: whether the caller has some of the answer."""
+    """The row of an exception. `delivered`: whether the caller has received a part of the answer."""
     failure = _row(error)
-    repeatable = failure.again or failure.elsewhere or failure.stand_in
+    repeatable = failure.retry or failure.other_server or failure.fallback
     return CUT_OFF if delivered and (repeatable or failure.counts) else failure
 
 
-def is_late(error: BaseException) -> bool:
-    """Whether it is that a time was up: the caller's may be short, so it tells little of the server."""
+def is_timeout(error: BaseException) -> bool:
+    """Whether the failure is a timeout. The caller chooses the timeout, so it says little about the server."""
     return isinstance(error, httpx.TimeoutException) or (
         isinstance(error, ServerUnreachable) and error.waited_s is not None
     )
@@ -105,7 +115,7 @@ def _row(error: BaseException) -> Failure:
         case ServerUnreachable() | httpx.ConnectTimeout():
             return UNREACHABLE
         case httpx.PoolTimeout():
-            return OTHER  # the caller's own limit of connections
+            return OTHER  # the limit of connections is the client's own
         case httpx.TimeoutException():
             return TIMEOUT
         case IncompleteReply():

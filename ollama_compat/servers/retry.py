@@ -1,39 +1,42 @@
-"""How long to wait before the same servers are asked again, and when to give up. By tenacity's strategies.
+"""How long a call waits before it retries the same servers, and when it stops: exponential backoff with jitter.
 
-A server's own `Retry-After` goes before the back-off. All waiting together stays within the caller's timeout.
+A server's `Retry-After` replaces the backoff. All waits together stay within the caller's timeout.
 """
 
 from __future__ import annotations
 
-from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_exponential, wait_random
+import random
 
-ATTEMPTS = 3
-"""How often a call is tried, all of its servers counted as one try."""
+ROUNDS = 3
+"""How many times a call tries its servers; all servers of a model count as one round."""
 FIRST_WAIT_S = 0.1
-"""The first wait, before jitter (seconds). It doubles."""
-MOST_WAIT_S = 2.0
-"""The longest wait that is not the server's own `Retry-After` (seconds)."""
+"""The first wait, and the range of the jitter (seconds). The wait doubles each time."""
+MAX_WAIT_S = 2.0
+"""The longest backoff (seconds); a `Retry-After` may be longer."""
 DEFAULT_BUDGET_S = 60.0
-"""How long a call waits in all where its client has no timeout (seconds)."""
+"""How long a call waits in all if its client has no timeout (seconds)."""
 
-_STOP = stop_after_attempt(ATTEMPTS)
-_WAIT = wait_exponential(multiplier=FIRST_WAIT_S, max=MOST_WAIT_S) + wait_random(0, FIRST_WAIT_S)
+
+def backoff(round_number: int) -> float:
+    """The wait after round `round_number`, counted from 1 (seconds)."""
+    wait: float = min(FIRST_WAIT_S * 2 ** (round_number - 1), MAX_WAIT_S)
+    return wait + random.uniform(0, FIRST_WAIT_S)
 
 
 class RetrySchedule:
-    """The waiting of one call."""
+    """The waits of one call at one backend."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        """`timeout_s`: the caller's own; None: `DEFAULT_BUDGET_S`."""
-        self.left_s = DEFAULT_BUDGET_S if timeout_s is None else timeout_s
-        self._state = RetryCallState(Retrying(), None, (), {})
+        """`timeout_s`: the caller's timeout; None: `DEFAULT_BUDGET_S`."""
+        self.budget_s = DEFAULT_BUDGET_S if timeout_s is None else timeout_s
+        self._round = 1
 
-    def wait(self, retry_after_s: float | None, elapsed_s: float) -> float | None:
-        """The seconds until the next try; None: give up. `elapsed_s` has passed since the call began."""
-        if _STOP(self._state):
+    def next_wait(self, retry_after_s: float | None, elapsed_s: float) -> float | None:
+        """The seconds until the next round; None: no further round. `elapsed_s` has passed since the call began."""
+        if self._round >= ROUNDS:
             return None
-        seconds = _WAIT(self._state) if retry_after_s is None else retry_after_s
-        if elapsed_s + seconds > self.left_s:
+        seconds = backoff(self._round) if retry_after_s is None else retry_after_s
+        if elapsed_s + seconds > self.budget_s:
             return None
-        self._state.attempt_number += 1
+        self._round += 1
         return seconds

@@ -15,12 +15,12 @@ from ..mapping.errors import elsewhere, refusal
 from ..mapping.vllm_schema import ModelList, decode
 from ..servers.circuit_breaker import State
 from ..settings import OLLAMA
-from ..steps import LIST, Reply, Request, SendAll, Steps
+from ..steps import MODELS_PATH, Reply, Request, SendAll, Steps
 from ..transport.credentials import Credentials
 
 if TYPE_CHECKING:
     from ..dispatch import Dispatcher
-    from ..servers.registry import Server
+    from ..servers.server import Server
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 
@@ -56,15 +56,15 @@ def examined(
     if translation is None:
         yield from _ollama(timeout_s, keys, ollama)
         return
-    servers = translation.fleet.servers
+    servers = translation.registry.servers
     requests = [Request("GET", server.url, path, timeout=timeout_s) for server in servers for path in _PATHS]
     replies: list[Reply | Exception] = yield SendAll(tuple(requests), timeout_s)
-    now = translation.clock.ticks()
+    now = translation.context.clock.ticks()
     pairs = zip(servers, replies[::2], replies[1::2], strict=True)
     yield _summed("vllm", [_server(server, now, alive, models, keys) for server, alive, models in pairs])
 
 
-_PATHS = ("/health", LIST)
+_PATHS = ("/health", MODELS_PATH)
 
 
 def _ollama(timeout_s: float, keys: Credentials, url: str) -> Steps[None]:

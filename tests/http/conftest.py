@@ -20,7 +20,7 @@ from .network import CHAT, URL, Network, answering
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries do not wait."""
-    monkeypatch.setattr(retry, "_WAIT", lambda _: 0.0)
+    monkeypatch.setattr(retry, "backoff", lambda _: 0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from ollama_compat import ResponseError
 from ollama_compat.steps import Request
-from ollama_compat.transport.driver import _Body
+from ollama_compat.transport.http import BodyReader
 
 from .caller import Caller
 from .network import CHAT, END, RECORDED, URL, Answer, Network, answering, document, event, said, stream
@@ -130,7 +130,7 @@ def test_tiny_pieces_take_no_more_memory_than_what_they_hold(
     caller: Caller, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces = 50_000
-    monkeypatch.setattr("ollama_compat.mapping.vllm_schema.MAX_EVENT_BYTES", 2 * pieces - 1)
+    monkeypatch.setattr("ollama_compat.transport.sse.MAX_EVENT_BYTES", 2 * pieces - 1)
     network.on(URL + CHAT, stream(*(bytes((120, number % 100 + 20)) for number in range(pieces))))
     caller.list()
     tracemalloc.start()
@@ -143,7 +143,7 @@ def test_tiny_pieces_take_no_more_memory_than_what_they_hold(
 
 def test_a_body_of_tiny_pieces_takes_no_more_memory_than_what_it_holds() -> None:
     pieces = 50_000
-    body = _Body(httpx.Response(200), Request("GET", URL, "/v1/embeddings"))
+    body = BodyReader(httpx.Response(200), Request("GET", URL, "/v1/embeddings"))
     tracemalloc.start()
     for number in range(pieces):
         body.add(bytes((120, number % 256)))

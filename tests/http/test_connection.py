@@ -137,7 +137,7 @@ else:
 
 def ask(learnt):
     if not learnt:
-        client._translation.fleet.forget(client._translation.fleet.servers[0])
+        client._translation.registry.forget(client._translation.registry.servers[0])
     try:
         return run(call()) if sys.argv[2] == "async" else client.chat(*question)
     except ConnectionError as error:
@@ -199,7 +199,7 @@ async def test_a_cancelled_call_closes_its_connection_and_is_no_load(network: Ne
     async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=transport) as client:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.chat(**HI), 0.05)
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._translation.registry.servers] == [0]
 
 
 def _models() -> httpx.Response:
@@ -210,7 +210,7 @@ def test_a_plain_call_is_over_when_it_returns(network: Network) -> None:
     with ollama.Client(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
         client.chat(**HI)
         assert network.streams[-1].closed
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._translation.registry.servers] == [0]
 
 
 def test_a_failed_call_is_over_while_its_error_is_kept(network: Network) -> None:
@@ -219,7 +219,7 @@ def test_a_failed_call_is_over_while_its_error_is_kept(network: Network) -> None
         with pytest.raises(ResponseError) as kept:
             client.chat(**HI)
         assert network.streams[-1].closed
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._translation.registry.servers] == [0]
     del kept
 
 

@@ -309,7 +309,7 @@ def none_left_over(server: Server, client: Any) -> None:
     server.until(lambda: server.left == 1)
     server.until(lambda: server.open == 0)
     assert (totals(client)["in_flight"], totals(client)["cancelled"]) == (0, 1)
-    assert [known.in_flight for known in client._translation.fleet.servers] == [0]
+    assert [known.in_flight for known in client._translation.registry.servers] == [0]
 
 
 def closed(stream: Any) -> None:

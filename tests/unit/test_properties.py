@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ollama_compat import ResponseError
 from ollama_compat.mapping.messages import joined, to_openai
-from ollama_compat.mapping.vllm_schema import EventDecoder
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
 from ollama_compat.operations.generate import generate
 from ollama_compat.steps import Reply
+from ollama_compat.transport.sse import EventDecoder
 from tests.play import call, play, said
 
 USER = {"role": "user", "content": "hi"}

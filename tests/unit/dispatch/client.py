@@ -71,13 +71,13 @@ class Client:
         self.clock, self.watch = StillClock(), Watch()
         self.serves = {A: a, B: b}
         self.made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
-        self.made.guard.observers.append(self.watch)
-        for server, names in zip(self.made.fleet.servers, (a, b), strict=True):
-            server.cards, server.asked_at = tuple(ModelCard(name) for name in names), -1
+        self.made.observers.add(self.watch)
+        for server, names in zip(self.made.registry.servers, (a, b), strict=True):
+            server.models, server.listed_at = tuple(ModelCard(name) for name in names), -1
 
     def exchange(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Steps[None]:
         asked = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, **body}
-        exchange = self.made.exchange(path, asked, timeout_s)
+        exchange = self.made.dispatch(path, asked, timeout_s)
         assert exchange is not None
         return exchange
 
@@ -102,7 +102,7 @@ class Client:
     @property
     def closed(self) -> list[bool]:
         """Whether the circuits of A and B are closed."""
-        return [server.breaker.closed for server in self.made.fleet.servers]
+        return [server.breaker.closed for server in self.made.registry.servers]
 
 
 def asked(played: Play) -> list[str]:

@@ -77,7 +77,7 @@ def test_callers_in_a_hurry_do_not_keep_the_others_from_a_server_that_answers_th
 
 def test_a_server_that_has_just_said_what_it_serves_is_not_left_alone_for_callers_in_a_hurry() -> None:
     client = Client(b=())
-    client.made.fleet.forget(client.made.fleet.servers[0])
+    client.made.registry.forget(client.made.registry.servers[0])
     for _ in range(10):
         client.fails(SLOW)
     assert content(client.ask(said(ANSWER))) == ANSWER
@@ -89,7 +89,7 @@ def test_a_server_that_says_what_it_serves_and_hangs_in_every_call_is_left_alone
     client.clock.now += int(QUIET_S * SECOND)
     for _ in range(5):
         client.clock.now += SECOND
-        play(client.made.fleet.catalog(), SMOL, NOTHING)
+        play(client.made.registry.catalog(), SMOL, NOTHING)
         client.fails(SLOW)
     assert isinstance(client.fails()[1], CircuitOpen)
 
@@ -151,9 +151,9 @@ def test_a_call_that_opens_the_circuit_itself_goes_to_what_stands_in_at_once() -
 
 def test_a_call_that_finds_nobody_and_so_opens_the_circuit_fails_at_once() -> None:
     client = Client(b=())
-    client.made.fleet.forget(client.made.fleet.servers[0])
+    client.made.registry.forget(client.made.registry.servers[0])
     for _ in range(4):
-        client.made.fleet.servers[0].failed(client.clock.now, REFUSES)
+        client.made.registry.servers[0].record_failure(client.clock.now, REFUSES)
     play = Nobody()
     with pytest.raises(ServerUnreachable):
         client.ask(play=play)
@@ -217,7 +217,7 @@ def test_a_question_that_is_wrong_is_no_failure_of_the_server(failure: Reply) ->
     for _ in range(10):
         client.fails(failure)
     assert client.closed == [True, True]
-    assert client.made.fleet.servers[0].breaker.failures == 0
+    assert client.made.registry.servers[0].breaker.failures == 0
 
 
 def test_a_server_that_is_busy_is_no_broken_one() -> None:

@@ -157,8 +157,8 @@ class Loads(Servers):
 def unlearnt(**settings: Any) -> Client:
     """A client that has not learnt yet what its servers serve."""
     client = Client(b=(), **settings)
-    for server in client.made.fleet.servers:
-        client.made.fleet.forget(server)
+    for server in client.made.registry.servers:
+        client.made.registry.forget(server)
     return client
 
 
@@ -293,7 +293,7 @@ def test_a_wrong_or_spent_key_of_a_provider_is_stood_in_for(status: int) -> None
 @pytest.mark.parametrize("path", ["/api/show", "/api/pull"])
 def test_what_asks_about_a_model_itself_names_that_model(path: str) -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    assert client.made.exchange(path, {"model": "gpt-oss:120b-cloud"}) is None
+    assert client.made.dispatch(path, {"model": "gpt-oss:120b-cloud"}) is None
 
 
 def test_when_all_fail_the_error_is_the_first_with_a_note_of_each_other() -> None:
@@ -301,8 +301,8 @@ def test_when_all_fail_the_error_is_the_first_with_a_note_of_each_other() -> Non
     played, error = client.fails(BOOM, LOADING, LOADING, LOADING, Reply(402, b""))
     assert str(error).startswith(f"boom (status 500 from {A})")
     (one, two) = error.__notes__
-    assert one.startswith("other stood in and failed too: loading")
-    assert two.startswith("deepseek:deepseek-chat stood in and failed too: ")
+    assert one.startswith("The fallback other failed too: loading")
+    assert two.startswith("The fallback deepseek:deepseek-chat failed too: ")
     assert "DEEPSEEK_API_KEY" in two
     assert client.last.error == "server_error"
     assert len(played.requests) == 5
@@ -335,7 +335,7 @@ def test_a_stream_that_has_begun_is_neither_repeated_nor_stood_in_for(end: list[
     assert (asked(played), played.sleeps) == ([A + CHAT], [])
     assert content(played) == "my-"
     assert client.last.error == "cut_off"
-    assert client.made.fleet.servers[0].breaker.failures == 1
+    assert client.made.registry.servers[0].breaker.failures == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -346,7 +346,7 @@ def test_an_answer_of_which_the_caller_has_nothing_is_asked_for_again(end: list[
     played = client.ask([begun, *end], said(ANSWER), stream=stream)
     assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
     assert (client.last.error, client.last.failovers) == (None, 1)
-    assert client.made.fleet.servers[0].breaker.failures == 1
+    assert client.made.registry.servers[0].breaker.failures == 1
 
 
 def test_the_first_token_of_an_answer_is_that_of_the_attempt_that_gave_it() -> None:

@@ -11,6 +11,7 @@ import pytest
 from ollama_compat.exceptions import RateLimited
 from ollama_compat.mapping.errors import incomplete_reply
 from ollama_compat.steps import Reply
+from ollama_compat.telemetry.observers import Observers
 from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, delta, refused, reply, said
 from tests.unit.dispatch.client import (
@@ -146,7 +147,7 @@ def test_an_observer_that_raises_does_not_break_the_call(caplog: pytest.LogCaptu
             raise RuntimeError("mine")
 
     client = Client()
-    client.made.guard.observers.insert(0, Broken())
+    client.made.observers = Observers(Broken(), client.made.stats, client.watch)
     assert content(client.ask(said(ANSWER))) == ANSWER
     assert client.totals["calls"] == len(client.watch.ended_) == 1
     assert [record.getMessage() for record in caplog.records] == [

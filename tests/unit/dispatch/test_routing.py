@@ -24,7 +24,7 @@ def translation(**settings: Any) -> Dispatcher:
 
 
 def chat(made: Dispatcher, *script: Any, **changes: Any) -> Play:
-    exchange = made.exchange("/api/chat", {**HI, **changes})
+    exchange = made.dispatch("/api/chat", {**HI, **changes})
     assert exchange is not None
     return play(exchange, *script)
 
@@ -38,23 +38,23 @@ def asked(played: Play) -> list[str]:
 
 @pytest.mark.parametrize("path", ["https://ollama.com/api/web_search", "https://ollama.com/api/web_fetch", "/api/new"])
 def test_what_vllm_knows_nothing_of_is_ollamas(path: str) -> None:
-    assert translation().exchange(path, {}) is None
+    assert translation().dispatch(path, {}) is None
 
 
 @pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "smol:cloud"])
 @pytest.mark.parametrize("path", [*OPERATIONS, *REFUSED, "/api/create", "/api/delete"])
 def test_a_cloud_model_is_ollamas(path: str, name: str) -> None:
-    assert translation().exchange(path, {"model": name}) is None
+    assert translation().dispatch(path, {"model": name}) is None
 
 
 @pytest.mark.parametrize("body", [{"source": "a-cloud", "destination": "b"}, {"model": "mine", "from": "a-cloud"}])
 def test_what_is_made_from_a_cloud_model_is_ollamas(body: dict[str, Any]) -> None:
-    assert translation().exchange("/api/copy" if "source" in body else "/api/create", body) is None
+    assert translation().dispatch("/api/copy" if "source" in body else "/api/create", body) is None
 
 
 @pytest.mark.parametrize("path", [*REFUSED, "/api/blobs/sha256:abc"])
 def test_what_vllm_cant_do_is_refused_with_what_to_do_instead(path: str) -> None:
-    exchange = translation().exchange(path, {"model": "smol"})
+    exchange = translation().dispatch(path, {"model": "smol"})
     assert exchange is not None
     with pytest.raises(ResponseError, match=r"is not available on vLLM: .{20}") as caught:
         play(exchange)
@@ -63,7 +63,7 @@ def test_what_vllm_cant_do_is_refused_with_what_to_do_instead(path: str) -> None
 
 @pytest.mark.parametrize("path", [*OPERATIONS, *CATALOG_OPERATIONS])
 def test_all_else_is_answered_here(path: str) -> None:
-    exchange = translation().exchange(path, {"model": "smol"})
+    exchange = translation().dispatch(path, {"model": "smol"})
     assert exchange is not None
     exchange.close()
 
@@ -99,7 +99,7 @@ def test_when_all_are_gone_the_error_is_told_once() -> None:
 
 def test_an_answer_that_has_begun_is_not_begun_again() -> None:
     played, begun = Play(), [delta(content="Hi"), delta(reasoning="Hm")]
-    exchange = translation().exchange("/api/chat", {**HI, "stream": True})
+    exchange = translation().dispatch("/api/chat", {**HI, "stream": True})
     assert exchange is not None
     with pytest.raises((ResponseError, ServerUnreachable)):
         played.run(exchange, SMOL, SMOL, begun, *[REFUSES] * 3)
@@ -111,19 +111,19 @@ def test_after_an_error_no_call_is_in_flight(error: Any) -> None:
     made = translation()
     with pytest.raises(ResponseError):
         chat(made, SMOL, OTHER, error, OTHER)
-    assert [server.in_flight for server in made.fleet.servers] == [0, 0]
+    assert [server.in_flight for server in made.registry.servers] == [0, 0]
 
 
 def test_an_exchange_that_is_closed_early_is_in_flight_no_more() -> None:
     made = translation()
-    exchange = made.exchange("/api/chat", {**HI, "stream": True})
+    exchange = made.dispatch("/api/chat", {**HI, "stream": True})
     assert exchange is not None
     next(exchange)
     for outcome in ([SMOL, OTHER], None):
         exchange.send(outcome)
-    assert [server.in_flight for server in made.fleet.servers] == [1, 0]
+    assert [server.in_flight for server in made.registry.servers] == [1, 0]
     exchange.close()
-    assert [server.in_flight for server in made.fleet.servers] == [0, 0]
+    assert [server.in_flight for server in made.registry.servers] == [0, 0]
 
 
 def test_where_a_model_is_served() -> None:
@@ -132,7 +132,7 @@ def test_where_a_model_is_served() -> None:
 
 def test_who_serves_a_model_is_learnt_within_the_callers_timeout() -> None:
     made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B)), StillClock())
-    asked = [made.exchange(path, HI, 0.7) for path in ("/api/chat", "/api/tags", "/api/ps")]
+    asked = [made.dispatch(path, HI, 0.7) for path in ("/api/chat", "/api/tags", "/api/ps")]
     asked.append(made.locate("smol", 0.7))
     for exchange in asked:
         assert exchange is not None
@@ -161,7 +161,7 @@ def test_a_name_goes_through_the_map() -> None:
     ],
 )
 def test_a_name_that_no_server_has(path: str, name: str, text: str, status: int) -> None:
-    exchange = translation().exchange(path, {"model": name})
+    exchange = translation().dispatch(path, {"model": name})
     assert exchange is not None
     with pytest.raises(ResponseError) as caught:
         play(exchange, SMOL, OTHER)
@@ -171,7 +171,7 @@ def test_a_name_that_no_server_has(path: str, name: str, text: str, status: int)
 @pytest.mark.parametrize("name", ["", " "])
 @pytest.mark.parametrize(("path", "status"), [("/api/chat", 400), ("/api/generate", 404)])
 def test_no_name_is_refused_before_any_server_is_asked(path: str, name: str, status: int) -> None:
-    exchange = translation().exchange(path, {"model": name})
+    exchange = translation().dispatch(path, {"model": name})
     assert exchange is not None
     with pytest.raises(ResponseError) as caught:
         play(exchange)
@@ -185,5 +185,5 @@ def test_what_the_servers_have_instead_is_told_once(caplog: pytest.LogCaptureFix
             with pytest.raises(ResponseError):
                 chat(made, SMOL, OTHER, model="exaone")
     assert [record.getMessage() for record in caplog.records] == [
-        f"no server has 'org/Exaone', asked for as 'exaone': {A} serves smol; {B} serves other"
+        f"no server serves 'org/Exaone', requested as 'exaone': {A} serves smol; {B} serves other"
     ]

@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.call import Memory
-from ollama_compat.generation.pipeline import respond
-from ollama_compat.generation.reader import Plan
+from ollama_compat.call import ClientContext
+from ollama_compat.generation.pipeline import generate
+from ollama_compat.generation.reader import ReplyFormat
+from ollama_compat.generation.request import check
+from ollama_compat.generation.thinking_plan import ThinkingPlan
 from ollama_compat.mapping.errors import unreachable
-from ollama_compat.mapping.model_families import THINK_TAGS, ThinkingParser
-from tests.play import SECOND, STAMP, URL, Play, call, choice, delta, event, play, reply, said, usage
+from ollama_compat.mapping.model_families import ThinkingStyle
+from ollama_compat.steps import JsonObject, Steps
+from tests.play import SECOND, STAMP, URL, FakeClock, Play, call, choice, delta, event, play, reply, said, tokens, usage
 
-CHAT = "/v1/chat/completions"
-
-
-def plan(**fields: Any) -> Plan:
-    return Plan(
-        render=lambda fragment: {
-            name: value
-            for name, value in vars(fragment).items()
-            if name == "content" or (value and name in ("thinking", "tool_calls"))
-        },
-        **fields,
-    )
+THINKS = ThinkingPlan(parse=True)
 
 
-def answer(*script: Any, stream: bool = True, memory: Memory | None = None, **fields: Any) -> Play:
-    """The playing of one response."""
-    return play(respond(call("/api/chat", {"stream": stream}, memory=memory), CHAT, {"p": 1}, plan(**fields)), *script)
+@dataclass(frozen=True)
+class FakePrompt:
+    """A prompt whose fields do not matter."""
+
+    reply: ReplyFormat
+    path: str = "/v1/chat/completions"
+    droppable: int = 0
+    can_be_cut: bool = False
+
+    def fields(self) -> JsonObject:
+        return {"p": 1}
+
+    def countable(self) -> JsonObject:
+        return {"p": 1}
+
+    def surely_fits(self, limit: int) -> bool:
+        return True
+
+    def without_oldest(self, number: int, /) -> FakePrompt:
+        return self
+
+    def cut(self, tokens: list[int]) -> FakePrompt:
+        return self
+
+
+def pipeline(body: JsonObject, client: ClientContext | None = None, **reply: Any) -> Steps[None]:
+    made = call("/api/chat", body, context=client)
+    request = replace(check(made), sampling={})
+    return generate(made, request, FakePrompt(ReplyFormat("message", **reply)))
+
+
+def answer(*script: Any, stream: bool = True, client: ClientContext | None = None, **reply: Any) -> Play:
+    """The playing of one reply, read as these fields of `ReplyFormat` say."""
+    return play(pipeline({"stream": stream}, client, **reply), *script)
 
 
 def texts(played: Play, name: str = "content") -> list[Any]:
-    return [part.get(name) for part in played.parts]
+    return [part["message"].get(name) for part in played.parts]
 
 
 # The request
@@ -55,12 +79,12 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
     ("fields", "differs"),
     [
         ({"stream": False}, {"stream_interval": 1_000_000}),
-        ({"stream": False, "stepwise": True}, {}),
+        ({"stream": False, "tools": frozenset({"f"})}, {}),
         (
-            {"stream": False, "stops": ("x",)},
+            {"stream": False, "client_stops": ("x",)},
             {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
         ),
-        ({"stops": ("x",)}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        ({"client_stops": ("x",)}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
         ({"context": True}, {"return_token_ids": True}),
     ],
 )
@@ -75,11 +99,11 @@ def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, A
 def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
     played = answer(said("Hel", "lo"))
     assert played.parts[:2] == [
-        {"model": "smol", "created_at": STAMP, "content": "Hel", "done": False},
-        {"model": "smol", "created_at": STAMP, "content": "lo", "done": False},
+        {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "Hel"}, "done": False},
+        {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "lo"}, "done": False},
     ]
     assert played.parts[2]["done"] is True
-    assert played.parts[2]["content"] == ""
+    assert played.parts[2]["message"]["content"] == ""
 
 
 def test_a_plain_answer_is_one_part() -> None:
@@ -136,44 +160,61 @@ def test_the_servers_reasoning_is_the_thought(field: str) -> None:
 
 
 def test_thoughts_between_tags_are_told_from_the_text() -> None:
-    played = answer(said("<th", "ink>Hm</think>", "\nHi"), splitter=lambda: ThinkingParser(THINK_TAGS))
+    played = answer(said("<th", "ink>Hm</think>", "\nHi"), thinking=THINKS)
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
 def test_tags_in_the_text_mean_nothing_where_the_server_tells_thoughts_itself() -> None:
     stream = [delta(reasoning="Hm"), delta(content="<think>Hi"), delta("stop")]
-    assert texts(answer(stream, splitter=lambda: ThinkingParser(THINK_TAGS))) == ["", "<think>Hi", ""]
+    assert texts(answer(stream, thinking=THINKS)) == ["", "<think>Hi", ""]
 
 
 def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer() -> None:
-    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="answer")
+    played = answer([delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="answer"))
     assert texts(played) == ["Paris", ""]
     assert texts(played, "thinking") == [None, None]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_would_be_empty_is_what_a_parser_took_for_a_thought(stream: bool) -> None:
-    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="unknown", stream=stream)
+    played = answer(
+        [delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="unknown"), stream=stream
+    )
     assert texts(played)[-2:] == (["Paris", ""] if stream else ["Paris"])
 
 
 def test_thoughts_that_were_cut_off_are_no_answer() -> None:
-    played = answer([delta(reasoning="Hm"), delta("length")], reasoning="unknown", stream=False)
+    played = answer([delta(reasoning="Hm"), delta("length")], thinking=ThinkingPlan(reasoning="unknown"), stream=False)
     assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
 
 
 @pytest.mark.parametrize(
-    ("settled", "content", "thinking"),
-    [("answer", ["Paris", ""], [None, None]), ("thinking", ["", ""], ["Paris", None])],
+    ("template", "content", "thinking"),
+    [
+        ([tokens(1, 2), tokens(1), tokens(1)], ["Paris", ""], [None, None]),
+        ([tokens(1, 2), tokens(1), tokens(1, 2)], ["", ""], ["Paris", None]),
+    ],
+    ids=["thinking is off by default", "thinking is on by default"],
 )
-def test_what_reasoning_is_may_be_found_out_when_it_comes(settled: Any, content: Any, thinking: Any) -> None:
-    def settle() -> Any:
-        return settled
-        yield
-
-    played = answer([delta(reasoning="Paris"), delta("stop")], reasoning="unknown", settle=settle)
+def test_unknown_reasoning_is_resolved_by_the_template_when_it_arrives(
+    template: Any, content: Any, thinking: Any
+) -> None:
+    plan = ThinkingPlan(reasoning="unknown", style=ThinkingStyle(None, "enable_thinking"))
+    events = [delta(reasoning="Paris"), delta("stop")]
+    played = answer(events, *template, thinking=plan)
     assert (texts(played), texts(played, "thinking")) == (content, thinking)
+
+
+@pytest.mark.parametrize(("prompt", "opened"), [("Hi <think>\n", True), ("Hi", False)])
+def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, opened: bool) -> None:
+    first = event({"choices": [], "prompt_text": prompt})
+    client = ClientContext(FakeClock())
+    plan = ThinkingPlan(parse=True, opened=None)
+    played = answer([first, *said("Hm</think>Hi")], thinking=plan, client=client)
+    assert played.payload["return_prompt_text"] is True
+    assert texts(played)[0] == ("Hi" if opened else "Hm</think>Hi")
+    assert client.facts.get(URL, "smol", "opens thinking by default {}", bool) is opened
 
 
 # Tools, log probabilities, stops
@@ -189,11 +230,12 @@ def test_a_call_comes_whole_in_one_part() -> None:
 
 
 def test_a_dropped_call_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory()
+    client = ClientContext(FakeClock())
     stream = [delta(tool_calls=[{"index": 0, "function": {"name": "rm", "arguments": "{}"}}]), delta("tool_calls")]
     with caplog.at_level(logging.WARNING, "ollama_compat"):
-        assert texts(answer(stream, memory=memory)) == texts(answer(stream, memory=memory)) == [""]
-    assert [record.getMessage() for record in caplog.records] == ["smol: dropped a call of 'rm', which was not offered"]
+        assert texts(answer(stream, client=client)) == texts(answer(stream, client=client)) == [""]
+    (record,) = caplog.records
+    assert record.getMessage() == "model smol: dropped a call of 'rm', which the request does not offer"
 
 
 HI = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": [{"token": "Yo", "logprob": -1.0}]}
@@ -231,27 +273,27 @@ def test_the_lists_of_completions_are_read_too() -> None:
 
 def test_a_stop_string_of_this_side_ends_the_answer_with_its_counts() -> None:
     counted = event({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
-    played = answer([delta(content="one "), counted, delta(content="never read")], stops=("two",))
+    played = answer([delta(content="one "), counted, delta(content="never read")], client_stops=("two",))
     assert texts(played) == ["one ", ""]
     assert (played.parts[-1]["done_reason"], played.parts[-1]["eval_count"]) == ("stop", 2)
 
 
 def test_what_was_held_back_comes_at_the_end() -> None:
-    assert texts(answer(said("on", "e tw"), stops=("two",))) == ["on", "e ", "tw", ""]
+    assert texts(answer(said("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
 
 
 def test_a_stop_string_does_not_cut_thoughts() -> None:
-    played = answer([delta(reasoning="one two"), delta(content="two"), delta("stop")], stops=("two",))
+    played = answer([delta(reasoning="one two"), delta(content="two"), delta("stop")], client_stops=("two",))
     assert texts(played, "thinking") == ["one two", None]
 
 
 # Errors
 
 
-def test_a_refusal_is_handed_back() -> None:
-    played = answer(reply({"error": {"message": "no"}}, 400))
-    assert (played.result.status, played.result.message, played.result.url) == (400, "no", URL)
-    assert played.parts == []
+def test_refusal_of_the_server_is_raised() -> None:
+    with pytest.raises(ResponseError) as caught:
+        answer(reply({"error": {"message": "no"}}, 400))
+    assert (caught.value.error, caught.value.status_code) == (f"no (status 400 from {URL})", 400)
 
 
 @pytest.mark.parametrize(
@@ -260,15 +302,15 @@ def test_a_refusal_is_handed_back() -> None:
         ([delta(content="Hi")], "an error was encountered while running the model: unexpected EOF", -1),
         ([delta(content="Hi"), usage(), b"[DONE]"], "an error was encountered while running the model", -1),
         ([delta(content="Hi"), event({"error": {"message": "boom", "code": 503}})], "boom", 503),
-        ([delta(content="Hi"), delta("abort")], f"{URL} gave the generation up", 500),
-        ([delta(content="Hi"), delta("error")], f"{URL} gave the generation up", 500),
+        ([delta(content="Hi"), delta("abort")], f"{URL} stopped generating before the answer was complete", 500),
+        ([delta(content="Hi"), delta("error")], f"{URL} stopped generating before the answer was complete", 500),
         ([delta(content="Hi"), b"{"], f"{URL} sent a malformed reply", -1),
     ],
 )
 def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status: int) -> None:
     played = Play()
     with pytest.raises(ResponseError) as caught:
-        played.run(respond(call("/api/chat", {"stream": True}), CHAT, {}, plan()), events)
+        played.run(pipeline({"stream": True}), events)
     assert caught.value.error.startswith(text)
     assert caught.value.status_code == status
     assert texts(played) == ["Hi"]
@@ -285,3 +327,26 @@ def test_an_error_field_of_null_is_none() -> None:
         "Hi",
         "",
     ]
+
+
+# Tool calls in the text
+
+CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}'
+IN_TEXT: dict[str, Any] = {"text_tools": ("get_weather",), "tool_tag": "<tool_call>"}
+
+
+def test_tool_call_in_the_text_is_a_part_without_content() -> None:
+    played = answer(said("Hm. <tool", CALL[5:], "</tool_call>"), **IN_TEXT)
+    assert texts(played) == ["Hm. ", "", ""]
+    assert [bool(calls) for calls in texts(played, "tool_calls")] == [False, True, False]
+    assert texts(played, "tool_calls")[1][0]["function"]["name"] == "get_weather"
+
+
+def test_held_back_text_arrives_at_the_end_if_it_is_no_call() -> None:
+    assert texts(answer(said("so <"), **IN_TEXT)) == ["so ", "<", ""]
+
+
+def test_log_probabilities_are_sent_while_text_is_held_back() -> None:
+    stream = [choice(delta={"content": "<"}, logprobs={"content": [HI]}), delta("stop")]
+    first = answer(stream, **IN_TEXT).parts[0]
+    assert (first["message"]["content"], len(first["logprobs"])) == ("", 1)

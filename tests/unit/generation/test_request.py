@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.call import Memory
-from ollama_compat.generation.request import check, check_keep_alive, response_format, unloads
+from ollama_compat.call import ClientContext
+from ollama_compat.generation.request import check
 from ollama_compat.mapping.vllm_schema import ModelCard
-from tests.play import call
-
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+from tests.play import FakeClock, call
 
 
 def refused(body: dict[str, Any]) -> tuple[str, int]:
@@ -47,58 +45,6 @@ def test_top_logprobs_that_ollama_takes(top: int | None) -> None:
     assert check(call("/api/chat", {"logprobs": True, "top_logprobs": top})).top_logprobs == (top or 0)
 
 
-# keep_alive
-
-
-@pytest.mark.parametrize(
-    "value", [None, 0, -1, 300, 1.5, "5m", "1h30m", "0", "-1s", "1.5h", "100ms", ".5s", "300us", "1µs"]
-)
-def test_a_keep_alive_that_ollama_takes(value: Any) -> None:
-    check_keep_alive(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("soon", 'time: invalid duration "soon"'),
-        ("", 'time: invalid duration ""'),
-        ("5", 'time: missing unit in duration "5"'),
-        ("-1.5", 'time: missing unit in duration "-1.5"'),
-        ("5 m", 'time: invalid duration "5 m"'),
-        ("m5", 'time: invalid duration "m5"'),
-    ],
-)
-def test_a_keep_alive_that_is_no_duration_of_go(value: str, text: str) -> None:
-    with pytest.raises(ResponseError) as caught:
-        check_keep_alive(value)
-    assert (caught.value.error, caught.value.status_code) == (text, 400)
-
-
-@pytest.mark.parametrize("value", [0, 0.0, "0", "0s", "0m0s", "-0s"])
-def test_a_keep_alive_of_nothing_unloads(value: Any) -> None:
-    assert unloads(value)
-
-
-@pytest.mark.parametrize("value", [None, 1, -1, "5m", "0m1s", "0.5s", "10s"])
-def test_any_other_keep_alive_does_not(value: Any) -> None:
-    assert not unloads(value)
-
-
-# format
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_no_format(value: Any) -> None:
-    assert response_format(value) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "schema"), [("json", {"type": "object"}), ({}, {"type": "object"}), (SCHEMA, SCHEMA)]
-)
-def test_a_format_is_a_json_schema(value: Any, schema: Any) -> None:
-    assert response_format(value) == {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}
-
-
 # num_ctx and stops
 
 
@@ -112,10 +58,17 @@ def test_a_window_smaller_than_the_servers(num_ctx: int, window: int | None, see
 
 
 @pytest.mark.parametrize(
-    ("stops", "takes"), [([], True), (["a"] * 4, True), (["a"] * 5, False), (["a", ""], False), (None, True)]
+    ("stops", "by_server"), [([], True), (["a"] * 4, True), (["a"] * 5, False), (["a", ""], False), (None, True)]
 )
-def test_vllm_takes_four_stop_strings_and_no_empty_one(stops: list[str] | None, takes: bool) -> None:
-    assert check(call("/api/chat", {"options": {"stop": stops}})).server_takes_stops is takes
+def test_server_applies_at_most_four_stop_strings_and_no_empty_one(stops: list[str] | None, by_server: bool) -> None:
+    request = check(call("/api/chat", {"options": {"stop": stops}}))
+    assert request.client_stops() == (() if by_server else tuple(stops or ()))
+    assert request.fields(request.client_stops()).get("stop") == (stops or None if by_server else None)
+
+
+def test_client_applies_stop_strings_when_the_reply_may_hold_thinking() -> None:
+    request = check(call("/api/chat", {"options": {"stop": ["a"]}}))
+    assert request.client_stops(thinking=True) == ("a",)
 
 
 # Notices
@@ -126,17 +79,17 @@ def test_vllm_takes_four_stop_strings_and_no_empty_one(stops: list[str] | None, 
     [
         ({"options": {"num_gpu": 1}}, "option 'num_gpu' is not used on vLLM: no effect: fixed when"),
         ({"options": {"typo": 1}}, "option 'typo' is not used on vLLM: unknown to Ollama too"),
-        ({"options": {"temperature": 5.0}}, "option 'temperature' is held to 0 … 2, which is what vLLM takes"),
+        ({"options": {"temperature": 5.0}}, "option 'temperature' is limited to 0 … 2, the range that vLLM accepts"),
         ({"keep_alive": "5m"}, "keep_alive is not used on vLLM: a served model stays loaded"),
     ],
 )
 def test_what_has_no_effect_is_told_once_for_each_client(
     body: dict[str, Any], notice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    memory = Memory()
+    context = ClientContext(FakeClock())
     with caplog.at_level(logging.WARNING, "ollama_compat"):
         for _ in range(3):
-            check(call("/api/chat", body, memory=memory))
+            check(call("/api/chat", body, context=context))
     assert [record.getMessage()[: len(notice)] for record in caplog.records] == [notice]
 
 

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.generation.text_tool_calls import TextToolCallParser, with_calls
-from ollama_compat.steps import JsonObject
-from tests.play import play
+from ollama_compat.generation.text_tool_calls import TextToolCallParser
 
 TOOLS = ("get", "get_weather")
 CALL = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
@@ -79,45 +77,3 @@ def test_calls_are_counted() -> None:
         "id": "call_00000001",
         "function": {"index": 1, "name": "get_weather", "arguments": {"city": "Rome"}},
     }
-
-
-# The parts of an answer
-
-
-def part(content: str, **fields: Any) -> JsonObject:
-    return {"message": {"role": "assistant", "content": content}, "done": False, **fields}
-
-
-def parts_of(*parts: JsonObject) -> list[JsonObject]:
-    """What becomes of the parts."""
-
-    def answer() -> Any:
-        yield from parts
-
-    return play(with_calls(answer(), TextToolCallParser("<tool_call>", TOOLS))).parts
-
-
-def test_a_call_comes_in_a_part_of_its_own() -> None:
-    first, second, last = parts_of(part("Hm. <tool"), part(f"_call>{CALL}"), part("</tool_call>"), part("", done=True))
-    assert first == part("Hm. ")
-    assert second["message"]["content"] == ""
-    assert second["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
-    assert last == part("", done=True)
-
-
-def test_text_that_was_held_back_comes_with_the_last_part() -> None:
-    assert parts_of(part("so <"), part("", done=True)) == [part("so "), part("<", done=True)]
-
-
-def test_a_thought_and_log_probabilities_pass_while_text_is_held_back() -> None:
-    thought = {"message": {"role": "assistant", "content": "", "thinking": "Hm"}, "done": False}
-    assert parts_of(thought, part("<", logprobs=[1]), part("", done=True))[:2] == [thought, part("", logprobs=[1])]
-
-
-def test_an_error_goes_through() -> None:
-    def answer() -> Any:
-        yield part("a")
-        raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        play(with_calls(answer(), TextToolCallParser("{", TOOLS)))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.call import Memory
-from ollama_compat.generation.thinking_plan import ThinkingPlan, plan_thinking
+from ollama_compat.call import ClientContext
+from ollama_compat.generation.thinking_plan import ThinkingPlan, plan_thinking, resolve_reasoning
 from ollama_compat.mapping.vllm_schema import ModelCard
-from tests.play import NO_SUCH_PATH, Play, call, play, tokens
+from tests.play import NO_SUCH_PATH, FakeClock, Play, call, play, tokens
 
 QWEN, EXAONE, R1, SMOL = (
     ModelCard("Qwen/Qwen3-8B"),
@@ -44,7 +44,7 @@ def found(card: ModelCard, think: Any, *script: Any, **changes: Any) -> Thinking
 )
 def test_thinking_is_turned_off_without_asking_the_server(card: ModelCard, think: bool | None, payload: Any) -> None:
     seen = found(card, think)
-    assert (seen.payload, seen.split, seen.possible) == (payload, False, False)
+    assert (seen.fields, seen.parse, seen.possible) == (payload, False, False)
 
 
 @pytest.mark.parametrize("card", [EXAONE, QWEN, SMOL])
@@ -54,7 +54,7 @@ def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer(card: Mod
 
 def test_who_cant_be_switched_off_thinks_all_the_same() -> None:
     seen = found(R1, False, *ALWAYS_OPENS)
-    assert (seen.split, seen.opened, seen.possible, seen.reasoning) == (True, True, True, "thinking")
+    assert (seen.parse, seen.opened, seen.possible, seen.reasoning) == (True, True, True, "thinking")
 
 
 @pytest.mark.parametrize("think", [True, "high"])
@@ -66,7 +66,7 @@ def test_a_family_that_does_not_think_is_refused_as_ollama_does(think: Any) -> N
 @pytest.mark.parametrize(("card", "think"), [(QWEN, None), (QWEN, True), (EXAONE, True), (SMOL, True)])
 def test_thinking_is_turned_on(card: ModelCard, think: bool | None) -> None:
     seen = found(card, think, *REACTS)
-    assert (seen.payload, seen.split, seen.possible, seen.reasoning) == (ON, True, True, "thinking")
+    assert (seen.fields, seen.parse, seen.possible, seen.reasoning) == (ON, True, True, "thinking")
 
 
 @pytest.mark.parametrize(("script", "opened"), [(REACTS, False), (OPENS, True), (ALWAYS_OPENS, True)])
@@ -85,25 +85,25 @@ def test_the_template_is_asked_with_thinking_on_with_it_off_and_without_a_word()
 
 
 def test_the_template_is_asked_once_for_a_model() -> None:
-    memory = Memory()
-    settled(QWEN, True, *REACTS, memory=memory)
-    assert settled(QWEN, True, memory=memory).requests == []
+    context = ClientContext(FakeClock())
+    settled(QWEN, True, *REACTS, context=context)
+    assert settled(QWEN, True, context=context).requests == []
 
 
 def test_a_server_that_has_no_tokenize_is_believed_to_think() -> None:
     seen = found(QWEN, True, *[NO_SUCH_PATH] * 3)
-    assert (seen.payload, seen.opened) == (ON, False)
+    assert (seen.fields, seen.opened) == (ON, False)
 
 
 def test_a_level_is_sent_on() -> None:
-    assert found(ModelCard("openai/gpt-oss-20b"), "low", *REACTS).payload == {"reasoning_effort": "low"}
+    assert found(ModelCard("openai/gpt-oss-20b"), "low", *REACTS).fields == {"reasoning_effort": "low"}
 
 
 def test_think_on_a_model_that_cant_is_ollamas_refusal(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(ResponseError) as caught:
         found(SMOL, True, *IGNORES)
     assert (caught.value.error, caught.value.status_code) == ('"smol" does not support thinking', 400)
-    assert "its chat template knows no enable_thinking" in caplog.text
+    assert "its chat template does not read enable_thinking" in caplog.text
 
 
 @pytest.mark.parametrize("think", [True, "high"])
@@ -120,7 +120,7 @@ def test_a_profile_that_cant_think_is_not_made_to(think: bool | None) -> None:
 
 def test_nothing_is_said_to_a_model_that_nobody_knows() -> None:
     seen = found(SMOL, None)
-    assert (seen.payload, seen.split, seen.reasoning) == ({}, True, "unknown")
+    assert (seen.fields, seen.parse, seen.reasoning) == ({}, True, "unknown")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,6 @@ def test_nothing_is_said_to_a_model_that_nobody_knows() -> None:
     ],
 )
 def test_what_such_a_model_reasons_is_settled_by_its_template(script: Any, kind: str) -> None:
-    settle = found(SMOL, None).settle
-    assert settle is not None
-    assert play(settle(), *script).result == kind
+    style = found(SMOL, None).style
+    assert style is not None
+    assert play(resolve_reasoning(call("/api/chat", card=SMOL), style), *script).result == kind

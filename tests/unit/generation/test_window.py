@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.generation.window import cut, fits, prompt_fits, shorten, without_oldest
+from ollama_compat import ResponseError
+from ollama_compat.generation.prompts import ChatPrompt, text_fits
+from ollama_compat.generation.reader import ReplyFormat
+from ollama_compat.generation.thinking_plan import ThinkingPlan
+from ollama_compat.generation.window import cut_middle, fit, without_oldest
+from ollama_compat.mapping.messages import joined, to_openai
 from ollama_compat.steps import Steps
-from tests.play import NO_SUCH_PATH, call, play, refused, tokens
+from tests.play import NO_SUCH_PATH, Play, call, play, refused, tokens
 
 
 def messages(roles: str) -> list[dict[str, Any]]:
@@ -31,60 +37,87 @@ def test_the_oldest_go_and_system_messages_stay(roles: str, number: int, kept: s
     assert numbers(without_oldest(messages(roles), number)) == kept
 
 
-def played_by_a_server_of_five_tokens_a_message(exchange: Steps[Any]) -> Any:
+def prompt(conversation: list[dict[str, Any]], **fields: Any) -> ChatPrompt:
+    return ChatPrompt(conversation, ReplyFormat("message"), **fields)
+
+
+def fitted(conversation: list[dict[str, Any]], limit: int, *script: Any, window: int = 2048) -> Play:
+    return play(fit(call("/api/chat"), prompt(conversation), limit=limit, window=window, keep=4), *script)
+
+
+def run_with_five_tokens_a_message(steps: Steps[Any]) -> Any:
     outcome = None
     while True:
         try:
-            step = exchange.send(outcome)
+            step = steps.send(outcome)
         except StopIteration as stop:
             return stop.value
         outcome = tokens(*range(5 * len(step.request.payload["messages"])))
 
 
-@given(st.text("suat", min_size=1, max_size=9), st.integers(1, 40))
-def test_as_few_as_possible_go_and_the_last_one_stays(roles: str, limit: int) -> None:
+def joined_roles(text: str) -> bool:
+    """Whether two consecutive messages have one role: the prompt sends them as one."""
+    return any(first == second != "t" for first, second in pairwise(text))
+
+
+@given(st.text("suat", min_size=1, max_size=9).filter(lambda roles: not joined_roles(roles)), st.integers(1, 40))
+def test_fit_drops_as_few_messages_as_possible_and_keeps_the_last_one(roles: str, limit: int) -> None:
     conversation = messages(roles)
-    exchange = shorten(call("/api/chat"), conversation, lambda kept: {"messages": list(kept)}, limit)
+    steps = fit(call("/api/chat"), prompt(conversation), limit=limit, window=2048, keep=4)
     choices = [without_oldest(conversation, number) for number in range(len(conversation))]
-    fitting = [kept for kept in choices if 5 * len(kept) <= limit]
-    assert played_by_a_server_of_five_tokens_a_message(exchange) == [*fitting, choices[-1]][0]
+    fitting = [kept for kept in choices if 5 * len(to_openai(joined(kept))) <= limit]
+    assert numbers(run_with_five_tokens_a_message(steps).messages) == numbers([*fitting, choices[-1]][0])
 
 
-def test_one_message_is_not_counted() -> None:
-    assert play(shorten(call("/api/chat"), messages("u"), lambda _: {}, 1)).result == messages("u")
+def test_fit_counts_a_single_message_once() -> None:
+    played = fitted(messages("u"), 1, tokens(1))
+    assert numbers(played.result.messages) == "0"
 
 
-def test_a_server_that_does_not_count_gets_all_of_it() -> None:
-    played = play(shorten(call("/api/chat"), messages("uau"), lambda _: {}, 1), NO_SUCH_PATH)
-    assert played.result == messages("uau")
+def test_fit_returns_the_prompt_unchanged_when_the_server_does_not_count() -> None:
+    played = fitted(messages("uau"), 1, NO_SUCH_PATH, NO_SUCH_PATH)
+    assert numbers(played.result.messages) == "012"
 
 
-def test_what_tokenize_does_not_know_is_not_sent_to_it() -> None:
-    render = {"messages": [], "reasoning_effort": "low", "chat_template_kwargs": {"thinking": True}}
-    played = play(shorten(call("/api/chat"), messages("ua"), lambda _: render, 9), tokens(1))
-    assert played.payload == {"model": "smol", "messages": [], "chat_template_kwargs": {"thinking": True}}
+def test_tokenize_receives_no_field_that_it_does_not_support() -> None:
+    plan = ThinkingPlan({"reasoning_effort": "low", "chat_template_kwargs": {"thinking": True}})
+    chat = ChatPrompt(messages("u"), ReplyFormat("message", plan))
+    played = play(fit(call("/api/chat"), chat, limit=9, window=2048, keep=4), tokens(1))
+    assert played.payload == {
+        "model": "smol",
+        "messages": [{"role": "user", "content": "0"}],
+        "chat_template_kwargs": {"thinking": True},
+    }
 
 
 @pytest.mark.parametrize(
-    ("content", "limit", "fitting"),
+    ("content", "limit", "fits"),
     [("x" * 100, 300, True), ("x" * 100, 150, False), ("한" * 100, 300, False), ("", 150, True)],
 )
-def test_a_token_has_at_least_one_byte(content: str, limit: int, fitting: bool) -> None:
-    assert fits({"messages": [{"role": "user", "content": content}]}, limit) is fitting
+def test_chat_surely_fits_when_it_has_fewer_bytes_than_the_limit(content: str, limit: int, fits: bool) -> None:
+    assert prompt([{"role": "user", "content": content}]).surely_fits(limit) is fits
 
 
-def test_tools_count_and_images_are_never_known_to_fit() -> None:
-    rendered = {"messages": [{"role": "user", "content": ""}], "tools": [{"description": "x" * 1000}]}
-    assert not fits(rendered, 1000)
-    assert not fits({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 10**9)
+def test_tools_count_as_bytes_and_images_never_surely_fit() -> None:
+    tool: Any = {"type": "function", "function": {"name": "f", "description": "x" * 1000}}
+    assert not prompt([{"role": "user", "content": ""}], tools=(tool,)).surely_fits(1000)
+    assert not prompt([{"role": "user", "content": "", "images": ["aGk="]}]).surely_fits(10**9)
 
 
-def test_what_a_template_refuses_does_not_fit() -> None:
-    """Many templates want a conversation to begin with a question."""
-    script = [tokens(*range(9)), refused("roles must alternate")]
-    played = play(shorten(call("/api/chat"), messages("uauau"), lambda kept: {"n": len(kept)}, 5), *script)
-    assert [request.payload["n"] for request in played.requests if request.payload] == [3, 2]
-    assert numbers(played.result) == "4"
+def test_conversation_that_the_chat_template_refuses_does_not_fit() -> None:
+    """Many templates expect a conversation to begin with a question."""
+    script = [tokens(*range(9)), refused("roles must alternate"), tokens(1)]
+    played = fitted(messages("uauau"), 5, *script)
+    assert [len(request.payload["messages"]) for request in played.requests if request.payload] == [3, 2, 1]
+    assert numbers(played.result.messages) == "4"
+
+
+def test_too_long_chat_with_tools_is_refused_with_ollamas_error() -> None:
+    tool: Any = {"type": "function", "function": {"name": "f"}}
+    steps = fit(call("/api/chat"), prompt(messages("u"), tools=(tool,)), limit=4, window=8, keep=4)
+    with pytest.raises(ResponseError, match="exceeds the available context size") as caught:
+        play(steps, tokens(*range(9)))
+    assert caught.value.status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -101,19 +134,17 @@ def test_what_a_template_refuses_does_not_fit() -> None:
     ],
 )
 def test_the_first_tokens_and_the_last_ones_stay(window: int, keep: int, kept: list[int]) -> None:
-    assert cut(range(10), window, keep) == kept
+    assert cut_middle(range(10), window, keep) == kept
 
 
 @given(st.integers(0, 60), st.integers(2, 40), st.integers(-2, 50))
 def test_what_is_cut_fits_with_room_for_an_answer(length: int, window: int, keep: int) -> None:
-    kept = cut(range(length), window, keep)
+    kept = cut_middle(range(length), window, keep)
     assert len(kept) < window
     assert kept == sorted(kept)
     assert kept[-1:] == list(range(length))[-1:] or keep < 0 or keep >= window - 2
 
 
-@pytest.mark.parametrize(
-    ("prompt", "limit", "known"), [("x" * 9, 10, True), ("x" * 10, 10, False), ("한" * 3, 9, False)]
-)
-def test_a_prompt_that_surely_fits(prompt: str, limit: int, known: bool) -> None:
-    assert prompt_fits(prompt, limit) is known
+@pytest.mark.parametrize(("text", "limit", "known"), [("x" * 9, 10, True), ("x" * 10, 10, False), ("한" * 3, 9, False)])
+def test_a_prompt_that_surely_fits(text: str, limit: int, known: bool) -> None:
+    assert text_fits(text, limit) is known

@@ -21,14 +21,26 @@ class Client:
 
     def __init__(self, **settings: Any) -> None:
         self.clock = StillClock()
-        self.turns = Admission(Settings(**settings), self.clock)
+        self.admission = Admission(Settings(**settings), self.clock)
 
     def call(self, operation: str = "chat", timeout_s: float | None = None) -> tuple[CallRecord, Steps[None]]:
         running = CallRecord(operation, "smol", started=self.clock.now)
-        return running, self.turns.taken(running, timeout_s, _answer())
+        return running, admitted(self.admission, running, timeout_s, _answer())
 
     def answered(self, operation: str = "chat", timeout_s: float | None = None, **rates: list[Any]) -> Play:
         return Play(rates=rates).run(self.call(operation, timeout_s)[1])
+
+
+def admitted(admission: Admission, record: CallRecord, timeout_s: float | None, steps: Steps[None]) -> Steps[None]:
+    """What the dispatcher does: acquire a slot, run the steps, release the slot."""
+    if not admission.limits(record.operation):
+        yield from steps
+        return
+    yield from admission.acquire(record, timeout_s)
+    try:
+        yield from steps
+    finally:
+        admission.release()
 
 
 def _answer() -> Steps[None]:
@@ -64,7 +76,7 @@ def test_how_a_call_ends_is_not_changed() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        play(limited().turns.taken(running, None, refuses()))
+        play(admitted(limited().admission, running, None, refuses()))
 
 
 # With limits
@@ -260,7 +272,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
         exchange.send(2.0)
     said = (
         "too many requests: chat waited 1.25 s for its turn "
-        "(7/second, VLLM_CHAT_RATE; the next turn comes in 2.0 s, and 1.8 s are left of its timeout)"
+        "(7/second, VLLM_CHAT_RATE; the rate allows the next call in 2.0 s, and the caller's timeout ends in 1.8 s)"
     )
     assert (caught.value.error, caught.value.status_code) == (said, 429)
 

@@ -1,21 +1,20 @@
-"""Thoughts: how each family switches them, and how they are told from the answer."""
+"""The table of model families: thinking, fill in the middle, parsers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from ollama_compat import ResponseError, Thinking
 from ollama_compat.mapping.model_families import (
     THINK_TAGS,
-    ThinkingParser,
     ThinkingStyle,
-    check,
+    fill,
+    infill_of,
+    reasoning_parser_of,
     thinking_fields,
     thinking_style,
+    tool_parser_of,
 )
 
 # The table of families
@@ -44,11 +43,11 @@ from ollama_compat.mapping.model_families import (
     ],
 )
 def test_a_served_name_tells_its_family(served: str, style: ThinkingStyle | None) -> None:
-    assert thinking_style(served, None, Thinking()) == style
+    assert thinking_style(served, None) == style
 
 
 def test_the_root_tells_the_family_of_a_renamed_model() -> None:
-    assert thinking_style("assistant", "/models/Qwen3-8B", Thinking()) == ThinkingStyle(True, "enable_thinking")
+    assert thinking_style("assistant", "/models/Qwen3-8B") == ThinkingStyle(True, "enable_thinking")
 
 
 @pytest.mark.parametrize(
@@ -60,11 +59,11 @@ def test_the_root_tells_the_family_of_a_renamed_model() -> None:
     ],
 )
 def test_a_profile_goes_over_the_family(profile: dict[str, Any], style: ThinkingStyle) -> None:
-    assert thinking_style("Qwen3-8B", None, Thinking(**profile)) == style
+    assert thinking_style("Qwen3-8B", None, **profile) == style
 
 
 def test_a_profile_speaks_for_a_model_that_no_family_speaks_of() -> None:
-    assert thinking_style("smol", None, Thinking(default=True)) == ThinkingStyle(True)
+    assert thinking_style("smol", None, default=True) == ThinkingStyle(True)
 
 
 @pytest.mark.parametrize(
@@ -94,98 +93,6 @@ def test_what_a_request_says_of_thinking(
     assert thinking_fields(style, think) == payload
 
 
-@pytest.mark.parametrize("think", [None, True, False, "low", "medium", "high", "max"])
-def test_what_ollama_takes_for_think(think: Any) -> None:
-    check(think)
-
-
-@pytest.mark.parametrize(
-    ("think", "text"),
-    [
-        ("maybe", 'invalid think value: "maybe" (must be "high", "medium", "low", "max", true, or false)'),
-        ("", 'invalid think value: "" (must be "high", "medium", "low", "max", true, or false)'),
-        (1.5, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'),
-        ([], 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'),
-    ],
-)
-def test_what_ollama_refuses_for_think(think: Any, text: str) -> None:
-    with pytest.raises(ResponseError) as caught:
-        check(think)
-    assert (caught.value.error, caught.value.status_code) == (text, 400)
-
-
-# Thoughts in the text
-
-
-def told(pieces: list[str], *, opened: bool = False, tags: tuple[str, str] = THINK_TAGS) -> tuple[str, str]:
-    """The thoughts and the answer of a text in pieces."""
-    splitter = ThinkingParser(tags, opened=opened)
-    settled = [*map(splitter.feed, pieces), splitter.finish()]
-    return "".join(thought for thought, _ in settled), "".join(answer for _, answer in settled)
-
-
-@pytest.mark.parametrize(
-    ("text", "thought", "answer"),
-    [
-        ("Hi", "", "Hi"),
-        ("", "", ""),
-        ("<think>Two and one.\n</think>\n4", "Two and one.\n", "4"),
-        ("\n <think>\n\na</think>\n\nb", "a", "b"),
-        ("<think></think>b", "", "b"),
-        ("<think>\n\n</think>\n\nb", "", "b"),
-        ("<think>a", "a", ""),
-        ("<think>a</thi", "a</thi", ""),
-        ("<thin", "", "<thin"),
-        ("<thinking>a", "", "<thinking>a"),
-        ("a<think>b</think>c", "", "a<think>b</think>c"),
-        ("<think>a</think>b<think>c</think>d", "a", "b<think>c</think>d"),
-        ("</think>b", "", "</think>b"),
-        ("  Hi", "", "  Hi"),
-        ("<think>a</think>  ", "a", ""),
-    ],
-)
-def test_a_text_with_tags(text: str, thought: str, answer: str) -> None:
-    assert told([text]) == (thought, answer)
-
-
-@pytest.mark.parametrize(
-    ("text", "thought", "answer"),
-    [
-        ("Two and one.\n</think>\n4", "Two and one.\n", "4"),
-        ("\nTwo", "Two", ""),
-        ("</think>4", "", "4"),
-        ("a<think>b</think>c", "a<think>b", "c"),
-    ],
-)
-def test_a_text_that_begins_within_a_thought(text: str, thought: str, answer: str) -> None:
-    assert told([text], opened=True) == (thought, answer)
-
-
-def test_a_family_may_have_tags_of_its_own() -> None:
-    assert told(["[THINK]a[/THINK]b"], tags=("[THINK]", "[/THINK]")) == ("a", "b")
-
-
-def test_an_answer_is_not_held_back() -> None:
-    assert ThinkingParser(THINK_TAGS).feed("Hi") == ("", "Hi")
-
-
-def test_a_thought_is_not_held_back() -> None:
-    assert ThinkingParser(THINK_TAGS, opened=True).feed("Well") == ("Well", "")
-
-
-PIECE = st.sampled_from(
-    ["<think>", "</think>", "<", "</", "think", ">", " ", "\n", "a", "한", "<th", "ink>", "</thi", "nk>"]
-)
-
-
-@given(st.lists(PIECE, max_size=10), st.booleans())
-@example(["<think>", "\n", "a", "</thi", "nk>", "\n", "b"], False)
-def test_a_text_split_in_any_way_is_told_the_same(pieces: list[str], opened: bool) -> None:
-    whole = told(["".join(pieces)], opened=opened)
-    assert told(pieces, opened=opened) == whole
-    assert told(list("".join(pieces)), opened=opened) == whole
-
-
 @pytest.mark.parametrize(
     ("served", "default", "switch", "tags"),
     [
@@ -199,6 +106,62 @@ def test_a_text_split_in_any_way_is_told_the_same(pieces: list[str], opened: boo
 def test_a_name_is_of_the_family_that_it_is_most_surely_of(
     served: str, default: bool, switch: str | None, tags: tuple[str, str]
 ) -> None:
-    style = thinking_style(served, None, Thinking())
+    style = thinking_style(served, None)
     assert style is not None
     assert (style.default, style.switch, style.tags) == (default, switch, tags)
+
+
+# Fill in the middle
+
+
+@pytest.mark.parametrize(
+    ("served", "prompt"),
+    [
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", "<|fim_prefix|>A<|fim_suffix|>B<|fim_middle|>"),
+        ("bigcode/starcoder2-3b", "<fim_prefix>A<fim_suffix>B<fim_middle>"),
+        ("ibm-granite/granite-3b-code-base", "<fim_prefix>A<fim_suffix>B<fim_middle>"),
+        ("ibm-granite/granite-4.0-h-small", "<|fim_prefix|>A<|fim_suffix|>B<|fim_middle|>"),
+        ("codellama/CodeLlama-7b-hf", "<PRE> A <SUF>B <MID>"),
+        ("deepseek-ai/deepseek-coder-6.7b-base", "<｜fim▁begin｜>A<｜fim▁hole｜>B<｜fim▁end｜>"),
+        ("mistralai/Codestral-22B-v0.1", "[SUFFIX]B[PREFIX] A"),
+    ],
+)
+def test_a_served_name_tells_the_familys_prompt(served: str, prompt: str) -> None:
+    infill = infill_of(served, None)
+    assert infill is not None
+    assert fill(infill.prompt, "A", "B") == prompt
+
+
+@pytest.mark.parametrize(
+    "served", ["smol", "Qwen/Qwen3-8B", "LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "granite-3.3-8b-instruct"]
+)
+def test_other_models_have_none(served: str) -> None:
+    assert infill_of(served, None) is None
+
+
+def test_infill_of_a_renamed_model_follows_its_root() -> None:
+    assert infill_of("coder", "/models/Qwen2.5-Coder-7B") is not None
+
+
+def test_braces_in_either_text_stay_what_they_are() -> None:
+    assert fill("<{prefix}|{suffix}>", "{suffix} {x} \\1", "{prefix}") == "<{suffix} {x} \\1|{prefix}>"
+
+
+# Parsers
+
+
+@pytest.mark.parametrize(
+    ("served", "tool_parser", "reasoning_parser"),
+    [
+        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "hermes", "deepseek_v3"),
+        ("Qwen/Qwen3-8B", "hermes", "qwen3"),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3_coder", "qwen3"),
+        ("openai/gpt-oss-20b", "openai", "openai_gptoss"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama3_json", None),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", None, None),
+    ],
+)
+def test_family_names_the_parsers_that_vllm_needs(
+    served: str, tool_parser: str | None, reasoning_parser: str | None
+) -> None:
+    assert (tool_parser_of(served, None), reasoning_parser_of(served, None)) == (tool_parser, reasoning_parser)

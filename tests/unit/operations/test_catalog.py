@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import Settings
-from ollama_compat.call import Memory
+from ollama_compat.call import ClientContext
 from ollama_compat.dispatch import Dispatcher
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.catalog import pull, show
@@ -24,7 +24,7 @@ QWEN = ModelCard("Qwen/Qwen3-8B-AWQ", created=1795488452, max_model_len=4096)
 def listed(path: str, *cards: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
     """The models of a list."""
     made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(URL,), **settings), FakeClock())
-    exchange = made.exchange(path, None)
+    exchange = made.dispatch(path, None)
     assert exchange is not None
     models: list[dict[str, Any]] = play(exchange, reply({"data": cards})).parts[0]["models"]
     return models
@@ -101,9 +101,9 @@ def test_what_a_model_can_do(script: Any, card: ModelCard, profile: dict[str, An
 
 
 def test_a_server_is_asked_once_what_a_model_can_do() -> None:
-    memory = Memory()
-    shown(PATHS, *NO_THOUGHTS, *TOOLS, memory=memory)
-    assert shown(memory=memory).parts[0]["capabilities"] == ["completion", "tools", "thinking"]
+    context = ClientContext(FakeClock())
+    shown(PATHS, *NO_THOUGHTS, *TOOLS, context=context)
+    assert shown(context=context).parts[0]["capabilities"] == ["completion", "tools", "thinking"]
 
 
 def test_what_is_known_of_a_model() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
-from ollama_compat.call import Memory
+from ollama_compat.call import ClientContext
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.chat import chat
 from tests.play import (
@@ -16,6 +16,7 @@ from tests.play import (
     NO_SUCH_PATH,
     STAMP,
     TOO_LONG,
+    FakeClock,
     Play,
     call,
     completed,
@@ -304,19 +305,19 @@ def told(prompt: str, *pieces: str) -> list[Any]:
 
 
 def test_an_unlisted_model_is_asked_once_whether_its_prompt_opens_a_thought() -> None:
-    memory = Memory()
-    first = ask({}, told("<user>hi<assistant><think>\n", "hm</think>42"), memory=memory)
-    second = ask({}, said("hm</think>42"), memory=memory)
+    context = ClientContext(FakeClock())
+    first = ask({}, told("<user>hi<assistant><think>\n", "hm</think>42"), context=context)
+    second = ask({}, said("hm</think>42"), context=context)
     assert (first.payload.get("return_prompt_text"), second.payload.get("return_prompt_text")) == (True, None)
     for played in (first, second):
         assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
 
 
 def test_a_prompt_that_opens_nothing_is_remembered_too() -> None:
-    memory = Memory()
-    first = ask({}, told("<user>hi<assistant>", "a </think> b"), memory=memory)
+    context = ClientContext(FakeClock())
+    first = ask({}, told("<user>hi<assistant>", "a </think> b"), context=context)
     assert first.parts[0]["message"]["content"] == "a </think> b"
-    assert "return_prompt_text" not in ask(memory=memory).payload
+    assert "return_prompt_text" not in ask(context=context).payload
 
 
 @pytest.mark.parametrize("body", [{"format": "json"}, {"messages": [USER, {"role": "assistant", "content": "so"}]}])
@@ -325,7 +326,7 @@ def test_a_call_whose_prompt_tells_nothing_does_not_ask_for_it(body: dict[str, A
 
 
 def test_what_a_template_is_told_decides_what_its_prompt_opens() -> None:
-    memory = Memory()
-    ask({}, told("<assistant>", "Hi"), memory=memory)
-    other = ask({}, told("<think>", "hm</think>42"), memory=memory, profile={"chat_template_kwargs": {"deep": True}})
+    context = ClientContext(FakeClock())
+    ask({}, told("<assistant>", "Hi"), context=context)
+    other = ask({}, told("<think>", "hm</think>42"), context=context, profile={"chat_template_kwargs": {"deep": True}})
     assert other.parts[0]["message"]["thinking"] == "hm"

@@ -174,7 +174,7 @@ def test_a_vector_with_no_length_is_ollamas_refusal(number: float) -> None:
 
 
 def test_a_vector_too_few_is_an_error() -> None:
-    assert refusal(ask, {"input": ["a", "b"]}, vectors((1.0,))) == (f"{URL} sent 1 embeddings for 2 texts", 500)
+    assert refusal(ask, {"input": ["a", "b"]}, vectors((1.0,))) == (f"{URL} returned 1 embeddings for 2 texts", 500)
 
 
 def test_a_model_that_is_gone_is_for_the_translation_to_find_again() -> None:

@@ -121,7 +121,7 @@ def test_the_answer_has_begun_with_its_first_part() -> None:
     began = []
     for outcome in (None, None, event(line("J")), None, event(line("a"))):
         exchange.send(outcome)
-        began.append((made.progress.first, made.progress.delivered))
+        began.append((made.progress.first_token, made.progress.delivered))
     assert began[:2] == [(None, False)] * 2
     assert began[2][1]
     assert began[2:] == [began[2]] * 3

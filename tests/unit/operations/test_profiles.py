@@ -25,7 +25,7 @@ def made(tmp_path: Path) -> Dispatcher:
 
 
 def ask(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> Play:
-    exchange = made.exchange(path, body)
+    exchange = made.dispatch(path, body)
     assert exchange is not None
     return play(exchange, *script)
 
@@ -41,8 +41,8 @@ def refusal(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> 
 
 def test_a_model_is_made_from_a_served_one(made: Dispatcher) -> None:
     assert ask(made, "/api/create", PIRATE, SMOL).parts == [{"status": "success"}]
-    assert made.names.served("Pirate:latest") == "smol"
-    assert made.names.profile("pirate") == Profile.model_validate(
+    assert made.resolver.served("Pirate:latest") == "smol"
+    assert made.resolver.profile("pirate") == Profile.model_validate(
         {"from": "smol", "system": "Arr", "parameters": {"temperature": 0.1}}
     )
 
@@ -58,15 +58,15 @@ def test_a_stream_tells_the_steps(made: Dispatcher) -> None:
 def test_a_model_is_made_from_a_made_one(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/create", {"model": "captain", "from": "pirate", "parameters": {"top_k": 5}})
-    captain = made.names.profile("captain")
+    captain = made.resolver.profile("captain")
     assert (captain.system, captain.parameters) == ("Arr", {"temperature": 0.1, "top_k": 5})
-    assert made.names.served("captain") == "smol"
+    assert made.resolver.served("captain") == "smol"
 
 
 def test_making_it_again_replaces_it(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/create", {**PIRATE, "system": "Ahoy"})
-    assert made.names.profile("pirate").system == "Ahoy"
+    assert made.resolver.profile("pirate").system == "Ahoy"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_making_it_again_replaces_it(made: Dispatcher) -> None:
         ({**PIRATE, "files": {"a": "b"}}, "files is not available on vLLM", 501),
         ({**PIRATE, "adapters": {"a": "b"}}, "adapters is not available on vLLM", 501),
         ({**PIRATE, "quantize": "q4_0"}, "quantize is not available on vLLM", 501),
-        ({**PIRATE, "model": "fixed"}, "'fixed' is a profile of the file that OLLAMA_COMPAT_CONFIG names", 501),
+        ({**PIRATE, "model": "fixed"}, "'fixed' is a profile in the file that OLLAMA_COMPAT_CONFIG names", 501),
     ],
 )
 def test_what_cant_be_made(made: Dispatcher, body: dict[str, Any], text: str, status: int) -> None:
@@ -88,7 +88,7 @@ def test_what_cant_be_made(made: Dispatcher, body: dict[str, Any], text: str, st
 
 def test_nothing_is_made_from_what_is_not_served(made: Dispatcher) -> None:
     assert refusal(made, "/api/create", {**PIRATE, "from": "nope"}, SMOL)[1] == 404
-    assert "pirate" not in list(made.names)
+    assert "pirate" not in list(made.resolver)
 
 
 def test_a_wrong_option_is_found_when_the_model_is_made(made: Dispatcher) -> None:
@@ -104,16 +104,16 @@ def test_a_wrong_option_is_found_when_the_model_is_made(made: Dispatcher) -> Non
 def test_a_template_is_kept_and_inherited(made: Dispatcher) -> None:
     ask(made, "/api/create", {**PIRATE, "template": "{{ .Prompt }}"}, SMOL)
     ask(made, "/api/create", {"model": "captain", "from": "pirate"})
-    assert made.names.profile("captain").template == "{{ .Prompt }}"
+    assert made.resolver.profile("captain").template == "{{ .Prompt }}"
     ask(made, "/api/create", {"model": "admiral", "from": "pirate", "template": "{{ .System }}"})
-    assert made.names.profile("admiral").template == "{{ .System }}"
+    assert made.resolver.profile("admiral").template == "{{ .System }}"
 
 
 def test_a_wrong_template_is_found_when_the_model_is_made(made: Dispatcher) -> None:
     body = {**PIRATE, "template": "a\n{{ if .X }}"}
     error = "template: line 2: the template ends before the {{end}} of a block"
     assert refusal(made, "/api/create", body, SMOL) == (error, 400)
-    assert "pirate" not in list(made.names)
+    assert "pirate" not in list(made.resolver)
 
 
 # copy
@@ -122,12 +122,12 @@ def test_a_wrong_template_is_found_when_the_model_is_made(made: Dispatcher) -> N
 def test_a_copy_is_the_same_model(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/copy", {"source": "pirate", "destination": "corsair"})
-    assert made.names.profile("corsair") == made.names.profile("pirate")
+    assert made.resolver.profile("corsair") == made.resolver.profile("pirate")
 
 
 def test_a_copy_of_a_served_model_is_a_further_name(made: Dispatcher) -> None:
     ask(made, "/api/copy", {"source": "smol", "destination": "small"}, SMOL)
-    assert made.names.served("small") == "smol"
+    assert made.resolver.served("small") == "smol"
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_what_cant_be_copied(made: Dispatcher, body: dict[str, Any], text: str, 
 def test_a_made_model_can_be_deleted(made: Dispatcher) -> None:
     ask(made, "/api/create", PIRATE, SMOL)
     ask(made, "/api/delete", {"model": "PIRATE"})
-    assert "pirate" not in list(made.names)
+    assert "pirate" not in list(made.resolver)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "status"),
     [
         ("nope", "model 'nope' not found", 404),
-        ("smol", f"'smol' is served by {URL}: to take it away, stop that vLLM server", 501),
+        ("smol", f"'smol' is served by {URL}: to remove it, stop that vLLM server", 501),
     ],
 )
 def test_a_served_model_cant_be_deleted(made: Dispatcher, name: str, text: str, status: int) -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_compat import ResponseError
-from ollama_compat.mapping.vllm_schema import EventDecoder
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
 from ollama_compat.providers.request import adapt
 from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, Reading, refused, status_of
 from ollama_compat.settings import Provider
 from ollama_compat.steps import JsonObject, Reply
+from ollama_compat.transport.sse import EventDecoder
 from tests.play import Play, call, choice, completed, delta, event, play, reply, said, usage
 
 PROVIDER = Provider(base_url="https://llm.example/v1", api_key_env="LLM_KEY")

@@ -17,7 +17,7 @@ NOW = 100 * SECOND
 def opened() -> CircuitBreaker:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
-        breaker.failed(NOW, "refused")
+        breaker.record_failure(NOW, "refused")
     return breaker
 
 
@@ -44,36 +44,36 @@ def test_while_all_is_well_every_call_goes_through() -> None:
 
 def test_the_fifth_failure_in_a_row_opens_it_and_no_earlier_one() -> None:
     breaker = CircuitBreaker()
-    assert [breaker.failed(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
+    assert [breaker.record_failure(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
     assert not breaker.closed
 
 
 def test_a_success_between_failures_begins_the_count_anew() -> None:
     breaker = CircuitBreaker()
     for _ in range(4):
-        breaker.failed(NOW, "refused")
-    assert not breaker.succeeded(NOW), "it was not open, so it was not closed"
-    assert [breaker.failed(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
+        breaker.record_failure(NOW, "refused")
+    assert not breaker.record_success(NOW), "it was not open, so it was not closed"
+    assert [breaker.record_failure(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> None:
     breaker, quiet = CircuitBreaker(), int(QUIET_S * SECOND)
-    breaker.succeeded(NOW)
-    assert [breaker.late(NOW + quiet - 1, "late") for _ in range(50)] == [False] * 50
+    breaker.record_success(NOW)
+    assert [breaker.record_timeout(NOW + quiet - 1, "late") for _ in range(50)] == [False] * 50
     assert breaker.failures == 0
-    assert [breaker.late(NOW + quiet, "late") for _ in range(5)] == [False] * 4 + [True]
+    assert [breaker.record_timeout(NOW + quiet, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_timeout_of_a_server_that_has_never_answered_counts() -> None:
     breaker = CircuitBreaker()
-    assert [breaker.late(NOW, "late") for _ in range(5)] == [False] * 4 + [True]
+    assert [breaker.record_timeout(NOW, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_what_the_last_failure_said_is_kept() -> None:
     breaker = CircuitBreaker()
-    breaker.failed(NOW, "refused")
-    breaker.failed(NOW, "reset")
-    assert (breaker.failures, breaker.last) == (2, "reset")
+    breaker.record_failure(NOW, "refused")
+    breaker.record_failure(NOW, "reset")
+    assert (breaker.failures, breaker.last_failure) == (2, "reset")
 
 
 # Open
@@ -97,14 +97,14 @@ def test_open_ends_after_exactly_ten_seconds() -> None:
 
 def test_failures_of_calls_from_before_do_not_put_the_trial_off() -> None:
     breaker = opened()
-    assert [breaker.failed(NOW + 5 * SECOND, "reset") for _ in range(10)] == [False] * 10
+    assert [breaker.record_failure(NOW + 5 * SECOND, "reset") for _ in range(10)] == [False] * 10
     assert breaker.admit(NOW + OPEN)
 
 
 @pytest.mark.parametrize("after", [SECOND, OPEN + SECOND])
 def test_a_success_of_a_call_from_before_does_not_close_it(after: int) -> None:
     breaker = opened()
-    assert not breaker.succeeded(NOW)
+    assert not breaker.record_success(NOW)
     assert not breaker.closed
     assert breaker.failures == FAILURES
     assert breaker.allows(NOW + after) is (after > OPEN)
@@ -137,7 +137,7 @@ def test_of_many_threads_that_ask_at_once_one_goes_through() -> None:
 
 def test_a_trial_that_succeeds_closes_it() -> None:
     breaker = on_trial()
-    assert breaker.succeeded(NOW), "that is worth telling"
+    assert breaker.record_success(NOW), "that is worth telling"
     assert breaker.state(NOW + OPEN) == "closed"
     assert breaker.admit(NOW + OPEN)
     assert breaker.failures == 0
@@ -145,14 +145,14 @@ def test_a_trial_that_succeeds_closes_it() -> None:
 
 def test_after_it_has_closed_it_takes_five_failures_again() -> None:
     breaker = on_trial()
-    breaker.succeeded(NOW)
-    assert [breaker.failed(NOW + OPEN, "refused") for _ in range(5)] == [False] * 4 + [True]
+    breaker.record_success(NOW)
+    assert [breaker.record_failure(NOW + OPEN, "refused") for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_trial_that_fails_opens_it_for_as_long_again() -> None:
     breaker = on_trial()
     failed_at = NOW + OPEN + 3 * SECOND
-    assert breaker.failed(failed_at, "refused"), "that is worth telling"
+    assert breaker.record_failure(failed_at, "refused"), "that is worth telling"
     assert breaker.seconds_left(failed_at) == OPEN_S
     assert not breaker.admit(failed_at + OPEN - 1)
     assert breaker.admit(failed_at + OPEN)
@@ -160,7 +160,7 @@ def test_a_trial_that_fails_opens_it_for_as_long_again() -> None:
 
 def test_a_trial_that_tells_nothing_makes_room_for_another() -> None:
     breaker = on_trial()
-    breaker.left()
+    breaker.release_probe()
     assert not breaker.closed
     assert breaker.admit(NOW + OPEN)
 
@@ -173,8 +173,8 @@ def test_a_trial_that_is_never_told_of_makes_room_for_another_after_ten_seconds(
 
 def test_to_leave_means_nothing_when_no_trial_runs() -> None:
     closed, open_ = CircuitBreaker(), opened()
-    closed.left()
-    open_.left()
+    closed.release_probe()
+    open_.release_probe()
     assert closed.closed
     assert not open_.admit(NOW)
 

@@ -21,7 +21,7 @@ from ollama_compat.mapping.errors import (
     unreachable,
 )
 from ollama_compat.servers import failures
-from ollama_compat.servers.failures import FAILURES, Failure, classify, is_late
+from ollama_compat.servers.failures import FAILURES, Failure, classify, is_timeout
 
 URL = "http://a:8001"
 
@@ -76,7 +76,7 @@ def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "again", "elsewhere", "stand_in", "counts"),
+    ("kind", "retry", "other_server", "fallback", "counts"),
     [
         ("unreachable", True, True, False, True),
         ("circuit_open", False, True, False, False),
@@ -96,9 +96,9 @@ def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
         ("other", False, False, False, False),
     ],
 )
-def test_what_a_row_allows(kind: str, again: bool, elsewhere: bool, stand_in: bool, counts: bool) -> None:
+def test_what_a_row_allows(kind: str, retry: bool, other_server: bool, fallback: bool, counts: bool) -> None:
     (row,) = [row for row in FAILURES if row.kind == kind]
-    assert (row.again, row.elsewhere, row.stand_in, row.counts) == (again, elsewhere, stand_in, counts)
+    assert (row.retry, row.other_server, row.fallback, row.counts) == (retry, other_server, fallback, counts)
 
 
 def test_the_table_has_every_row_once() -> None:
@@ -111,7 +111,7 @@ def test_the_table_has_every_row_once() -> None:
 @pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=_name)
 def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Exception) -> None:
     failure = classify(error, delivered=True)
-    assert (failure.again, failure.elsewhere, failure.stand_in) == (False, False, False)
+    assert (failure.retry, failure.other_server, failure.fallback) == (False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str
 
 
 @pytest.mark.parametrize(
-    ("error", "late"),
+    ("error", "timeout"),
     [
         (httpx.ReadTimeout("slow"), True),
         (httpx.ConnectTimeout("dark"), True),
@@ -143,8 +143,8 @@ def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str
     ],
     ids=_name,
 )
-def test_that_a_time_was_up_is_told_apart(error: Exception, late: bool) -> None:
-    assert is_late(error) is late
+def test_that_a_time_was_up_is_told_apart(error: Exception, timeout: bool) -> None:
+    assert is_timeout(error) is timeout
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=_name)

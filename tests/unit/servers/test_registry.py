@@ -54,17 +54,17 @@ def url(played: Play) -> str | None:
     ],
 )
 def test_a_server_answers_to_a_name_as_ollama_compares_names(name: str, found: str | None) -> None:
-    card = Server(A, (ModelCard("smol"), ModelCard("Qwen/Qwen3-8B"))).card(name)
+    card = Server(A, (ModelCard("smol"), ModelCard("Qwen/Qwen3-8B"))).model(name)
     assert (card and card.id) == found
 
 
 def test_the_exact_name_goes_first() -> None:
     server = Server(A, (ModelCard("SMOL"), ModelCard("smol")))
-    assert (server.card("SMOL"), server.card("smol")) == (ModelCard("SMOL"), ModelCard("smol"))
+    assert (server.model("SMOL"), server.model("smol")) == (ModelCard("SMOL"), ModelCard("smol"))
 
 
 def test_a_server_that_was_not_asked_has_no_names() -> None:
-    assert (Server(A).card("smol"), Server(A).names()) == (None, [])
+    assert (Server(A).model("smol"), Server(A).model_names()) == (None, [])
 
 
 # Learning
@@ -297,7 +297,7 @@ def test_a_server_that_is_asked_on_trial_and_is_not_there_is_left_alone_for_as_l
     made = fleet(A)
     server = made.servers[0]
     for _ in range(FAILURES):
-        server.failed(made.clock.ticks(), REFUSED)
+        server.record_failure(made.clock.ticks(), REFUSED)
     made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
     with pytest.raises(CircuitOpen):
         play(made.find("smol"), REFUSED)
@@ -309,7 +309,7 @@ def test_what_a_server_says_on_trial_leaves_the_trial_to_the_call() -> None:
     made = fleet(A)
     server = made.servers[0]
     for _ in range(FAILURES):
-        server.failed(made.clock.ticks(), REFUSED)
+        server.record_failure(made.clock.ticks(), REFUSED)
     made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
     assert url(play(made.find("smol"), serves("smol"))) == A
     now = made.clock.ticks()
@@ -326,10 +326,12 @@ def test_of_two_idle_servers_the_first_takes_the_call() -> None:
 def test_the_one_with_the_fewest_calls_in_flight_takes_the_next() -> None:
     both = fleet()
     play(both.find("smol"), serves("smol"), serves("smol"))
-    with both.taking(both.servers[0]):
-        assert url(play(both.find("smol"))) == B
-        with both.taking(both.servers[1]):
-            assert url(play(both.find("smol"))) == A
+    both.begin_request(both.servers[0])
+    assert url(play(both.find("smol"))) == B
+    both.begin_request(both.servers[1])
+    assert url(play(both.find("smol"))) == A
+    for server in both.servers:
+        both.end_request(server)
     assert [server.in_flight for server in both.servers] == [0, 0]
 
 
@@ -338,13 +340,6 @@ def test_a_server_that_failed_the_call_is_avoided() -> None:
     play(both.find("smol"), serves("smol"), serves("smol"))
     assert url(play(both.find("smol", both.servers[:1]))) == B
     assert url(play(both.find("smol", both.servers))) is None
-
-
-def test_a_call_that_fails_is_in_flight_no_more() -> None:
-    both = fleet()
-    with pytest.raises(ZeroDivisionError), both.taking(both.servers[0]):
-        raise ZeroDivisionError
-    assert both.servers[0].in_flight == 0
 
 
 # Trouble everywhere
@@ -479,9 +474,9 @@ def test_no_server_in_reach_is_no_empty_catalogue() -> None:
 def test_a_server_whose_trial_ends_meanwhile_is_not_said_to_lack_the_model() -> None:
     made = fleet(A)
     server = made.servers[0]
-    server.cards = (ModelCard("smol"),)
+    server.models = (ModelCard("smol"),)
     allowed = iter([False])
-    made._allowed = lambda _: next(allowed, True)  # type: ignore[method-assign]
+    server.breaker.allows = lambda _: next(allowed, True)  # type: ignore[method-assign]
     with pytest.raises(CircuitOpen, match=A):
         play(made.find("smol"))
 
@@ -490,14 +485,14 @@ def test_what_another_call_forgets_meanwhile_is_learnt_again() -> None:
     made = fleet(A)
     exchange = made.find("smol")
     next(exchange)
-    learn = made._pick
+    least_busy = made._least_busy
 
-    def forgotten(name: str, servers: Any) -> Any:
+    def forgotten(name: str, servers: Any, now: int) -> Any:
         made.forget(made.servers[0])
-        made._pick = learn  # type: ignore[method-assign]
+        made._least_busy = least_busy  # type: ignore[method-assign]
         return None
 
-    made._pick = forgotten  # type: ignore[method-assign]
+    made._least_busy = forgotten  # type: ignore[method-assign]
     asked = exchange.send([serves("smol")])
     assert [request.path for request in asked.requests] == ["/v1/models"]
     with pytest.raises(StopIteration) as found:

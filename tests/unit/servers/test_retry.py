@@ -6,29 +6,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.servers.retry import ATTEMPTS, DEFAULT_BUDGET_S, FIRST_WAIT_S, MOST_WAIT_S, RetrySchedule
+from ollama_compat.servers.retry import DEFAULT_BUDGET_S, FIRST_WAIT_S, MAX_WAIT_S, ROUNDS, RetrySchedule
 
 
 def test_what_the_numbers_are() -> None:
-    assert (ATTEMPTS, FIRST_WAIT_S, MOST_WAIT_S, DEFAULT_BUDGET_S) == (3, 0.1, 2.0, 60.0)
+    assert (ROUNDS, FIRST_WAIT_S, MAX_WAIT_S, DEFAULT_BUDGET_S) == (3, 0.1, 2.0, 60.0)
 
 
 def test_there_are_three_tries_so_two_waits() -> None:
-    patience = RetrySchedule(None)
-    assert [patience.wait(None, 0) is None for _ in range(4)] == [False, False, True, True]
+    schedule = RetrySchedule(None)
+    assert [schedule.next_wait(None, 0) is None for _ in range(4)] == [False, False, True, True]
 
 
 def test_a_servers_own_wish_does_not_make_it_more_tries() -> None:
-    patience = RetrySchedule(None)
-    assert [patience.wait(0.5, 0) for _ in range(3)] == [0.5, 0.5, None]
+    schedule = RetrySchedule(None)
+    assert [schedule.next_wait(0.5, 0) for _ in range(3)] == [0.5, 0.5, None]
 
 
 def test_waits_double_and_each_is_different() -> None:
     firsts, seconds = set(), set()
     for _ in range(50):
-        patience = RetrySchedule(None)
-        firsts.add(patience.wait(None, 0) or 0)
-        seconds.add(patience.wait(None, 0) or 0)
+        schedule = RetrySchedule(None)
+        firsts.add(schedule.next_wait(None, 0) or 0)
+        seconds.add(schedule.next_wait(None, 0) or 0)
     assert all(0.1 <= wait <= 0.2 for wait in firsts)
     assert all(0.2 <= wait <= 0.3 for wait in seconds)
     assert len(firsts) > 1, "callers that failed together don't come back together"
@@ -36,7 +36,7 @@ def test_waits_double_and_each_is_different() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 30.0])
 def test_what_the_server_asks_for_goes_before_the_back_off(seconds: float) -> None:
-    assert RetrySchedule(None).wait(seconds, 0) == seconds
+    assert RetrySchedule(None).next_wait(seconds, 0) == seconds
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_the_server_asks_for_goes_before_the_back_off(seconds: float) -> No
 def test_all_waiting_stays_within_the_callers_timeout(
     timeout_s: float | None, retry_after_s: float | None, elapsed_s: float, waits: bool
 ) -> None:
-    assert (RetrySchedule(timeout_s).wait(retry_after_s, elapsed_s) is not None) is waits
+    assert (RetrySchedule(timeout_s).next_wait(retry_after_s, elapsed_s) is not None) is waits
 
 
 @given(
@@ -64,19 +64,19 @@ def test_all_waiting_stays_within_the_callers_timeout(
     st.lists(st.tuples(st.none() | st.floats(0, 100), st.floats(0, 10)), max_size=8),
 )
 def test_no_wait_ends_after_the_callers_timeout(timeout_s: float, tries: list[tuple[float | None, float]]) -> None:
-    patience, elapsed, waited = RetrySchedule(timeout_s), 0.0, 0
+    schedule, elapsed, waited = RetrySchedule(timeout_s), 0.0, 0
     for retry_after, took in tries:
         elapsed += took
-        wait = patience.wait(retry_after, elapsed)
+        wait = schedule.next_wait(retry_after, elapsed)
         if wait is not None:
             waited += 1
             elapsed += wait
             assert elapsed <= timeout_s
-    assert waited < ATTEMPTS
+    assert waited < ROUNDS
 
 
-def test_each_call_has_a_patience_of_its_own() -> None:
+def test_each_call_has_a_schedule_of_its_own() -> None:
     first = RetrySchedule(None)
-    while first.wait(None, 0) is not None:
+    while first.next_wait(None, 0) is not None:
         pass
-    assert RetrySchedule(None).wait(None, 0) is not None
+    assert RetrySchedule(None).next_wait(None, 0) is not None

@@ -24,7 +24,7 @@ class Office:
 
     def call(self, times: int = 1) -> tuple[Steps[None], Any]:
         """A call that wants it done so many times, and the first thing that it asks for."""
-        call = self.flight.shared(lambda: self.done < times, self._work(), 5.0)
+        call = self.flight.run(lambda: self.done < times, self._work(), 5.0)
         return call, next(call)
 
 
@@ -80,7 +80,7 @@ def test_when_it_is_needed_again_the_next_call_does_it() -> None:
 
 def test_what_is_not_needed_is_not_done() -> None:
     office = Office()
-    assert list(office.flight.shared(lambda: False, office._work(), 5.0)) == []
+    assert list(office.flight.run(lambda: False, office._work(), 5.0)) == []
     assert office.done == 0
 
 
@@ -150,13 +150,13 @@ def test_where_another_calls_work_does_not_do_one_of_those_who_wait_works_too() 
 
 def test_work_that_another_thread_has_done_in_that_moment_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office()
-    boarded = office.flight._boarded
+    boarded = office.flight._join
 
     def board(late: Any) -> Any:
         office.done = 1
         return boarded(late)
 
-    monkeypatch.setattr(office.flight, "_boarded", board)
+    monkeypatch.setattr(office.flight, "_join", board)
     with pytest.raises(StopIteration):
         office.call()
     assert office.done == 1
@@ -166,14 +166,14 @@ def test_work_that_another_thread_has_done_in_that_moment_is_not_done_again(monk
 def test_who_finds_it_over_as_it_comes_to_wait_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office()
     first, _ = office.call()
-    boarded = office.flight._boarded
+    boarded = office.flight._join
 
     def board(*arguments: Any) -> Any:
         found = boarded(*arguments)
         assert over(first)
         return found
 
-    monkeypatch.setattr(office.flight, "_boarded", board)
+    monkeypatch.setattr(office.flight, "_join", board)
     with pytest.raises(StopIteration):
         office.call()
     assert office.done == 1
@@ -183,7 +183,7 @@ def test_a_call_that_meets_no_other_imports_no_queue() -> None:
     script = (
         "import sys\n"
         "from ollama_compat.servers.single_flight import SingleFlight\n"
-        "assert list(SingleFlight().shared(lambda: True, iter(()), 5.0)) == []\n"
+        "assert list(SingleFlight().run(lambda: True, iter(()), 5.0)) == []\n"
         "assert 'aiologic' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

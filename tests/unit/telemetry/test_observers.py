@@ -1,4 +1,4 @@
-"""Observers that are there while a call is at work, and not while its caller handles a part."""
+"""Contexts of observers: active while a call runs, and not while its caller handles a part."""
 
 from __future__ import annotations
 
@@ -7,40 +7,60 @@ from contextlib import contextmanager
 
 import pytest
 
-from ollama_compat.steps import JsonObject, Sleep, Step, Steps
-from ollama_compat.telemetry.observers import accompanied
+from ollama_compat.steps import JsonObject, Sleep, Step, Steps, intercept
+from ollama_compat.telemetry.observers import Contexts, Observers
+from ollama_compat.telemetry.stats import CallRecord
 
 ONE: JsonObject = {"part": 1}
 TWO: JsonObject = {"part": 2}
 
 
-class ContextObserver:
-    """Whether it is there, and how often it has come."""
+class Watcher:
+    """Whether its context is active, and how often it was entered."""
 
     def __init__(self) -> None:
-        self.there, self.came = False, 0
+        self.active, self.entered = False, 0
+
+    def started(self, record: CallRecord) -> None:
+        pass
+
+    def ended(self, record: CallRecord) -> None:
+        pass
+
+    def after_fork(self) -> Watcher:
+        return self
 
     @contextmanager
-    def call_context(self) -> Iterator[None]:
-        self.there, self.came = True, self.came + 1
+    def call_context(self, record: CallRecord) -> Iterator[None]:
+        self.active, self.entered = True, self.entered + 1
         try:
             yield
         finally:
-            self.there = False
+            self.active = False
 
 
 @pytest.fixture
-def companion() -> ContextObserver:
-    return ContextObserver()
+def watcher() -> Watcher:
+    return Watcher()
 
 
 def answering(*steps: Step) -> Steps[None]:
     yield from steps
 
 
-def test_it_is_there_while_something_is_waited_for_and_not_while_a_part_is_handled(companion: ContextObserver) -> None:
-    exchange = accompanied(answering(Sleep(1), ONE, Sleep(2), Sleep(3), TWO, Sleep(4)), companion.call_context)
-    assert [(companion.there, step) for step in exchange] == [
+def observed(steps: Steps[None], watcher: Watcher) -> Steps[None]:
+    """What the dispatcher does: enter the contexts, run the steps, end the contexts."""
+    contexts = Observers(watcher).contexts(CallRecord("chat", "smol", 0))
+    assert isinstance(contexts, Contexts)
+    try:
+        yield from intercept(steps, contexts)
+    finally:
+        contexts.exit()
+
+
+def test_context_is_active_during_io_and_not_while_the_caller_handles_a_part(watcher: Watcher) -> None:
+    steps = observed(answering(Sleep(1), ONE, Sleep(2), Sleep(3), TWO, Sleep(4)), watcher)
+    assert [(watcher.active, step) for step in steps] == [
         (True, Sleep(1)),
         (False, ONE),
         (True, Sleep(2)),
@@ -48,51 +68,51 @@ def test_it_is_there_while_something_is_waited_for_and_not_while_a_part_is_handl
         (False, TWO),
         (True, Sleep(4)),
     ]
-    assert (companion.there, companion.came) == (False, 3), "once for each stretch"
+    assert (watcher.active, watcher.entered) == (False, 3), "once for each stretch"
 
 
-def test_outcomes_and_problems_reach_the_exchange(companion: ContextObserver) -> None:
-    heard: list[object] = []
+def test_observer_without_a_context_adds_no_wrapper() -> None:
+    assert Observers().contexts(CallRecord("chat", "smol", 0)) is None
 
-    def curious() -> Steps[None]:
-        heard.append((yield Sleep(1)))
-        for step in (Sleep(2), ONE):
-            try:
-                yield step
-            except ZeroDivisionError as problem:
-                heard.append((type(problem), companion.there))
+
+def test_outcomes_and_exceptions_reach_the_steps(watcher: Watcher) -> None:
+    received: list[object] = []
+
+    def operation() -> Steps[None]:
+        received.append((yield Sleep(1)))
+        try:
+            yield Sleep(2)
+        except ZeroDivisionError as error:
+            received.append((type(error), watcher.active))
         yield TWO
 
-    exchange = accompanied(curious(), companion.call_context)
-    assert next(exchange) == Sleep(1)
-    assert exchange.send("an outcome") == Sleep(2)
-    assert exchange.throw(ZeroDivisionError()) == ONE
-    assert exchange.throw(ZeroDivisionError()) == TWO
-    assert heard == ["an outcome", (ZeroDivisionError, True), (ZeroDivisionError, True)]
+    steps = observed(operation(), watcher)
+    assert next(steps) == Sleep(1)
+    assert steps.send("an outcome") == Sleep(2)
+    assert steps.throw(ZeroDivisionError()) == TWO
+    assert received == ["an outcome", (ZeroDivisionError, True)]
 
 
 @pytest.mark.parametrize("step", [Sleep(1), ONE])
-def test_an_error_of_the_exchange_is_the_callers_and_leaves_nobody_there(
-    companion: ContextObserver, step: Step
-) -> None:
-    exchange = accompanied(answering(step), companion.call_context)
-    next(exchange)
+def test_context_ends_when_the_steps_raise(watcher: Watcher, step: Step) -> None:
+    steps = observed(answering(step), watcher)
+    next(steps)
     with pytest.raises(ZeroDivisionError):
-        exchange.throw(ZeroDivisionError())
-    assert not companion.there
+        steps.throw(ZeroDivisionError())
+    assert not watcher.active
 
 
 @pytest.mark.parametrize("step", [Sleep(1), ONE])
-def test_a_call_that_is_given_up_is_closed_and_leaves_nobody_there(companion: ContextObserver, step: Step) -> None:
+def test_context_ends_when_the_caller_closes_the_steps(watcher: Watcher, step: Step) -> None:
     closed = []
 
-    def call() -> Steps[None]:
+    def operation() -> Steps[None]:
         try:
             yield step
         finally:
             closed.append(True)
 
-    exchange = accompanied(call(), companion.call_context)
-    next(exchange)
-    exchange.close()
-    assert (closed, companion.there) == ([True], False)
+    steps = observed(operation(), watcher)
+    next(steps)
+    steps.close()
+    assert (closed, watcher.active) == ([True], False)
