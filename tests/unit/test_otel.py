@@ -19,14 +19,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ollama_compat import otel
 from ollama_compat.otel import OpenTelemetry
+from ollama_compat.telemetry.call_record import CANCELLED, CallRecord
 from ollama_compat.telemetry.stats import (
-    CANCELLED,
-    MODELS,
+    DURATION_BUCKETS,
+    MAX_MODELS,
+    MAX_UNANSWERED_MODELS,
     OTHER_MODELS,
-    SECONDS,
-    TOKENS,
-    UNANSWERED,
-    CallRecord,
+    TOKEN_BUCKETS,
 )
 from tests.play import SECOND
 
@@ -45,10 +44,10 @@ class Backend:
         self.observer = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
 
     def call(self, operation: str = "chat", model: str = "exaone", error: str | None = None, **noted: Any) -> None:
-        running = CallRecord(operation, model, SECOND, **noted)
-        self.observer.started(running)
-        running.ended, running.error = 3 * SECOND, error
-        self.observer.ended(running)
+        record = CallRecord(operation, model, SECOND, **noted)
+        self.observer.started(record)
+        record.ended, record.error = 3 * SECOND, error
+        self.observer.ended(record)
 
     @property
     def span(self) -> ReadableSpan:
@@ -134,11 +133,11 @@ def test_a_name_that_can_not_be_encoded_is_told_without_what_can_not(backend: Ba
 
 def test_the_parent_is_what_is_current_where_the_call_begins(backend: Backend) -> None:
     tracer = backend.tracers.get_tracer("the service")
-    running = CallRecord("chat", "exaone", 0)
+    record = CallRecord("chat", "exaone", 0)
     with tracer.start_as_current_span("request") as parent:
-        backend.observer.started(running)
+        backend.observer.started(record)
     with tracer.start_as_current_span("another"):
-        backend.observer.ended(running)
+        backend.observer.ended(record)
     span = next(span for span in backend.exporter.get_finished_spans() if span.name == "chat exaone")
     assert span.parent is not None
     assert span.parent.span_id == parent.get_span_context().span_id
@@ -195,7 +194,7 @@ def test_the_duration_of_a_call_is_recorded(backend: Backend) -> None:
     backend.call(**ANSWER)
     (point,) = backend.points(DURATION)
     assert dict(point.attributes or {}) == SERVER
-    assert (point.count, point.sum, point.explicit_bounds) == (1, 2.0, SECONDS)
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 2.0, DURATION_BUCKETS)
 
 
 def test_the_duration_of_a_failed_call_says_how_it_failed_and_no_other_metric_does(backend: Backend) -> None:
@@ -212,7 +211,7 @@ def test_the_time_to_the_first_token_is_recorded_of_streams_only(backend: Backen
     backend.call(**{**ANSWER, "first_token": None})
     (point,) = backend.points(FIRST_CHUNK)
     assert dict(point.attributes or {}) == SERVER
-    assert (point.count, point.sum, point.explicit_bounds) == (1, 1.0, SECONDS)
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 1.0, DURATION_BUCKETS)
 
 
 def test_tokens_are_recorded_by_their_type(backend: Backend) -> None:
@@ -222,7 +221,7 @@ def test_tokens_are_recorded_by_their_type(backend: Backend) -> None:
         ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "input"}, 10),
         ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "output"}, 20),
     ]
-    assert {point.explicit_bounds for point in points} == {TOKENS}
+    assert {point.explicit_bounds for point in points} == {TOKEN_BUCKETS}
 
 
 def test_tokens_that_are_not_known_are_not_recorded(backend: Backend) -> None:
@@ -231,38 +230,38 @@ def test_tokens_that_are_not_known_are_not_recorded(backend: Backend) -> None:
 
 
 def test_metrics_tell_a_bounded_number_of_models_apart(backend: Backend) -> None:
-    for number in range(MODELS + 5):
+    for number in range(MAX_MODELS + 5):
         backend.call(model=f"made up {number}")
     points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
-    assert len(points) == MODELS + 1
+    assert len(points) == MAX_MODELS + 1
     assert points[OTHER_MODELS].count == 5
-    assert backend.exporter.get_finished_spans()[-1].name == f"chat made up {MODELS + 4}"
+    assert backend.exporter.get_finished_spans()[-1].name == f"chat made up {MAX_MODELS + 4}"
 
 
 def test_names_that_were_never_answered_leave_room_for_those_that_are(backend: Backend) -> None:
-    for number in range(MODELS):
+    for number in range(MAX_MODELS):
         backend.call(model=f"made up {number}", error="not_found")
     backend.call(**ANSWER)
     points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
-    assert len(points) == UNANSWERED + 2
+    assert len(points) == MAX_UNANSWERED_MODELS + 2
     assert points["exaone"].count == 1
-    assert points[OTHER_MODELS].count == MODELS - UNANSWERED
+    assert points[OTHER_MODELS].count == MAX_MODELS - MAX_UNANSWERED_MODELS
 
 
 # Around it
 
 
 def test_without_an_sdk_nothing_happens() -> None:
-    observer, running = OpenTelemetry(), CallRecord("chat", "exaone", 0, ended=SECOND)
-    observer.started(running)
-    observer.ended(running)
+    observer, record = OpenTelemetry(), CallRecord("chat", "exaone", 0, ended=SECOND)
+    observer.started(record)
+    observer.ended(record)
 
 
 def test_a_call_ends_once(backend: Backend) -> None:
-    running = CallRecord("chat", "exaone", 0, ended=SECOND)
-    backend.observer.started(running)
-    backend.observer.ended(running)
-    backend.observer.ended(running)
+    record = CallRecord("chat", "exaone", 0, ended=SECOND)
+    backend.observer.started(record)
+    backend.observer.ended(record)
+    backend.observer.ended(record)
     assert backend.span.name == "chat exaone"
     assert [point.count for point in backend.points(DURATION)] == [1]
 

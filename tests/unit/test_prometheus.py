@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_compat.prometheus import Collector, register
-from ollama_compat.telemetry.stats import CANCELLED, SECONDS, CallRecord, Stats
+from ollama_compat.telemetry.call_record import CANCELLED, CallRecord
+from ollama_compat.telemetry.stats import DURATION_BUCKETS, Stats
 from tests.play import SECOND
 
 CHAT = {"model": "exaone", "operation": "chat"}
@@ -21,10 +22,10 @@ CHAT = {"model": "exaone", "operation": "chat"}
 def call(
     stats: Stats, seconds: float = 1.0, first_token: int | None = None, error: str | None = None, **noted: Any
 ) -> None:
-    running = CallRecord("chat", "exaone", 0, first_token=first_token, **noted)
-    stats.started(running)
-    running.ended, running.error = round(seconds * SECOND), error
-    stats.ended(running)
+    record = CallRecord("chat", "exaone", 0, first_token=first_token, **noted)
+    stats.started(record)
+    record.ended, record.error = round(seconds * SECOND), error
+    stats.ended(record)
 
 
 def registry(*sources: Stats) -> CollectorRegistry:
@@ -82,7 +83,7 @@ def test_durations_are_histograms(name: str) -> None:
         call(stats, *((seconds, 0) if name == "call_duration" else (500.0, round(seconds * SECOND))))
     told = scraped(stats)
     buckets = {labels["le"]: value for labels, value in told[f"ollama_compat_{name}_seconds_bucket"]}
-    assert [float(end) for end in buckets] == [*SECONDS, float("inf")]
+    assert [float(end) for end in buckets] == [*DURATION_BUCKETS, float("inf")]
     assert (buckets["0.01"], buckets["0.16"], buckets["0.32"], buckets["81.92"], buckets["+Inf"]) == (1, 1, 2, 2, 3)
     assert told[f"ollama_compat_{name}_seconds_count"] == [(CHAT, 3)]
     assert told[f"ollama_compat_{name}_seconds_sum"] == [(CHAT, pytest.approx(100.305))]

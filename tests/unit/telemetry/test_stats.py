@@ -14,19 +14,18 @@ import pytest
 
 from ollama_compat import Profile, Settings
 from ollama_compat.dispatch import Dispatcher
+from ollama_compat.telemetry.call_record import ANSWERED, CANCELLED, CallRecord
 from ollama_compat.telemetry.stats import (
-    CANCELLED,
-    LAST,
-    LONGEST_NAME,
-    MODELS,
+    DURATION_BUCKETS,
+    MAX_MODELS,
+    MAX_NAME_LENGTH,
+    MAX_UNANSWERED_MODELS,
     OTHER_MODELS,
-    SECONDS,
-    TOKENS,
-    UNANSWERED,
-    CallRecord,
+    PERCENTILE_WINDOW,
+    TOKEN_BUCKETS,
     Stats,
     Timing,
-    merged,
+    merge_rows,
 )
 from tests.play import SECOND, STAMP, FakeClock
 
@@ -38,14 +37,14 @@ def stats() -> Stats:
 
 
 def begin(stats: Stats, model: str = "exaone", operation: str = "chat", **noted: Any) -> CallRecord:
-    running = CallRecord(operation, model, started=5 * SECOND, **noted)
-    stats.started(running)
-    return running
+    record = CallRecord(operation, model, started=5 * SECOND, **noted)
+    stats.started(record)
+    return record
 
 
-def end(stats: Stats, running: CallRecord, seconds: float = 1.0, error: str | None = None) -> None:
-    running.ended, running.error = running.started + round(seconds * SECOND), error
-    stats.ended(running)
+def end(stats: Stats, record: CallRecord, seconds: float = 1.0, error: str | None = None) -> None:
+    record.ended, record.error = record.started + round(seconds * SECOND), error
+    stats.ended(record)
 
 
 def call(stats: Stats, model: str = "exaone", operation: str = "chat", **how: Any) -> None:
@@ -145,9 +144,9 @@ def test_a_call_is_in_flight_or_waits_for_its_turn_until_it_ends() -> None:
 def test_a_call_that_never_began_or_has_ended_before_is_not_counted() -> None:
     counted = stats()
     end(counted, CallRecord("chat", "exaone", 0))
-    running = begin(counted)
-    end(counted, running)
-    end(counted, running)
+    record = begin(counted)
+    end(counted, record)
+    end(counted, record)
     assert counted.snapshot()["totals"]["calls"] == 1
 
 
@@ -195,21 +194,21 @@ def test_percentiles_of_nothing_are_none() -> None:
 def test_percentiles_are_of_the_last_calls_the_longest_and_the_mean_of_all() -> None:
     timing = Timing()
     for seconds in (9.0, 1.0):
-        for _ in range(LAST):
+        for _ in range(PERCENTILE_WINDOW):
             timing.add(seconds)
     assert timing.percentiles() == {"p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 9.0, "mean": 5.0}
 
 
 def test_a_duration_falls_into_the_bucket_that_ends_at_it_or_after_it() -> None:
     timing = Timing()
-    for seconds in (0.0, SECONDS[0], 0.011, SECONDS[-1], 100.0):
+    for seconds in (0.0, DURATION_BUCKETS[0], 0.011, DURATION_BUCKETS[-1], 100.0):
         timing.add(seconds)
-    assert timing.buckets == [2, 1, *[0] * (len(SECONDS) - 3), 1, 1]
+    assert timing.buckets == [2, 1, *[0] * (len(DURATION_BUCKETS) - 3), 1, 1]
 
 
 def test_the_buckets_are_those_of_the_conventions() -> None:
-    assert [SECONDS[0] * 2**n for n in range(14)] == pytest.approx(SECONDS)
-    assert [4**n for n in range(14)] == list(TOKENS)
+    assert [DURATION_BUCKETS[0] * 2**n for n in range(14)] == pytest.approx(DURATION_BUCKETS)
+    assert [4**n for n in range(14)] == list(TOKEN_BUCKETS)
 
 
 # Threads
@@ -268,7 +267,7 @@ def test_counts_are_exact_under_threads() -> None:
 @pytest.mark.parametrize("_round", range(20))  # in one alone, chance may order the threads
 def test_the_number_of_models_is_bounded_under_threads(_round: int) -> None:
     counted = stats()
-    for number in range(MODELS - 1):
+    for number in range(MAX_MODELS - 1):
         call(counted, f"made up {number}")
     together = threading.Barrier(16)
 
@@ -349,22 +348,22 @@ def test_the_child_of_a_fork_begins_with_nothing_and_a_free_lock() -> None:
 
 def test_models_beyond_a_number_share_rows() -> None:
     counted = stats()
-    for number in range(MODELS + 50):
+    for number in range(MAX_MODELS + 50):
         call(counted, f"made up {number}")
         call(counted, f"made up {number}", "generate")
     call(counted, "made up 0")
     models = counted.snapshot()["models"]
-    assert len(models) == MODELS + 1
+    assert len(models) == MAX_MODELS + 1
     assert {operation: row["calls"] for operation, row in models[OTHER_MODELS].items()} == {"chat": 50, "generate": 50}
     assert models["made up 0"]["chat"]["calls"] == 2
-    assert counted.snapshot()["totals"]["calls"] == 2 * (MODELS + 50) + 1
+    assert counted.snapshot()["totals"]["calls"] == 2 * (MAX_MODELS + 50) + 1
 
 
 def test_a_name_that_is_too_long_has_no_row_of_its_own() -> None:
     counted = stats()
-    call(counted, "a" * LONGEST_NAME)
-    call(counted, "a" * (LONGEST_NAME + 1))
-    assert list(counted.snapshot()["models"]) == ["a" * LONGEST_NAME, OTHER_MODELS]
+    call(counted, "a" * MAX_NAME_LENGTH)
+    call(counted, "a" * (MAX_NAME_LENGTH + 1))
+    assert list(counted.snapshot()["models"]) == ["a" * MAX_NAME_LENGTH, OTHER_MODELS]
 
 
 def test_a_name_that_utf8_can_not_hold_has_no_row_of_its_own() -> None:
@@ -376,7 +375,7 @@ def test_a_name_that_utf8_can_not_hold_has_no_row_of_its_own() -> None:
 
 def test_after_a_reset_there_is_room_for_other_names() -> None:
     counted = stats()
-    for number in range(MODELS):
+    for number in range(MAX_MODELS):
         call(counted, f"made up {number}")
     late = begin(counted, "exaone")
     counted.reset()
@@ -392,19 +391,19 @@ def made_up(counted: Stats, number: int) -> None:
 
 def test_names_that_were_never_answered_leave_room_for_those_that_are() -> None:
     counted = stats()
-    made_up(counted, 3 * MODELS)
-    for number in range(MODELS - UNANSWERED):
+    made_up(counted, 3 * MAX_MODELS)
+    for number in range(MAX_MODELS - MAX_UNANSWERED_MODELS):
         call(counted, f"real {number}")
     models = counted.snapshot()["models"]
-    assert all(models[f"real {number}"]["chat"]["calls"] == 1 for number in range(MODELS - UNANSWERED))
-    assert len(models) == MODELS + 1
-    assert models[OTHER_MODELS]["chat"]["errors"] == {"not_found": 3 * MODELS - UNANSWERED}
-    assert counted.snapshot()["totals"]["calls"] == 4 * MODELS - UNANSWERED
+    assert all(models[f"real {number}"]["chat"]["calls"] == 1 for number in range(MAX_MODELS - MAX_UNANSWERED_MODELS))
+    assert len(models) == MAX_MODELS + 1
+    assert models[OTHER_MODELS]["chat"]["errors"] == {"not_found": 3 * MAX_MODELS - MAX_UNANSWERED_MODELS}
+    assert counted.snapshot()["totals"]["calls"] == 4 * MAX_MODELS - MAX_UNANSWERED_MODELS
 
 
 def test_a_name_that_is_answered_makes_room_for_others_that_are_not_yet() -> None:
     counted = stats()
-    made_up(counted, UNANSWERED)
+    made_up(counted, MAX_UNANSWERED_MODELS)
     call(counted, "made up 0")
     call(counted, "broken", error="unreachable")
     call(counted, "broken too", error="unreachable")
@@ -416,17 +415,17 @@ def test_a_name_that_is_answered_makes_room_for_others_that_are_not_yet() -> Non
 @pytest.mark.parametrize(("first_token", "known"), [(6 * SECOND, True), (None, False)])
 def test_an_answer_that_was_cancelled_or_cut_off_was_one(first_token: int | None, known: bool) -> None:
     counted = stats()
-    made_up(counted, UNANSWERED)
+    made_up(counted, MAX_UNANSWERED_MODELS)
     call(counted, "real", first_token=first_token, error=CANCELLED)
     assert ("real" in counted.snapshot()["models"]) is known
 
 
 def test_a_call_counts_for_its_own_model_though_that_was_not_known_when_it_began() -> None:
     counted = stats()
-    made_up(counted, UNANSWERED)
-    running = begin(counted, "real")
+    made_up(counted, MAX_UNANSWERED_MODELS)
+    record = begin(counted, "real")
     assert counted.snapshot()["models"][OTHER_MODELS]["chat"]["in_flight"] == 1
-    end(counted, running)
+    end(counted, record)
     models = counted.snapshot()["models"]
     assert models["real"]["chat"]["calls"] == 1
     assert (models[OTHER_MODELS]["chat"]["calls"], models[OTHER_MODELS]["chat"]["in_flight"]) == (0, 0)
@@ -434,15 +433,15 @@ def test_a_call_counts_for_its_own_model_though_that_was_not_known_when_it_began
 
 def test_the_models_of_the_settings_have_rows_of_their_own_in_any_case() -> None:
     counted = Stats(FakeClock(), ("configured", "half \ud800"))
-    for number in range(2 * MODELS):
+    for number in range(2 * MAX_MODELS):
         call(counted, f"answered {number}")
     call(counted, "configured", error="unreachable")
     call(counted, "half \ud800", error="unreachable")
     models = counted.snapshot()["models"]
     assert models["configured"]["chat"]["errors"] == {"unreachable": 1}
-    assert len(models) == MODELS + 2
+    assert len(models) == MAX_MODELS + 2
     counted.reset()
-    made_up(counted, MODELS)
+    made_up(counted, MAX_MODELS)
     call(counted, "configured", error="unreachable")
     assert "configured" in counted.snapshot()["models"]
 
@@ -456,7 +455,7 @@ def test_a_clients_settings_name_its_models() -> None:
             models={"e": Profile()},
         )
     )
-    made_up(made.stats, MODELS)
+    made_up(made.stats, MAX_MODELS)
     for name in "acde":
         call(made.stats, name, error="unreachable")
     assert set("acde") < set(made.stats.snapshot()["models"])
@@ -486,7 +485,7 @@ def test_counts_are_exact_where_names_are_made_up_in_many_threads(_round: int) -
     assert {name: (row["calls"], row["errors"]) for name, row in real.items()} == {
         f"real {n}": (320, {}) for n in range(10)
     }
-    assert len(told["models"]) == 10 + UNANSWERED + 1
+    assert len(told["models"]) == 10 + MAX_UNANSWERED_MODELS + 1
 
 
 # Several of them
@@ -499,8 +498,9 @@ def test_the_rows_of_several_clients_are_added_up() -> None:
     call(other, error="timeout")
     begin(other, waiting=True)
     call(other, "kure", "embed")
-    chat, embed = merged([*one.rows(), *other.rows()])
-    assert (chat.answered, chat.errors, chat.answered_by, chat.waiting) == (2, {"timeout": 1}, {A: 2}, 1)
+    chat, embed = merge_rows([*one.rows(), *other.rows()])
+    assert (chat.outcomes, chat.answered_by) == ({ANSWERED: 2, "timeout": 1}, {A: 2})
+    assert chat.counters["waiting"] == 1
     assert chat.latency.percentiles()["mean"] == 2.0
-    assert (embed.model, embed.operation, embed.answered) == ("kure", "embed", 1)
-    assert one.rows()[0].answered == 1
+    assert (embed.model, embed.operation, embed.outcomes) == ("kure", "embed", {ANSWERED: 1})
+    assert one.rows()[0].outcomes == {ANSWERED: 1}
