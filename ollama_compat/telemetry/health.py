@@ -1,7 +1,7 @@
 """The health of the servers: the result of `health()` and of `python -m ollama_compat health`.
 
-With `BACKEND_MODE=vllm` the check sends `GET /health` and `GET /v1/models` (vLLM 0.32) to all servers concurrently, with
-one timeout for all. It reports the state of each circuit breaker, ignores it and does not change it.
+With `BACKEND_MODE=vllm` the check sends `GET /health` and `GET /v1/models` (vLLM 0.32) to all servers concurrently,
+with one timeout for all. The check includes servers whose circuit is open, and does not change any circuit.
 With `BACKEND_MODE=ollama` the check sends `GET /api/version` to Ollama.
 """
 
