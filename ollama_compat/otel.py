@@ -1,12 +1,13 @@
-"""A span and metrics for each call, by OpenTelemetry's semantic conventions for generative AI, version 1.41.
+"""A span and metrics for each call, in OpenTelemetry's semantic conventions for generative AI, version 1.41.
 
     client.observe(OpenTelemetry())
 
-That version is the last with these conventions in it; where they go on (open-telemetry/semantic-conventions-genai)
-nothing is released yet. A span is a child of what is current where its call begins, and is itself current while the
-call is at work: spans of its HTTP requests are its children, and its log lines name it. It is not current in between,
-where the caller handles a part of a stream. Prompts and answers are in no span.
-Only opentelemetry-api is needed: where a service has set up no SDK, nothing is recorded.
+Version 1.41 is the last version of the conventions that includes generative AI. The successor project
+(open-telemetry/semantic-conventions-genai) has not released a version.
+The parent of a call's span is the span that is current when the call starts. The call's span is current while the
+library works on the call, so it is the parent of the spans of HTTP requests, and log lines carry its identifier. It is
+not current while the caller handles a part of a stream. No span contains a prompt or an answer.
+Only opentelemetry-api is required. Without an OpenTelemetry SDK nothing is recorded.
 """
 
 from __future__ import annotations
@@ -25,63 +26,65 @@ try:
 except ImportError as missing:
     raise ImportError("ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'") from missing
 
-from .telemetry.stats import CANCELLED, SECONDS, TOKENS, CallRecord, ModelNames, encodable
+from .telemetry.call_record import CANCELLED, CallRecord
+from .telemetry.stats import DURATION_BUCKETS, TOKEN_BUCKETS, ModelLabels, encodable
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 
 OPERATIONS = {"chat": "chat", "generate": "text_completion", "embed": "embeddings"}
-"""Ollama's words for what the conventions have a word for; other operations keep theirs."""
+"""The operation names of the conventions, by Ollama's name. Other operations keep Ollama's name."""
 
 Attributes = dict[str, str | int | float | bool]
 
 
 class OpenTelemetry:
-    """An observer that tells OpenTelemetry of each call.
+    """An observer that records a span and metrics for each call.
 
-    `error.type` is a kind of failure (guard/failures.py), `_OTHER` for what has no kind. A call that was cancelled has
-    none, but the attribute `ollama_compat.cancelled`; retries and failovers are attributes where there were any.
+    `error.type` is the kind of failure (servers/failures.py), or `_OTHER` for an unclassified failure. A cancelled call
+    has no `error.type`; it has the attribute `ollama_compat.cancelled`. The numbers of retries and failovers are
+    attributes of the span if they are above 0.
     """
 
     def __init__(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
-        """The providers are the global ones where none are given."""
+        """Create the instruments. The default providers are the global ones."""
         self._tracer = get_tracer("ollama_compat", tracer_provider=tracer_provider, schema_url=SCHEMA_URL)
         meter = get_meter("ollama_compat", meter_provider=meter_provider, schema_url=SCHEMA_URL)
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             "s",
-            "How long a call took.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            "Duration of a call.",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
         self._first_chunk = meter.create_histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             "s",
-            "From a streamed call's start to its first token.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            "Time from the start of a streamed call to its first token.",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
             "{token}",
-            "Tokens of a call's prompt or answer.",
-            explicit_bucket_boundaries_advisory=TOKENS,
+            "Number of tokens in the prompt or the answer of a call.",
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
         )
         self._spans: dict[CallRecord, Span] = {}
-        self._names = ModelNames()
+        self._labels = ModelLabels()
         self._process = os.getpid()
 
-    def started(self, running: CallRecord) -> None:
-        """Begin a span."""
-        asked = _asked(running, encodable(running.model))
-        name = f"{asked['gen_ai.operation.name']} {asked['gen_ai.request.model']}".rstrip()
-        if running.streamed:
-            asked["gen_ai.request.stream"] = True
-        self._spans[running] = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=asked)
+    def started(self, record: CallRecord) -> None:
+        """Start a span."""
+        attributes = _request_attributes(record, encodable(record.model))
+        name = f"{attributes['gen_ai.operation.name']} {attributes['gen_ai.request.model']}".rstrip()
+        if record.streamed:
+            attributes["gen_ai.request.stream"] = True
+        self._spans[record] = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
     @contextmanager
-    def call_context(self, running: CallRecord) -> Iterator[None]:
-        """Its span is the current one."""
-        span = self._spans.get(running)
+    def call_context(self, record: CallRecord) -> Iterator[None]:
+        """Make the span of the call the current span."""
+        span = self._spans.get(record)
         if span is None:
             yield
             return
@@ -91,77 +94,78 @@ class OpenTelemetry:
         finally:
             detach(token)
 
-    def ended(self, running: CallRecord) -> None:
+    def ended(self, record: CallRecord) -> None:
         """End the span and record the metrics."""
-        span = self._spans.pop(running, None)
+        span = self._spans.pop(record, None)
         if span is None:
             return
-        answered = _answered(running)
-        span.set_attributes({**answered, **_only_in_spans(running)})
-        if "error.type" in answered:
+        response = _response_attributes(record)
+        span.set_attributes({**response, **_usage_attributes(record)})
+        if "error.type" in response:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
-        # Callers make model names up: metrics, unlike spans, are kept for each name.
-        told = {**_asked(running, self._names.bounded(running.model, answered=running.was_answered)), **answered}
-        self._duration.record(running.seconds, told)
-        told.pop("error.type", None)
-        first = running.seconds_to_first_token
-        if running.streamed and first is not None:
-            self._first_chunk.record(first, told)
-        if running.tokens_in:
-            self._tokens.record(running.tokens_in, {**told, "gen_ai.token.type": "input"})
-        if running.tokens_out:
-            self._tokens.record(running.tokens_out, {**told, "gen_ai.token.type": "output"})
+        # The metrics keep every attribute value that they have seen, and callers may invent model names.
+        model = self._labels.label(record.model, answered=record.was_answered)
+        attributes = {**_request_attributes(record, model), **response}
+        self._duration.record(record.seconds, attributes)
+        attributes.pop("error.type", None)
+        first_token = record.seconds_to_first_token
+        if record.streamed and first_token is not None:
+            self._first_chunk.record(first_token, attributes)
+        for tokens, token_type in ((record.tokens_in, "input"), (record.tokens_out, "output")):
+            if tokens:
+                self._tokens.record(tokens, {**attributes, "gen_ai.token.type": token_type})
 
     def after_fork(self) -> Self:
-        """The same one, for all clients of the child that have it: its parent's calls are the parent's to tell."""
+        """Return this observer, without the spans of the parent's calls. All clients of the child may share it."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._spans = {}
         return self
 
 
-def _asked(running: CallRecord, model: str) -> Attributes:
-    """What is known of a call at its start."""
+def _request_attributes(record: CallRecord, model: str) -> Attributes:
+    """The attributes that are known when a call starts."""
     return {
-        "gen_ai.operation.name": OPERATIONS.get(running.operation, running.operation),
+        "gen_ai.operation.name": OPERATIONS.get(record.operation, record.operation),
         "gen_ai.request.model": model,
     }
 
 
-def _answered(running: CallRecord) -> Attributes:
-    """What is known of it at its end."""
-    answered: Attributes = {"gen_ai.provider.name": running.provider}
-    if running.served is not None:
-        answered["gen_ai.response.model"] = running.served
-    address, port = _address(running.answered_by or "")
+def _response_attributes(record: CallRecord) -> Attributes:
+    """The attributes that are known when a call has ended."""
+    attributes: Attributes = {"gen_ai.provider.name": record.provider}
+    if record.served is not None:
+        attributes["gen_ai.response.model"] = record.served
+    address, port = _address(record.answered_by or "")
     if address is not None:
-        answered |= {"server.address": address, "server.port": port}
-    if running.error == CANCELLED:
-        answered["ollama_compat.cancelled"] = True
-    elif running.error is not None:
-        answered["error.type"] = "_OTHER" if running.error == "other" else running.error
-    return answered
+        attributes |= {"server.address": address, "server.port": port}
+    if record.error == CANCELLED:
+        attributes["ollama_compat.cancelled"] = True
+    elif record.error is not None:
+        attributes["error.type"] = "_OTHER" if record.error == "other" else record.error
+    return attributes
 
 
-def _only_in_spans(running: CallRecord) -> Attributes:
-    told: Attributes = {}
-    first = running.seconds_to_first_token
-    if running.streamed and first is not None:
-        told["gen_ai.response.time_to_first_chunk"] = first
+def _usage_attributes(record: CallRecord) -> Attributes:
+    """The attributes of an ended call that belong to its span and not to the metrics."""
+    attributes: Attributes = {}
+    first_token = record.seconds_to_first_token
+    if record.streamed and first_token is not None:
+        attributes["gen_ai.response.time_to_first_chunk"] = first_token
     for name, number in (
-        ("gen_ai.usage.input_tokens", running.tokens_in),
-        ("gen_ai.usage.output_tokens", running.tokens_out),
-        ("ollama_compat.retries", running.retries),
-        ("ollama_compat.failovers", running.failovers),
+        ("gen_ai.usage.input_tokens", record.tokens_in),
+        ("gen_ai.usage.output_tokens", record.tokens_out),
+        ("ollama_compat.retries", record.retries),
+        ("ollama_compat.failovers", record.failovers),
     ):
         if number:
-            told[name] = number
-    return told
+            attributes[name] = number
+    return attributes
 
 
 @lru_cache(maxsize=100)
 def _address(url: str) -> tuple[str | None, int]:
-    """Host and port of a URL; no host where it is the name of something."""
+    """Host and port of a URL. The host is None if `url` is the name of a backend."""
     parts = urlsplit(url)
     return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)

@@ -3,14 +3,15 @@
     from ollama_compat import prometheus
     prometheus.register(client)
 
-Nothing is counted here: a scrape reads what stats.py has counted. In prometheus_client's multiprocess mode, which knows
-no custom collectors, each process has to be scraped by itself.
+A scrape reads the counts of telemetry/stats.py; this module counts nothing. The multiprocess mode of prometheus_client
+does not support custom collectors, so Prometheus has to scrape each process separately.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
+from operator import attrgetter
 from typing import Protocol
 
 try:
@@ -23,86 +24,85 @@ except ImportError as missing:
         "ollama_compat.prometheus needs prometheus_client: pip install 'ollama-compat[prometheus]'"
     ) from missing
 
-from .telemetry.stats import CANCELLED, SECONDS, Row, Timing, merged
-
-ANSWERED = "answered"
-"""The `outcome` of a call without an error; others are `CANCELLED` and the kinds of errors."""
+from .telemetry.call_record import ANSWERED, CANCELLED
+from .telemetry.stats import DURATION_BUCKETS, Row, Timing, merge_rows
 
 _LABELS = ("model", "operation")
-_ENDS = (*(str(end) for end in SECONDS), "+Inf")
+_BOUNDS = (*(str(bound) for bound in DURATION_BUCKETS), "+Inf")
 
 
 class Source(Protocol):
-    """What has statistics: a `Stats`."""
+    """An object that has statistics: a client, or a `Stats`."""
 
     def rows(self) -> list[Row]:
-        """What was counted of each model and operation."""
+        """Return the counts of each operation of each model."""
         ...
 
 
 class Collector(BaseCollector):
-    """What several clients have counted, added up."""
+    """Exports the summed statistics of several clients."""
 
     def __init__(self, *sources: Source) -> None:
-        """`sources` are read at each scrape."""
+        """Each scrape reads all `sources`."""
         self._sources = sources
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as they are now."""
-        rows = merged(row for source in self._sources for row in source.rows())
-        yield _calls(rows)
-        yield _tokens(rows)
-        for name, meaning in (
-            ("retries", "How often the servers of a model were asked again."),
-            ("failovers", "How often another server, model or provider was asked."),
+        """Yield the current metrics."""
+        rows = merge_rows(row for source in self._sources for row in source.rows())
+        yield _labelled_counter("calls", "Calls that have ended.", "outcome", _outcomes, rows)
+        yield _labelled_counter("tokens", "Tokens in prompts and answers.", "direction", _tokens, rows)
+        for family, name, description in (
+            (CounterMetricFamily, "retries", "Repeated rounds over the servers of a model."),
+            (CounterMetricFamily, "failovers", "Changes to another server, model or provider."),
+            (GaugeMetricFamily, "in_flight", "Calls that run now, without those that wait for admission."),
+            (GaugeMetricFamily, "waiting", "Calls that wait for admission by the rates and concurrency limits."),
         ):
-            counter = CounterMetricFamily(f"ollama_compat_{name}", meaning, labels=_LABELS)
+            metric = family(f"ollama_compat_{name}", description, labels=_LABELS)
             for row in rows:
-                counter.add_metric((row.model, row.operation), getattr(row, name))
-            yield counter
-        for name, meaning in (
-            ("in_flight", "Calls that run now, without those that wait for their turn."),
-            ("waiting", "Calls that wait for their turn under the limits."),
+                metric.add_metric((row.model, row.operation), row.counters[name])
+            yield metric
+        for name, description, timing in (
+            ("call_duration", "Duration of answered calls.", attrgetter("latency")),
+            ("time_to_first_token", "Time from the start of a call to its first token.", attrgetter("first_token")),
         ):
-            gauge = GaugeMetricFamily(f"ollama_compat_{name}", meaning, labels=_LABELS)
-            for row in rows:
-                gauge.add_metric((row.model, row.operation), getattr(row, name))
-            yield gauge
-        yield _histogram("call_duration", "How long calls took that were answered.", rows, "latency")
-        yield _histogram("time_to_first_token", "From a call's start to its first token.", rows, "first_token")
+            yield _histogram(name, description, timing, rows)
 
 
-def _calls(rows: list[Row]) -> CounterMetricFamily:
-    counter = CounterMetricFamily("ollama_compat_calls", "Calls that have ended.", labels=(*_LABELS, "outcome"))
+def _outcomes(row: Row) -> Mapping[str, int]:
+    return {ANSWERED: 0, CANCELLED: 0, **row.outcomes}
+
+
+def _tokens(row: Row) -> Mapping[str, int]:
+    return {"in": row.counters["tokens_in"], "out": row.counters["tokens_out"]}
+
+
+def _labelled_counter(
+    name: str, description: str, label: str, counts: Callable[[Row], Mapping[str, int]], rows: list[Row]
+) -> CounterMetricFamily:
+    """A counter with one more label; `counts` gives the count for each value of that label."""
+    metric = CounterMetricFamily(f"ollama_compat_{name}", description, labels=(*_LABELS, label))
     for row in rows:
-        for outcome, number in {ANSWERED: row.answered, CANCELLED: row.cancelled, **row.errors}.items():
-            counter.add_metric((row.model, row.operation, outcome), number)
-    return counter
+        for value, count in counts(row).items():
+            metric.add_metric((row.model, row.operation, value), count)
+    return metric
 
 
-def _tokens(rows: list[Row]) -> CounterMetricFamily:
-    counter = CounterMetricFamily(
-        "ollama_compat_tokens", "Tokens in prompts and answers.", labels=(*_LABELS, "direction")
-    )
+def _histogram(name: str, description: str, timing: Callable[[Row], Timing], rows: list[Row]) -> HistogramMetricFamily:
+    metric = HistogramMetricFamily(f"ollama_compat_{name}_seconds", description, labels=_LABELS)
     for row in rows:
-        counter.add_metric((row.model, row.operation, "in"), row.tokens_in)
-        counter.add_metric((row.model, row.operation, "out"), row.tokens_out)
-    return counter
-
-
-def _histogram(name: str, meaning: str, rows: list[Row], timing: str) -> HistogramMetricFamily:
-    histogram = HistogramMetricFamily(f"ollama_compat_{name}_seconds", meaning, labels=_LABELS)
-    for row in rows:
-        times: Timing = getattr(row, timing)
-        buckets = list(zip(_ENDS, accumulate(times.buckets), strict=True))
-        histogram.add_metric((row.model, row.operation), buckets, times.total)
-    return histogram
+        times = timing(row)
+        buckets = list(zip(_BOUNDS, accumulate(times.buckets), strict=True))
+        metric.add_metric((row.model, row.operation), buckets, times.total)
+    return metric
 
 
 def register(*sources: Source, registry: CollectorRegistry = REGISTRY) -> Collector:
-    """Have a registry, prometheus_client's own by default, tell the statistics of `sources`.
+    """Export the statistics of `sources` in `registry` (default: the global registry of prometheus_client).
 
-    A registry takes one collector: give it all clients at once. `registry.unregister` takes it out again.
+    A registry accepts one collector only, so pass all clients in one call. `registry.unregister` removes the collector.
+
+    Raises:
+        ValueError: The registry has a collector of this module already.
     """
     collector = Collector(*sources)
     registry.register(collector)

@@ -1,4 +1,4 @@
-"""Calls taken from a rate until none is let through, whichever kind of limiter it is."""
+"""Take calls from a rate limiter, synchronous or asynchronous, until it refuses one."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from ollama_compat.limits.rates import AsyncRates, SyncRates
 
 
 def spend(limiter: SyncRates | AsyncRates, operation: str) -> float:
-    """One call; an asynchronous limiter gets a new event loop for it."""
+    """Take one call. An asynchronous limiter runs in a new event loop."""
     outcome = limiter.spend(operation)
-    return outcome if isinstance(outcome, float) else asyncio.run(_awaited(outcome))
+    return outcome if isinstance(outcome, float) else asyncio.run(_await(outcome))
 
 
-async def _awaited(outcome: Any) -> float:
+async def _await(outcome: Any) -> float:
     return await outcome
 
 
-def let_through(limiter: SyncRates | AsyncRates, operation: str) -> tuple[int, float]:
-    """How many calls in a row are let through, and how long the next one is told to wait (seconds)."""
+def admit_all(limiter: SyncRates | AsyncRates, operation: str) -> tuple[int, float]:
+    """The number of consecutive calls that are admitted, and the wait of the next call (seconds)."""
     if isinstance(limiter, AsyncRates):
-        return asyncio.run(_let_through(limiter, operation))
+        return asyncio.run(_admit_all(limiter, operation))
     count = 0
     while not (wait := limiter.spend(operation)):
         count += 1
     return count, wait
 
 
-async def _let_through(limiter: AsyncRates, operation: str) -> tuple[int, float]:
+async def _admit_all(limiter: AsyncRates, operation: str) -> tuple[int, float]:
     count = 0
     while not (wait := await limiter.spend(operation)):
         count += 1

@@ -1,34 +1,32 @@
-"""Rates: how many calls of an operation may begin in a time, counted in memory or, shared, in Redis by `limits`.
+"""Rate limits: how many calls of an operation may start in a period. Calls are counted in memory or in Redis.
 
-The moving window counts: it keeps the moment of every call that was let through, so no stretch of a minute ever holds
-more than "N a minute" allows. (A fixed window lets 2N through around its edge; a sliding window counter weighs the
-window before as if its calls had come evenly, and after a burst lets almost 2N through as well.) In Redis one script
-looks and takes, so processes never share a place. Its price is memory: about 20 bytes in Redis for each call of a rate.
-The moments are those of the hosts' clocks, which have to agree, as NTP keeps them.
+The package `limits` counts in Redis with a moving window: it stores the time of each admitted call, so no period ever
+contains more calls than the rate allows. (A fixed window admits up to twice the rate around its boundary. A sliding
+window counter estimates the previous window and, after a burst, also admits almost twice the rate.) One script checks
+and takes atomically, so processes that share a Redis share the rates exactly. The cost is memory: about 20 bytes in
+Redis for each call of a rate. The times come from the clocks of the hosts, which must be synchronized (NTP).
 
-Where Redis can't be asked, calls are counted in memory, each client for itself with the whole rates: better than no
-limit, and better than no service. Redis is asked again every `RETRY_S` seconds.
+If Redis fails, each client counts its own calls in memory with the full rates: the service continues, and still has a
+limit. The client retries Redis every `RETRY_S` seconds.
 
-`AsyncRates` does the same in a worker thread. An asyncio Redis connection belongs to the event loop that opened it; a
-thread serves any loop, several one after another, and trio.
+`AsyncRates` calls Redis in a worker thread. A connection of an asyncio Redis client belongs to the event loop that
+opened it. A thread works with every event loop, with several consecutive loops, and with trio.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import anyio
 
-from ..mapping.errors import printable
 from ..steps import Clock, SystemClock
-from ..telemetry.log import DECISIONS, write
+from ..telemetry.log import log_decision
+from .storage_url import MEMORY, check_url, redact_error, redact_url, unusable_url
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -36,55 +34,29 @@ if TYPE_CHECKING:
     from limits.strategies import MovingWindowRateLimiter
     from limits.util import WindowStats
 
-
-MEMORY = "memory://"
-REDIS = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
-"""URL schemes of `limits` that lead to Redis: plain, TLS, a Unix socket, through sentinels, a cluster."""
-MAY_HOLD = (
-    "memory://, redis://host:port/db, rediss://host:port/db, redis+unix:///path, "
-    "redis+sentinel://host:port,host:port/service or redis+cluster://host:port,host:port"
-)
 NAMESPACE = "ollama-compat"
-"""What the keys in Redis begin with; the operation and the rate follow: `ollama-compat:chat/600/1/minute`."""
+"""Prefix of the keys in Redis. The operation and the rate follow: `ollama-compat:chat/600/1/minute`."""
 TIMEOUT_S = 0.5
-"""How long connecting to Redis, and each reply of it, may take (seconds)."""
+"""Timeout of the connection to Redis, and of each reply (seconds)."""
 RETRY_S = 10.0
-"""How long Redis is left alone after it failed (seconds)."""
+"""Time from a failure of Redis to the next request to it (seconds)."""
 MIN_WAIT_S = 0.001
-"""The shortest wait that is told (seconds): 0.0 means that the call was let through."""
+"""Minimum wait that a refused call receives (seconds): 0.0 means that the call is admitted."""
 
-
-_SHOWN = 200  # characters of a reason that the log quotes: a sentinel's error lists every option of the connection
-_HOST = r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d+)?"
-_URL = re.compile(
-    rf"(?P<scheme>[a-z0-9+.-]+)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>{_HOST}(?:,{_HOST})*)?(?P<path>/[^?#@]*)?"
-    r"(?:\?(?P<query>[^#]*))?",
-    re.IGNORECASE,
-)
-
-
-def shown(url: str) -> str:
-    """`url` without a user, a password or a query: what logs and errors may show."""
-    parts = _URL.fullmatch(url)
-    if parts is not None:
-        hidden = "" if parts["user"] is None else "***@"
-        return f"{parts['scheme']}://{hidden}{parts['hosts'] or ''}{parts['path'] or ''}"
-    scheme, separator, _ = url.partition("://")
-    if separator:  # where a password stands in it can't be told
-        return f"{scheme}://***" if scheme.isalnum() else "***"
-    return "***" if any(mark in url for mark in ":@") else url
+shown = redact_url  # settings.py imports this name
 
 
 def check(url: str, rates: Mapping[str, str]) -> None:
-    """Raise `ValueError` where `url` or a rate can't be used. Connects to nothing.
+    """Raise `ValueError` if `url` or a rate is invalid. Opens no connection.
 
-    `rates`: operation -> its rate as `limits` writes them, several with a semicolon: `600/minute;20/second`.
+    Args:
+        url: `memory://`, or a URL of Redis.
+        rates: The rate of each operation in the notation of `limits`; several with a semicolon:
+            `600/minute;20/second`.
     """
-    parts = _URL.fullmatch(url)
-    if url != MEMORY and (parts is None or parts["scheme"] not in REDIS or not (parts["hosts"] or parts["path"])):
-        raise ValueError(f"{shown(url)!r} is no place to count calls in; it may be {MAY_HOLD}")
+    check_url(url)
     for operation, rate in rates.items():
-        _items(operation, rate)
+        _parse_rate(operation, rate)
     if url != MEMORY:
         _check_redis(url)
 
@@ -94,44 +66,42 @@ def _check_redis(url: str) -> None:
         importlib.import_module("redis")
     except ImportError:
         raise ValueError(
-            f"{shown(url)!r} needs the package redis, which is not installed: pip install 'ollama-compat[redis]'"
+            f"{redact_url(url)!r} needs the package redis, which is not installed: pip install 'ollama-compat[redis]'"
         ) from None
+    if url.startswith("redis+cluster:"):
+        return  # `limits` connects to a cluster when it creates the storage
     try:
-        if url.startswith("redis+cluster:"):  # `limits` connects to a cluster as soon as it is told of one
-            if not re.fullmatch(r"[^/]+:\d+(,[^/]+:\d+)*/?", url.rpartition("@")[2].removeprefix("redis+cluster://")):
-                raise ValueError("each place is host:port")
-            return
-        storage: Any = _storage(url, NAMESPACE)
-        if not url.startswith("redis+sentinel:"):  # made, not opened: a connection refuses unknown words of the query
+        storage: Any = _redis_storage(url, NAMESPACE)
+        if not url.startswith("redis+sentinel:"):  # a connection object rejects unknown options; it is not opened
             pool = storage.storage.connection_pool
             pool.connection_class(**pool.connection_kwargs)
-    except Exception as problem:  # of `limits`, of redis-py, and the TypeError of a word that it does not know
-        raise ValueError(f"{shown(url)!r} can't be used ({_reason(problem, url)}); it may be {MAY_HOLD}") from None
+    except Exception as error:  # errors of `limits` and of redis-py; a TypeError for an unknown option
+        raise unusable_url(url, redact_error(error, url)) from None
 
 
-def _items(operation: str, rate: str) -> tuple[RateLimitItem, ...]:
-    """The rates that `rate` writes, each once, under the operation's name."""
-    from limits import parse_many  # a quarter of a second to import: only where there are limits
+def _parse_rate(operation: str, rate: str) -> tuple[RateLimitItem, ...]:
+    """The limits in `rate`, without duplicates, in the namespace of the operation."""
+    from limits import parse_many  # the import takes 0.25 s: only if there are limits
 
     try:
         items = [type(item)(item.amount, item.multiples, operation) for item in parse_many(rate)]
     except ValueError:
         items = []
     if not items or any(item.amount < 1 for item in items):
-        which = f"the rate of {operation}" if operation else "the rate"
+        subject = f"the rate of {operation}" if operation else "the rate"
         raise ValueError(
-            f"{which} is {rate!r}; it may be a number of calls, at least 1, per second, minute, hour "
-            "or day, such as 600/minute or 100/5 minutes, or several of them: 600/minute;20/second"
+            f"{subject} is {rate!r}; allowed: a number of calls, at least 1, per second, minute, hour or day, "
+            "such as 600/minute or 100/5 minutes, or several of them: 600/minute;20/second"
         )
     return tuple(dict.fromkeys(items))
 
 
-def _storage(url: str, namespace: str) -> StorageTypes:
+def _redis_storage(url: str, namespace: str) -> StorageTypes:
     from limits.storage import storage_from_string
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # Without this redis-py tries for many seconds: 5 s each time, 10 times more (8.1).
+    # The defaults of redis-py (8.1) are 5 s for each attempt and 10 retries.
     options: dict[str, Any] = {"socket_timeout": TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
     if not url.startswith("redis+unix:"):
         options["socket_connect_timeout"] = TIMEOUT_S
@@ -140,68 +110,47 @@ def _storage(url: str, namespace: str) -> StorageTypes:
     return storage_from_string(url, key_prefix=namespace, **options)
 
 
-class Window:
-    """A moving window in memory. `limits` has one as well, which starts a thread each time that a call is counted."""
+class MemoryWindow:
+    """A moving window in memory. The one of `limits` starts a thread for each call that it counts."""
 
     def __init__(self) -> None:
-        """Nothing is counted yet."""
+        """Create an empty window."""
         self._lock = threading.Lock()
-        self._moments: dict[str, deque[float]] = {}
+        self._times: dict[str, deque[float]] = {}
 
     def hit(self, item: RateLimitItem) -> bool:
-        """Take one call of a rate; False: it is spent."""
+        """Take one call of a rate. False: the rate is exhausted."""
         now = time.time()
         with self._lock:
-            moments = self._counted(item, now)
-            if len(moments) >= item.amount:
+            times = self._current(item, now)
+            if len(times) >= item.amount:
                 return False
-            moments.append(now)
+            times.append(now)
             return True
 
     def get_window_stats(self, item: RateLimitItem) -> WindowStats:
-        """When the oldest call that counts no longer does (`time.time`), and how many calls are left of a rate."""
+        """Return when the oldest counted call expires (`time.time`), and how many calls the rate has left."""
         from limits.util import WindowStats
 
         now = time.time()
         with self._lock:
-            moments = self._counted(item, now)
-            return WindowStats((moments[0] if moments else now) + item.get_expiry(), item.amount - len(moments))
+            times = self._current(item, now)
+            return WindowStats((times[0] if times else now) + item.get_expiry(), item.amount - len(times))
 
-    def _counted(self, item: RateLimitItem, now: float) -> deque[float]:
-        """The moments of the calls that still count."""
-        moments = self._moments.setdefault(item.key_for(), deque())
-        while moments and moments[0] < now - item.get_expiry():
-            moments.popleft()
-        return moments
-
-
-def _limiter(storage: StorageTypes) -> MovingWindowRateLimiter:
-    from limits.strategies import MovingWindowRateLimiter
-
-    return MovingWindowRateLimiter(storage)
+    def _current(self, item: RateLimitItem, now: float) -> deque[float]:
+        """The times of the calls that have not expired."""
+        times = self._times.setdefault(item.key_for(), deque())
+        while times and times[0] < now - item.get_expiry():
+            times.popleft()
+        return times
 
 
-def _reason(problem: Exception, url: str) -> str:
-    """What an exception says, without the secrets of `url`."""
-    text = f"{type(problem).__name__}: {problem}".replace(url, shown(url))
-    parts = _URL.fullmatch(url)
-    secrets = set()
-    if parts is not None:
-        secrets.add((parts["user"] or "").partition(":")[2])
-        pairs = (pair.partition("=") for pair in (parts["query"] or "").split("&"))
-        secrets.update(value for name, _, value in pairs if "password" in name)
-    for secret in sorted({form for raw in secrets for form in (raw, unquote(raw)) if form}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    text = printable(" ".join(text.split()))
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+def _take(limiter: MemoryWindow | MovingWindowRateLimiter, items: Sequence[RateLimitItem]) -> float:
+    """Take one call from all `items` and return 0.0, or take none and return the wait until the next attempt (s).
 
-
-def _spend(limiter: Window | MovingWindowRateLimiter, items: Sequence[RateLimitItem]) -> float:
-    """Take one call from each of `items`, or from none; else the seconds until it is worth asking again.
-
-    With several, all are looked at before any is taken from. In between another process may take the last place of
-    one, and what was taken from others by then is not given back. The fullest comes first, so this can only happen
-    where a second one is nearly full too. It costs that one a single place: less is let through, never more.
+    With several items, all are checked before any is taken. Between the check and the take, another process may take
+    the last call of one item, and calls already taken from other items are not returned. Therefore the fullest item
+    comes first: a call is lost only if a second item is nearly full too. A loss makes the limit stricter, never looser.
     """
     if len(items) > 1:
         states = [(limiter.get_window_stats(item), item) for item in items]
@@ -216,55 +165,70 @@ def _spend(limiter: Window | MovingWindowRateLimiter, items: Sequence[RateLimitI
 
 
 def _wait(reset_time: float, item: RateLimitItem) -> float:
-    """Seconds until `reset_time`, which `limits` gives in seconds of `time.time`; at most the rate's whole time."""
+    """Seconds until `reset_time` (a `time.time`): at least `MIN_WAIT_S`, at most the period of the rate."""
     return min(max(reset_time - time.time(), MIN_WAIT_S), float(item.get_expiry()))
 
 
 class SyncRates:
-    """The rates of a `Client`, by operation. Threads may share it; a forked process makes its own."""
+    """The rate limits of a `Client`, by operation. Thread-safe. A forked process creates a new object."""
 
     def __init__(
         self, url: str, rates: Mapping[str, str], *, namespace: str = NAMESPACE, clock: Clock | None = None
     ) -> None:
-        """`url` and `rates` as `check` takes them. `namespace`: those who share it in one Redis share the rates."""
+        """Create the limits; opens no connection.
+
+        Args:
+            url: As for `check`.
+            rates: As for `check`.
+            namespace: Clients with the same namespace and the same Redis share the rates.
+            clock: Times the retries of Redis. Default: the system clock.
+
+        Raises:
+            ValueError: `url` or a rate is invalid.
+        """
         check(url, rates)
         self._url = url
         self._namespace = namespace
         self._clock = clock or SystemClock()
-        self._items = {operation: _items(operation, rate) for operation, rate in rates.items()}
+        self._items = {operation: _parse_rate(operation, rate) for operation, rate in rates.items()}
         self._lock = threading.Lock()
-        self._here = Window()
+        self._local = MemoryWindow()
         self._shared: MovingWindowRateLimiter | None = None
-        self._retry_at: int | None = None  # in ticks; None: Redis answers
+        self._retry_at: int | None = None  # ticks; None: Redis works
 
     @property
     def in_memory(self) -> bool:
-        """Whether no Redis is asked, so that `spend` never waits for anything."""
+        """Whether calls are counted in memory only, so that `spend` does no I/O."""
         return self._url == MEMORY
 
     def spend(self, operation: str) -> float:
-        """Take one call: 0.0, or the seconds until it is worth asking again. What has no rate is let through."""
+        """Take one call and return 0.0, or return the wait until the next attempt (seconds).
+
+        An operation without a rate is always admitted.
+        """
         items = self._items.get(operation, ())
         if not items:
             return 0.0
-        if self.in_memory or not self._redis_is_due():
-            return _spend(self._here, items)
+        if self.in_memory or not self._should_use_redis():
+            return _take(self._local, items)
         try:
-            wait = _spend(self._counted_in_redis(), items)
-        except Exception as problem:  # whatever is wrong with the place of the counts, the service goes on
-            self._lost(problem)
-            return _spend(self._here, items)
-        self._found()
+            wait = _take(self._redis_limiter(), items)
+        except Exception as error:  # no failure of the storage may fail a call
+            self._redis_failed(error)
+            return _take(self._local, items)
+        self._redis_succeeded()
         return wait
 
-    def _counted_in_redis(self) -> MovingWindowRateLimiter:
-        # Not under the lock, a cluster is connected to here; two threads at once only open a connection too many.
+    def _redis_limiter(self) -> MovingWindowRateLimiter:
+        # Without the lock, because this may connect to a cluster. Two threads at worst create one object too many.
         if self._shared is None:
-            self._shared = _limiter(_storage(self._url, self._namespace))
+            from limits.strategies import MovingWindowRateLimiter
+
+            self._shared = MovingWindowRateLimiter(_redis_storage(self._url, self._namespace))
         return self._shared
 
-    def _redis_is_due(self) -> bool:
-        """Whether Redis answers, or has been left alone for long enough: then one caller tries, the others don't."""
+    def _should_use_redis(self) -> bool:
+        """Whether Redis works, or a retry is due. One caller makes the retry; the others continue in memory."""
         with self._lock:
             if self._retry_at is None:
                 return True
@@ -274,41 +238,39 @@ class SyncRates:
             self._retry_at = now + round(RETRY_S * 1e9)
             return True
 
-    def _lost(self, problem: Exception) -> None:
+    def _redis_failed(self, error: Exception) -> None:
         with self._lock:
-            is_news = self._retry_at is None
+            first = self._retry_at is None
             self._retry_at = self._clock.ticks() + round(RETRY_S * 1e9)
-        if is_news:
-            place, reason = shown(self._url), _reason(problem, self._url)
-            write(
-                DECISIONS,
-                "rates_lost",
-                "The rates can't be counted in %(limits)s (%(reason)s). Until they can, this client counts for itself, "
-                "with the whole rates; %(limits)s is asked again every %(retry_s)g s.",
-                {"limits": place, "reason": reason, "retry_s": RETRY_S},
+        if first:
+            log_decision(
+                "rate_storage_failed",
+                redact_error(error, self._url),
+                storage=redact_url(self._url),
+                retry_s=RETRY_S,
+                action="this client counts its own calls with the full rates",
             )
 
-    def _found(self) -> None:
+    def _redis_succeeded(self) -> None:
         with self._lock:
-            is_news = self._retry_at is not None
+            restored = self._retry_at is not None
             self._retry_at = None
-        if is_news:
-            facts: dict[str, object] = {"limits": shown(self._url)}
-            write(DECISIONS, "rates_found", "The rates are counted in %(limits)s again.", facts)
+        if restored:
+            log_decision("rate_storage_restored", storage=redact_url(self._url), action="clients share the rates again")
 
 
 class AsyncRates:
-    """The rates of an `AsyncClient`: `SyncRates`, which no event loop waits for."""
+    """The rate limits of an `AsyncClient`: a `SyncRates` that never blocks the event loop."""
 
     def __init__(
         self, url: str, rates: Mapping[str, str], *, namespace: str = NAMESPACE, clock: Clock | None = None
     ) -> None:
-        """As `SyncRates`."""
+        """Create the limits; the arguments are those of `SyncRates`."""
         self._rates = SyncRates(url, rates, namespace=namespace, clock=clock)
 
     async def spend(self, operation: str) -> float:
-        """As `SyncRates.spend`."""
+        """Like `SyncRates.spend`."""
         if self._rates.in_memory:
             return self._rates.spend(operation)
-        # A limiter of its own: the service's worker threads may all be taken.
+        # A separate capacity limiter: the service may use all threads of the default one.
         return await anyio.to_thread.run_sync(self._rates.spend, operation, limiter=anyio.CapacityLimiter(1))

@@ -1,10 +1,11 @@
-"""The log of the package: one line for each thing that is told, with its facts as fields of the record.
+"""Writes every log line of the package: an event and its facts, as one line and as fields of the log record.
 
-    ollama_compat.dispatch   decisions: failover, retry, circuit opened and closed, rates lost and found
-    ollama_compat         notices, once for each thing: what the caller asked for and vLLM has no word for, and the like
+    ollama_compat.dispatch   decisions: failover, retry, circuit opened or closed, shared rates lost or restored
+    ollama_compat            notices, each written once: options that vLLM does not support, and the like
 
-Every line of the package is written here. Servers and callers make up names and reasons, so each fact is printable, on
-one line, and of bounded length. A service that has set up no logging sees nothing; `logging.basicConfig()` shows all.
+Servers and callers choose names and messages. Therefore each fact is printable, on one line and of bounded length.
+Prompts, answers and credentials are never facts. Nothing is shown until the service configures logging, for example
+with `logging.basicConfig()`.
 """
 
 from __future__ import annotations
@@ -15,31 +16,32 @@ from ..mapping.errors import printable
 
 NOTICES = logging.getLogger("ollama_compat")
 DECISIONS = logging.getLogger("ollama_compat.dispatch")
-NOTICES.addHandler(logging.NullHandler())  # without any, Python writes warnings to stderr; it is that of both
+NOTICES.addHandler(logging.NullHandler())  # for both loggers: without a handler Python writes warnings to stderr
 
-LONGEST_FACT = 300
-"""The longest text that a line or a field shows of a name or a reason (characters)."""
-
-
-def log_decision(event: str, why: str = "", /, **facts: object) -> None:
-    """Log a decision (`failover`, `retry`, `circuit opened`, …). Facts are names and numbers, never what was said."""
-    told = " ".join(f"{name}=%({name})r" for name in facts)
-    write(DECISIONS, event, f"%(event)s {told}{': %(why)s' if why else ''}", {"event": event, "why": why, **facts})
+MAX_FACT_LENGTH = 300
+"""Maximum length of a name or a message in a log line (characters)."""
 
 
-def write(logger: logging.Logger, event: str, text: str, facts: dict[str, object]) -> None:
-    """Log `text`, a %-template of `facts`, as a warning; `event` and the facts are fields of the record.
+def log_decision(event: str, cause: str = "", /, **facts: object) -> None:
+    """Log a decision as `event name='value' ... cause='...'`. Facts are names and numbers."""
+    if cause:
+        facts["cause"] = cause
+    write(DECISIONS, event, " ".join(["%(event)s", *(f"{name}=%({name})r" for name in facts)]), facts)
 
-    No fact may have the name of a field that every record has (`name`, `args`, `module`, …).
+
+def write(logger: logging.Logger, event: str, template: str, facts: dict[str, object]) -> None:
+    """Log `template`, a %-template of `facts`, as a warning. `event` and the facts become fields of the record.
+
+    A fact must not have the name of a standard field of `logging.LogRecord` (`name`, `args`, `module`, ...).
     """
-    told = {name: _bounded(fact) for name, fact in {"event": event, **facts}.items()}
-    logger.warning(text, told, extra=told)
+    fields = {name: _bounded(fact) for name, fact in {"event": event, **facts}.items()}
+    logger.warning(template, fields, extra=fields)
 
 
-def line(text: str, longest: int = LONGEST_FACT) -> str:
-    """`text` on one line, without what a terminal would act on, and no longer than that."""
-    text = printable(" ".join(text[: 2 * longest].split()))
-    return text if len(text) <= longest else text[:longest] + "…"
+def line(text: str, max_length: int = MAX_FACT_LENGTH) -> str:
+    """Put `text` on one line, without control characters, and cut it after `max_length` characters."""
+    text = printable(" ".join(text[: 2 * max_length].split()))
+    return text if len(text) <= max_length else text[:max_length] + "…"
 
 
 def _bounded(fact: object) -> object:

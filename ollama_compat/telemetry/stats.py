@@ -1,10 +1,12 @@
-"""What happened: calls, errors, tokens and times, for each model and operation.
+"""Call statistics in memory: counts, errors, tokens and durations for each model and operation.
 
-    Running    what is noted of a call; there is no place in it for a prompt, an answer or a key
-    Observer   who is told of its start and its end: `Stats`, and the observer of otel.py
-    Stats      counts calls, in memory that does not grow with their number, nor with the names that callers make up
+    Stats         the observer that counts the calls of one client
+    Row           the counts of one operation of one model
+    Timing        the distribution of one duration
+    ModelLabels   bounds the number of models that are counted separately
 
-Times are ticks of a `Clock` (nanoseconds) in a call, seconds in what is told of it.
+Memory use depends neither on the number of calls nor on the number of model names that callers invent.
+A `CallRecord` holds ticks (nanoseconds). All durations in this file are seconds.
 """
 
 from __future__ import annotations
@@ -12,95 +14,37 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypedDict
+from typing import Self, TypedDict
 
 from ..steps import Clock, SystemClock
+from .call_record import ANSWERED, CANCELLED, CallRecord
 
-CANCELLED = "cancelled"
-"""The `error` of a call whose caller went away, or stopped reading its stream: no error."""
-LAST = 1000
-"""Percentiles are those of the last so many calls of a row."""
-MODELS = 100
-"""How many model names have rows of their own, beside those of the settings; others are counted as `OTHER_MODELS`."""
-UNANSWERED = 20
-"""How many of these may be names of which no call was answered yet: callers make names up."""
-LONGEST_NAME = 400
-"""A model name with more characters is counted as `OTHER_MODELS` at once."""
+PERCENTILE_WINDOW = 1000
+"""Percentiles cover this number of the latest calls of a row."""
+MAX_MODELS = 100
+"""Maximum number of models with rows of their own, besides the configured models."""
+MAX_UNANSWERED_MODELS = 20
+"""Maximum number of those models that have not answered a call yet: callers may invent names."""
+MAX_NAME_LENGTH = 400
+"""A model with a longer name (in characters) is always counted as `OTHER_MODELS`."""
 OTHER_MODELS = "(other)"
+"""The label that all further models share."""
 
-# The boundaries that OpenTelemetry's GenAI conventions (1.41) recommend for client histograms.
-SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Upper ends of the buckets of a duration (seconds)."""
-TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
-"""Upper ends of the buckets of a number of tokens."""
+# The bucket boundaries that OpenTelemetry's GenAI conventions (1.41) recommend for client histograms.
+DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Upper bounds of the buckets of a duration (seconds)."""
+TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+"""Upper bounds of the buckets of a number of tokens."""
 
-
-@dataclass(slots=True, eq=False)
-class CallRecord:
-    """A call. Who runs it sets the fields as things happen, and tells its observers of the start and the end only."""
-
-    operation: str
-    """Ollama's word for it: chat, generate, embed, ..."""
-    model: str
-    """As the caller named it."""
-    started: int
-    streamed: bool = False
-    waiting: bool = False
-    """Whether it waits for its turn under the rates and the limit of calls at once."""
-    first_token: int | None = None
-    answered_by: str | None = None
-    """Who took it: a server's URL, or the name of what has none."""
-    provider: str = "vllm"
-    """Whose server that is: vllm, ollama or a provider's name."""
-    served: str | None = None
-    """The model's name there."""
-    retries: int = 0
-    """How often the same servers were asked again."""
-    failovers: int = 0
-    """How often another server, model or provider was asked."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    ended: int | None = None
-    error: str | None = None
-    """What it ended with: a kind of failure (guard/failures.py), or `CANCELLED`; None: it was answered."""
-
-    @property
-    def was_answered(self) -> bool:
-        """Whether it was, or at least began to be."""
-        return self.error is None or self.first_token is not None
-
-    @property
-    def seconds(self) -> float:
-        """From its start to its end, waiting and all; 0 before its end."""
-        return 0.0 if self.ended is None else (self.ended - self.started) / 1e9
-
-    @property
-    def seconds_to_first_token(self) -> float | None:
-        """From its start to the first token; None where none was noted."""
-        return None if self.first_token is None else (self.first_token - self.started) / 1e9
-
-
-class Observer(Protocol):
-    """Who is told of each call, in the thread that runs it. It must be quick and must not raise."""
-
-    def started(self, running: CallRecord) -> None:
-        """A call begins."""
-        ...
-
-    def ended(self, running: CallRecord) -> None:
-        """The call has ended; `ended` and `error` are set."""
-        ...
-
-    def after_fork(self) -> Observer:
-        """The observer to go on with in the child of a fork."""
-        ...
+SUMMED_FIELDS = ("retries", "failovers", "tokens_in", "tokens_out")
+"""The fields of `CallRecord` that a row adds up in `Row.counters`."""
 
 
 class Percentiles(TypedDict):
-    """Seconds; None where there is nothing to tell of yet."""
+    """Statistics of a duration (seconds). All are None if nothing was measured."""
 
     p50: float | None
     p95: float | None
@@ -113,7 +57,7 @@ Tokens = TypedDict("Tokens", {"in": int, "out": int})
 
 
 class Counts(TypedDict):
-    """How many calls have ended, and how; `calls` has those with errors and the cancelled in it."""
+    """The counts of calls. `calls` counts all calls that have ended, including failed and cancelled calls."""
 
     calls: int
     errors: dict[str, int]
@@ -126,7 +70,7 @@ class Counts(TypedDict):
 
 
 class OperationSnapshot(Counts):
-    """One operation of one model."""
+    """The counts and durations of one operation of one model."""
 
     answered_by: dict[str, int]
     latency_s: Percentiles
@@ -134,43 +78,42 @@ class OperationSnapshot(Counts):
 
 
 class Snapshot(TypedDict):
-    """What `Stats.snapshot` tells: plain JSON."""
+    """The result of `Stats.snapshot`. It can be serialized as JSON."""
 
     since: str
-    """RFC 3339: when counting began."""
+    """The time at which counting began (RFC 3339)."""
     models: dict[str, dict[str, OperationSnapshot]]
-    """By model as it was asked for, then by operation."""
+    """By requested model, then by operation."""
     totals: Counts
 
 
 @dataclass(slots=True)
 class Timing:
-    """Durations: all of them in buckets, the last ones each."""
+    """The distribution of a duration: a histogram of all values, and the latest values themselves."""
 
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
-    """How many fell into each bucket of `SECONDS`; the last one has what is longer than all."""
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
+    """Number of values in each bucket of `DURATION_BUCKETS`. The last item counts the values above all bounds."""
     total: float = 0.0
     longest: float = 0.0
-    last: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
+    latest: deque[float] = field(default_factory=lambda: deque(maxlen=PERCENTILE_WINDOW))
 
     def add(self, seconds: float) -> None:
-        """Count one."""
-        self.buckets[bisect_left(SECONDS, seconds)] += 1
+        """Add one value."""
+        self.buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self.total += seconds
-        if seconds > self.longest:
-            self.longest = seconds
-        self.last.append(seconds)
+        self.longest = max(self.longest, seconds)
+        self.latest.append(seconds)
 
     def merge(self, other: Timing) -> None:
-        """Count all of `other` too."""
-        self.buckets = [mine + its for mine, its in zip(self.buckets, other.buckets, strict=True)]
+        """Add all values of `other`."""
+        self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
         self.total += other.total
         self.longest = max(self.longest, other.longest)
-        self.last.extend(other.last)
+        self.latest.extend(other.latest)
 
     def percentiles(self) -> Percentiles:
-        """Percentiles of the last ones, by nearest rank; the longest and the mean of all."""
-        ordered = sorted(self.last)
+        """Nearest-rank percentiles of the latest values, and the maximum and the mean of all values."""
+        ordered = sorted(self.latest)
         if not ordered:
             return Percentiles(p50=None, p95=None, p99=None, max=None, mean=None)
         p50, p95, p99 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95, 99))
@@ -179,77 +122,58 @@ class Timing:
 
 @dataclass(slots=True)
 class Row:
-    """One operation of one model."""
+    """The counts and durations of one operation of one model."""
 
     model: str
     operation: str
-    answered: int = 0
-    cancelled: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-    retries: int = 0
-    failovers: int = 0
-    answered_by: dict[str, int] = field(default_factory=dict)
-    tokens_in: int = 0
-    tokens_out: int = 0
-    in_flight: int = 0
-    """Begun, not ended, and not waiting."""
-    waiting: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Number of calls that have ended, by `CallRecord.outcome`."""
+    answered_by: Counter[str] = field(default_factory=Counter)
+    """Number of answered calls, by server."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """The sums of `SUMMED_FIELDS`. In copies of a row also `in_flight` and `waiting`: calls that have not ended."""
     latency: Timing = field(default_factory=Timing)
-    """Of calls that were answered: one that is refused at once says nothing of how long an answer takes."""
+    """Of answered calls only: a call that is refused at once says nothing about the duration of an answer."""
     first_token: Timing = field(default_factory=Timing)
-    """Of all calls of which a first token was noted."""
+    """Of all calls with a first token."""
 
-    def count(self, call: CallRecord) -> None:
-        """Count a call that has ended."""
-        if call.error is None:
-            self.answered += 1
-            self.latency.add(call.seconds)
-            if call.answered_by is not None:
-                self.answered_by[call.answered_by] = self.answered_by.get(call.answered_by, 0) + 1
-        elif call.error == CANCELLED:
-            self.cancelled += 1
-        else:
-            self.errors[call.error] = self.errors.get(call.error, 0) + 1
-        self.retries += call.retries
-        self.failovers += call.failovers
-        self.tokens_in += call.tokens_in
-        self.tokens_out += call.tokens_out
-        first_token = call.seconds_to_first_token
-        if first_token is not None:
-            self.first_token.add(first_token)
+    def count(self, record: CallRecord) -> None:
+        """Add a call that has ended."""
+        self.outcomes[record.outcome] += 1
+        if record.error is None:
+            self.latency.add(record.seconds)
+            if record.answered_by is not None:
+                self.answered_by[record.answered_by] += 1
+        for name in SUMMED_FIELDS:
+            self.counters[name] += getattr(record, name)
+        if record.seconds_to_first_token is not None:
+            self.first_token.add(record.seconds_to_first_token)
 
     def merge(self, other: Row) -> None:
-        """Count all of `other` too."""
-        for kind, number in other.errors.copy().items():
-            self.errors[kind] = self.errors.get(kind, 0) + number
-        for server, number in other.answered_by.copy().items():
-            self.answered_by[server] = self.answered_by.get(server, 0) + number
-        self.answered += other.answered
-        self.cancelled += other.cancelled
-        self.retries += other.retries
-        self.failovers += other.failovers
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
-        self.in_flight += other.in_flight
-        self.waiting += other.waiting
+        """Add everything that `other` counts."""
+        # Copies: the garbage collector may end a call, and so change `other`, while an iteration runs.
+        self.outcomes.update(other.outcomes.copy())
+        self.answered_by.update(other.answered_by.copy())
+        self.counters.update(other.counters.copy())
         self.latency.merge(other.latency)
         self.first_token.merge(other.first_token)
 
     def counts(self) -> Counts:
-        """The numbers."""
+        """Return the counts as plain JSON."""
+        counters = self.counters
         return Counts(
-            calls=self.answered + self.cancelled + sum(self.errors.values()),
-            errors=dict(sorted(self.errors.items())),
-            cancelled=self.cancelled,
-            retries=self.retries,
-            failovers=self.failovers,
-            tokens={"in": self.tokens_in, "out": self.tokens_out},
-            in_flight=self.in_flight,
-            waiting=self.waiting,
+            calls=self.outcomes.total(),
+            errors={kind: n for kind, n in sorted(self.outcomes.items()) if kind not in (ANSWERED, CANCELLED)},
+            cancelled=self.outcomes[CANCELLED],
+            retries=counters["retries"],
+            failovers=counters["failovers"],
+            tokens={"in": counters["tokens_in"], "out": counters["tokens_out"]},
+            in_flight=counters["in_flight"],
+            waiting=counters["waiting"],
         )
 
     def snapshot(self) -> OperationSnapshot:
-        """The numbers and the times."""
+        """Return the counts and the durations as plain JSON."""
         return OperationSnapshot(
             **self.counts(),
             answered_by=dict(sorted(self.answered_by.items())),
@@ -259,82 +183,84 @@ class Row:
 
 
 def encodable(name: str) -> str:
-    """`name` with a question mark for each lone surrogate, which UTF-8 has no place for: one would spoil a scrape."""
+    """Replace each lone surrogate by a question mark. UTF-8 cannot encode one, and it would make a scrape fail."""
     return name.encode(errors="replace").decode()
 
 
-class ModelNames:
-    """The model names that are told apart: those of the settings, and the first `MODELS` others.
+class ModelLabels:
+    """Selects the label under which the calls of a model are counted, so that the number of labels is bounded.
 
-    A name keeps its place. Of the others, no more than `UNANSWERED` are names of which no call was answered yet, so
-    that names that callers make up leave room for those that mean something.
+    Configured models and the first `MAX_MODELS` other models keep their names; further models share `OTHER_MODELS`.
+    At most `MAX_UNANSWERED_MODELS` of the other models are models that have not answered a call yet, so that names
+    that callers invent do not displace names of real models.
     """
 
-    def __init__(self, own: Iterable[str] = ()) -> None:
-        """`own` are the names of the settings."""
-        self._own = frozenset(name for name in own if encodable(name) == name)
-        self._seen: set[str] = set()
+    def __init__(self, configured: Iterable[str] = ()) -> None:
+        """`configured` are the model names of the settings."""
+        self._configured = frozenset(name for name in configured if encodable(name) == name)
+        self._labels: set[str] = set()
         self._unanswered: set[str] = set()
 
-    def bounded(self, model: str, *, answered: bool) -> str:
-        """`model` itself, or `OTHER_MODELS`. `answered` says whether a call of it was."""
-        if model in self._own:
+    def label(self, model: str, *, answered: bool) -> str:
+        """Return `model` itself or `OTHER_MODELS`. `answered`: whether the model has answered the call."""
+        if model in self._configured:
             return model
-        if model in self._seen:
+        if model in self._labels:
             if answered:
                 self._unanswered.discard(model)
             return model
-        full = len(self._seen) >= MODELS or (not answered and len(self._unanswered) >= UNANSWERED)
-        if full or len(model) > LONGEST_NAME or encodable(model) != model:
+        full = len(self._labels) >= MAX_MODELS or (not answered and len(self._unanswered) >= MAX_UNANSWERED_MODELS)
+        if full or len(model) > MAX_NAME_LENGTH or encodable(model) != model:
             return OTHER_MODELS
-        self._seen.add(model)
+        self._labels.add(model)
         if not answered:
             self._unanswered.add(model)
         return model
 
 
 class Stats:
-    """Counts the calls of a client: each once, when it ends. Any thread may call any method at any time."""
+    """The observer that counts the calls of a client, each call once when it ends. All methods are thread-safe."""
 
-    def __init__(self, clock: Clock | None = None, own: Iterable[str] = ()) -> None:
-        """`clock` is the system's, unless a test brings its own; only its time of day is read.
+    def __init__(self, clock: Clock | None = None, configured: Iterable[str] = ()) -> None:
+        """Count nothing yet.
 
-        `own` are the models that have rows of their own in any case.
+        `clock` gives the time at which counting begins; default: the system clock. `configured` are the model names of
+        the settings: these models always have rows of their own.
         """
-        self._own = tuple(own)
+        self._configured = tuple(configured)
         self._clock = clock or SystemClock()
-        # Reentrant: the garbage collector may close a forgotten stream in the midst of a count, and so end its call.
+        # Reentrant: the garbage collector may close an abandoned stream, and so end its call, while this thread counts.
         self._lock = threading.RLock()
         self._running: dict[CallRecord, Row] = {}
-        self._begin()
+        self._clear()
 
-    def _begin(self) -> None:
+    def _clear(self) -> None:
         self._since = self._clock.stamp()
-        self._names = ModelNames(self._own)
+        self._labels = ModelLabels(self._configured)
         self._rows: dict[tuple[str, str], Row] = {}
 
-    def started(self, running: CallRecord) -> None:
-        """A call begins."""
+    def started(self, record: CallRecord) -> None:
+        """Count a call as in flight or waiting until it ends."""
         with self._lock:
-            self._running[running] = self._row(running, answered=False)
+            self._running[record] = self._row(record, answered=False)
 
-    def ended(self, running: CallRecord) -> None:
-        """A call has ended. One that is not running (it has ended before, or belongs to another process) is nothing."""
+    def ended(self, record: CallRecord) -> None:
+        """Count a call that ends. Ignores a call that is not running: it has ended, or belongs to another process."""
         with self._lock:
-            if self._running.pop(running, None) is not None:
-                self._row(running, answered=running.was_answered).count(running)
+            if self._running.pop(record, None) is not None:
+                self._row(record, answered=record.was_answered).count(record)
 
-    def _row(self, running: CallRecord, *, answered: bool) -> Row:
-        key = self._names.bounded(running.model, answered=answered), running.operation
+    def _row(self, record: CallRecord, *, answered: bool) -> Row:
+        key = self._labels.label(record.model, answered=answered), record.operation
         row = self._rows.get(key)
         return self._rows.setdefault(key, Row(*key)) if row is None else row
 
     def rows(self) -> list[Row]:
-        """A copy of all rows, in the order in which they came to be."""
+        """Return copies of all rows, oldest row first."""
         return self._copy()[1]
 
     def snapshot(self) -> Snapshot:
-        """All that is counted, as plain JSON; it is the caller's own."""
+        """Return everything that is counted, as plain JSON that the caller may change."""
         since, rows = self._copy()
         totals = Row("", "")
         models: dict[str, dict[str, OperationSnapshot]] = {}
@@ -345,36 +271,34 @@ class Stats:
 
     def _copy(self) -> tuple[str, list[Row]]:
         with self._lock:
-            rows = merged(self._rows.copy().values())
+            rows = merge_rows(self._rows.copy().values())
             running = [(row.model, row.operation, call.waiting) for call, row in self._running.copy().items()]
             since = self._since
         by_key = {(row.model, row.operation): row for row in rows}
         for model, operation, waiting in running:
-            row = by_key[model, operation]
-            row.waiting += waiting
-            row.in_flight += not waiting
+            by_key[model, operation].counters["waiting" if waiting else "in_flight"] += 1
         return since, rows
 
     def reset(self) -> None:
-        """Begin to count anew. Calls that run go on, and count when they end."""
+        """Set all counts to zero. Calls that run stay in flight and are counted when they end."""
         with self._lock:
-            self._begin()
-            for running in self._running.copy():
-                if running in self._running:
-                    self._running[running] = self._row(running, answered=False)
+            self._clear()
+            for record in self._running.copy():
+                if record in self._running:
+                    self._running[record] = self._row(record, answered=False)
 
     def after_fork(self) -> Self:
-        """Begin anew in the child of a fork: its parent's calls are not its own, and the lock may be held for ever."""
+        """Start from zero in a child process: the parent counts its own calls, and its lock may be held forever."""
         self._lock = threading.RLock()
         self._running = {}
-        self._begin()
+        self._clear()
         return self
 
 
-def merged(rows: Iterable[Row]) -> list[Row]:
-    """Copies of `rows`, those of the same model and operation made one."""
-    sums: dict[tuple[str, str], Row] = {}
+def merge_rows(rows: Iterable[Row]) -> list[Row]:
+    """Return copies of `rows`, in which rows of the same model and operation are added up."""
+    merged: dict[tuple[str, str], Row] = {}
     for row in rows:
         key = row.model, row.operation
-        sums.setdefault(key, Row(*key)).merge(row)
-    return list(sums.values())
+        merged.setdefault(key, Row(*key)).merge(row)
+    return list(merged.values())

@@ -1,4 +1,4 @@
-"""`python -m ollama_compat health`: what it prints, and its exit status."""
+"""`python -m ollama_compat health`: output and exit status."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ def server(url: str, error: str | None = None, models: tuple[str, ...] = ("smol"
     }
 
 
-def found(status: str, *servers: dict[str, Any]) -> dict[str, Any]:
+def health_result(status: str, *servers: dict[str, Any]) -> dict[str, Any]:
     return {"backend_mode": "vllm", "status": status, "circuit_breaker": "closed", "servers": list(servers)}
 
 
-SENSELESS = ("soon", "0", "-1", "nan", "inf", "-inf", "1e999")
-"""What is no time to wait."""
+INVALID_TIMEOUTS = ("soon", "0", "-1", "nan", "inf", "-inf", "1e999")
 
 
-class Healthy:
-    """A client whose servers are as `found` says."""
+class FakeClient:
+    """A client whose health check returns `result`."""
 
-    found = found("healthy", server("http://a:8001"))
+    result = health_result("healthy", server("http://a:8001"))
     timeouts: ClassVar[list[float]] = []
 
-    def __enter__(self) -> Healthy:
+    def __enter__(self) -> FakeClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,18 +46,18 @@ class Healthy:
 
     def health(self, timeout: float) -> dict[str, Any]:
         self.timeouts.append(timeout)
-        return self.found
+        return self.result
 
 
 @pytest.fixture(autouse=True)
-def client(monkeypatch: pytest.MonkeyPatch) -> type[Healthy]:
-    monkeypatch.setattr(command, "Client", Healthy)
-    monkeypatch.setattr(Healthy, "timeouts", [])
-    return Healthy
+def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+    monkeypatch.setattr(command, "Client", FakeClient)
+    monkeypatch.setattr(FakeClient, "timeouts", [])
+    return FakeClient
 
 
-def tells(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any]) -> None:
-    monkeypatch.setattr(Healthy, "found", told)
+def set_result(monkeypatch: pytest.MonkeyPatch, result: dict[str, Any]) -> None:
+    monkeypatch.setattr(FakeClient, "result", result)
 
 
 @pytest.mark.parametrize(
@@ -74,64 +73,70 @@ def tells(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any]) -> None:
         ("degraded", ["--json", "--strict"], 1),
     ],
 )
-def test_its_exit_status(monkeypatch: pytest.MonkeyPatch, status: str, options: list[str], exit_status: int) -> None:
-    tells(monkeypatch, found(status, server("http://a:8001")))
+def test_exit_status_follows_health_status(
+    monkeypatch: pytest.MonkeyPatch, status: str, options: list[str], exit_status: int
+) -> None:
+    set_result(monkeypatch, health_result(status, server("http://a:8001")))
     assert main(["health", *options]) == exit_status
 
 
-def test_what_it_prints_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = found(
+def test_health_prints_one_line_per_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    result = health_result(
         "degraded",
         server("http://a:8001", models=("smol", "exaone")),
         server("http://b:8002", error="refused"),
         server("http://c:8003", models=()),
     )
-    tells(monkeypatch, told)
+    set_result(monkeypatch, result)
     main(["health"])
     assert capsys.readouterr().out.splitlines() == [
         "degraded  (BACKEND_MODE=vllm, circuit breaker closed)",
         "  http://a:8001  healthy: serves smol, exaone",
         "  http://b:8002  unhealthy: refused",
-        "  http://c:8003  healthy: serves nothing that it tells",
+        "  http://c:8003  healthy: serves no models",
     ]
 
 
-@pytest.mark.parametrize("told", [server("http://a", "\x1b[2Jgone"), server("http://a", models=("\x1b[2J",))])
-def test_a_server_can_do_nothing_to_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: dict[str, Any]
+@pytest.mark.parametrize("entry", [server("http://a", "\x1b[2Jgone"), server("http://a", models=("\x1b[2J",))])
+def test_text_output_does_not_contain_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entry: dict[str, Any]
 ) -> None:
-    tells(monkeypatch, found("healthy", told))
+    set_result(monkeypatch, health_result("healthy", entry))
     main(["health"])
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_what_it_prints_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = found("healthy", server("http://a:8001", models=("한국어",)))
-    tells(monkeypatch, told)
+def test_json_option_prints_result_as_ascii_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = health_result("healthy", server("http://a:8001", models=("한국어",)))
+    set_result(monkeypatch, result)
     main(["health", "--json"])
     out = capsys.readouterr().out
-    assert json.loads(out) == told
-    assert out.isascii(), "whatever the terminal's encoding, and whatever a server says"
+    assert json.loads(out) == result
+    assert out.isascii(), "any terminal encoding can print it"
 
 
-def test_what_a_terminal_can_not_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    tells(monkeypatch, found("healthy", server("http://a:8001", models=("한국어", "half \ud800"))))
-    shown = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+def test_characters_outside_the_terminal_encoding_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_result(monkeypatch, health_result("healthy", server("http://a:8001", models=("한국어", "half \ud800"))))
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii", write_through=True))
     assert main(["health"]) == 0
-    assert shown.getvalue().splitlines()[1] == b"  http://a:8001  healthy: serves ???, half ?"
+    assert output.getvalue().splitlines()[1] == b"  http://a:8001  healthy: serves ???, half ?"
 
 
 @pytest.mark.parametrize(("options", "seconds"), [([], 2.0), (["--timeout", "0.5"], 0.5)])
-def test_how_long_it_waits(client: type[Healthy], options: list[str], seconds: float) -> None:
+def test_timeout_option_sets_timeout_of_health_check(
+    client: type[FakeClient], options: list[str], seconds: float
+) -> None:
     main(["health", *options])
     assert client.timeouts == [seconds]
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["doctor"], ["health", "--nope"], *(["health", "--timeout", text] for text in SENSELESS)]
+    "arguments", [[], ["doctor"], ["health", "--nope"], *(["health", "--timeout", text] for text in INVALID_TIMEOUTS)]
 )
-def test_a_wrong_command_line_is_answered_with_how_it_is_used(
+def test_invalid_command_line_prints_usage_and_exits_with_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -140,18 +145,18 @@ def test_a_wrong_command_line_is_answered_with_how_it_is_used(
     assert "usage: python -m ollama_compat" in capsys.readouterr().err
 
 
-def test_wrong_settings_are_told_and_nobody_is_asked(
+def test_invalid_settings_are_printed_and_no_request_is_sent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("BACKEND_MODE", "vlm")
     assert main(["health"]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'" in shown.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'" in captured.err
 
 
-def test_it_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_package_runs_as_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["ollama_compat", "--help"])
     monkeypatch.delitem(sys.modules, "ollama_compat.__main__")
     with pytest.raises(SystemExit) as caught:

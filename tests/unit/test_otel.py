@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of a call: one span, and metrics by the conventions for generative AI."""
+"""One span for each call, and metrics, in the semantic conventions for generative AI."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ollama_compat import otel
 from ollama_compat.otel import OpenTelemetry
+from ollama_compat.telemetry.call_record import CANCELLED, CallRecord
 from ollama_compat.telemetry.stats import (
-    CANCELLED,
-    MODELS,
+    DURATION_BUCKETS,
+    MAX_MODELS,
+    MAX_UNANSWERED_MODELS,
     OTHER_MODELS,
-    SECONDS,
-    TOKENS,
-    UNANSWERED,
-    CallRecord,
+    TOKEN_BUCKETS,
 )
 from tests.play import SECOND
 
@@ -36,7 +35,7 @@ USAGE = gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE
 
 
 class Backend:
-    """An SDK that keeps what it is told."""
+    """An OpenTelemetry SDK that keeps all spans and metrics in memory."""
 
     def __init__(self) -> None:
         self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
@@ -44,11 +43,11 @@ class Backend:
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.observer = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
 
-    def call(self, operation: str = "chat", model: str = "exaone", error: str | None = None, **noted: Any) -> None:
-        running = CallRecord(operation, model, SECOND, **noted)
-        self.observer.started(running)
-        running.ended, running.error = 3 * SECOND, error
-        self.observer.ended(running)
+    def call(self, operation: str = "chat", model: str = "exaone", error: str | None = None, **fields: Any) -> None:
+        record = CallRecord(operation, model, SECOND, **fields)
+        self.observer.started(record)
+        record.ended, record.error = 3 * SECOND, error
+        self.observer.ended(record)
 
     @property
     def span(self) -> ReadableSpan:
@@ -88,7 +87,7 @@ SERVER = {
 # Spans
 
 
-def test_a_call_is_one_client_span(backend: Backend) -> None:
+def test_call_creates_one_client_span(backend: Backend) -> None:
     backend.call(**ANSWER)
     span = backend.span
     assert (span.name, span.kind, span.status.status_code) == ("chat exaone", SpanKind.CLIENT, StatusCode.UNSET)
@@ -103,66 +102,66 @@ def test_a_call_is_one_client_span(backend: Backend) -> None:
     assert span.instrumentation_scope.schema_url == "https://opentelemetry.io/schemas/1.41.0"
 
 
-def test_a_call_that_is_not_streamed_has_no_first_chunk(backend: Backend) -> None:
+def test_span_has_no_first_chunk_when_call_is_not_streamed(backend: Backend) -> None:
     backend.call(**{**ANSWER, "streamed": False})
-    told = backend.span.attributes or {}
-    assert not {gen_ai.GEN_AI_REQUEST_STREAM, gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK} & set(told)
+    attributes = backend.span.attributes or {}
+    assert not {gen_ai.GEN_AI_REQUEST_STREAM, gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK} & set(attributes)
 
 
 @pytest.mark.parametrize(
-    ("operation", "told"),
+    ("operation", "name"),
     [("chat", "chat"), ("generate", "text_completion"), ("embed", "embeddings"), ("show", "show")],
 )
-def test_an_operation_has_the_name_of_the_conventions_where_they_have_one(
-    backend: Backend, operation: str, told: str
+def test_operation_name_is_that_of_the_conventions_if_they_define_one(
+    backend: Backend, operation: str, name: str
 ) -> None:
     backend.call(operation)
-    assert backend.span.name == f"{told} exaone"
-    assert (backend.span.attributes or {})[gen_ai.GEN_AI_OPERATION_NAME] == told
+    assert backend.span.name == f"{name} exaone"
+    assert (backend.span.attributes or {})[gen_ai.GEN_AI_OPERATION_NAME] == name
 
 
-def test_a_call_without_a_model_has_its_operation_for_a_name(backend: Backend) -> None:
+def test_span_name_is_the_operation_when_model_is_empty(backend: Backend) -> None:
     backend.call(model="")
     assert backend.span.name == "chat"
 
 
-def test_a_name_that_can_not_be_encoded_is_told_without_what_can_not(backend: Backend) -> None:
+def test_characters_that_cannot_be_encoded_are_replaced_in_span(backend: Backend) -> None:
     backend.call(model="half \ud800")
     assert backend.span.name == "chat half ?"
     assert (backend.span.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL] == "half ?"
 
 
-def test_the_parent_is_what_is_current_where_the_call_begins(backend: Backend) -> None:
+def test_parent_is_the_current_span_when_the_call_starts(backend: Backend) -> None:
     tracer = backend.tracers.get_tracer("the service")
-    running = CallRecord("chat", "exaone", 0)
+    record = CallRecord("chat", "exaone", 0)
     with tracer.start_as_current_span("request") as parent:
-        backend.observer.started(running)
+        backend.observer.started(record)
     with tracer.start_as_current_span("another"):
-        backend.observer.ended(running)
+        backend.observer.ended(record)
     span = next(span for span in backend.exporter.get_finished_spans() if span.name == "chat exaone")
     assert span.parent is not None
     assert span.parent.span_id == parent.get_span_context().span_id
 
 
-def test_an_error_is_told_by_its_kind(backend: Backend) -> None:
+def test_error_type_is_the_kind_of_failure(backend: Backend) -> None:
     backend.call(error="timeout")
     assert backend.span.status.status_code == StatusCode.ERROR
     assert (backend.span.attributes or {})[error_attributes.ERROR_TYPE] == "timeout"
 
 
-def test_an_error_of_no_kind_is_the_conventions_other(backend: Backend) -> None:
+def test_error_type_of_unclassified_failure_is_other(backend: Backend) -> None:
     backend.call(error="other")
     assert (backend.span.attributes or {})[error_attributes.ERROR_TYPE] == "_OTHER"
 
 
-def test_a_cancelled_call_is_no_error(backend: Backend) -> None:
+def test_cancelled_call_is_not_an_error(backend: Backend) -> None:
     backend.call(error=CANCELLED)
     assert backend.span.status.status_code == StatusCode.UNSET
     assert error_attributes.ERROR_TYPE not in (backend.span.attributes or {})
     assert (backend.span.attributes or {})["ollama_compat.cancelled"] is True
 
 
-def test_retries_and_failovers_are_told_where_there_were_any(backend: Backend) -> None:
+def test_span_has_numbers_of_retries_and_failovers(backend: Backend) -> None:
     backend.call(retries=1, failovers=2)
     attributes = backend.span.attributes or {}
     assert (attributes["ollama_compat.retries"], attributes["ollama_compat.failovers"]) == (1, 2)
@@ -178,7 +177,7 @@ def test_retries_and_failovers_are_told_where_there_were_any(backend: Backend) -
         (None, "vllm", None, None),
     ],
 )
-def test_who_answered_is_told(
+def test_span_has_provider_and_address_of_answering_server(
     backend: Backend, answered_by: str | None, provider: str, address: str | None, port: int | None
 ) -> None:
     backend.call(answered_by=answered_by, provider=provider)
@@ -191,14 +190,14 @@ def test_who_answered_is_told(
 # Metrics
 
 
-def test_the_duration_of_a_call_is_recorded(backend: Backend) -> None:
+def test_duration_of_call_is_recorded(backend: Backend) -> None:
     backend.call(**ANSWER)
     (point,) = backend.points(DURATION)
     assert dict(point.attributes or {}) == SERVER
-    assert (point.count, point.sum, point.explicit_bounds) == (1, 2.0, SECONDS)
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 2.0, DURATION_BUCKETS)
 
 
-def test_the_duration_of_a_failed_call_says_how_it_failed_and_no_other_metric_does(backend: Backend) -> None:
+def test_only_duration_metric_has_error_type(backend: Backend) -> None:
     backend.call(**ANSWER, error="timeout")
     (point,) = backend.points(DURATION)
     assert dict(point.attributes or {}) == {**SERVER, error_attributes.ERROR_TYPE: "timeout"}
@@ -206,86 +205,86 @@ def test_the_duration_of_a_failed_call_says_how_it_failed_and_no_other_metric_do
     assert [error_attributes.ERROR_TYPE in (point.attributes or {}) for point in others] == [False] * 3
 
 
-def test_the_time_to_the_first_token_is_recorded_of_streams_only(backend: Backend) -> None:
+def test_time_to_first_token_is_recorded_for_streamed_calls_only(backend: Backend) -> None:
     backend.call(**ANSWER)
     backend.call(**{**ANSWER, "streamed": False})
     backend.call(**{**ANSWER, "first_token": None})
     (point,) = backend.points(FIRST_CHUNK)
     assert dict(point.attributes or {}) == SERVER
-    assert (point.count, point.sum, point.explicit_bounds) == (1, 1.0, SECONDS)
+    assert (point.count, point.sum, point.explicit_bounds) == (1, 1.0, DURATION_BUCKETS)
 
 
-def test_tokens_are_recorded_by_their_type(backend: Backend) -> None:
+def test_tokens_are_recorded_by_type(backend: Backend) -> None:
     backend.call(**ANSWER)
     points = backend.points(USAGE)
     assert [(dict(point.attributes or {}), point.sum) for point in points] == [
         ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "input"}, 10),
         ({**SERVER, gen_ai.GEN_AI_TOKEN_TYPE: "output"}, 20),
     ]
-    assert {point.explicit_bounds for point in points} == {TOKENS}
+    assert {point.explicit_bounds for point in points} == {TOKEN_BUCKETS}
 
 
-def test_tokens_that_are_not_known_are_not_recorded(backend: Backend) -> None:
+def test_unknown_token_counts_are_not_recorded(backend: Backend) -> None:
     backend.call(error="timeout")
     assert backend.points(USAGE) == []
 
 
-def test_metrics_tell_a_bounded_number_of_models_apart(backend: Backend) -> None:
-    for number in range(MODELS + 5):
-        backend.call(model=f"made up {number}")
+def test_number_of_models_in_metrics_is_bounded(backend: Backend) -> None:
+    for number in range(MAX_MODELS + 5):
+        backend.call(model=f"invented {number}")
     points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
-    assert len(points) == MODELS + 1
+    assert len(points) == MAX_MODELS + 1
     assert points[OTHER_MODELS].count == 5
-    assert backend.exporter.get_finished_spans()[-1].name == f"chat made up {MODELS + 4}"
+    assert backend.exporter.get_finished_spans()[-1].name == f"chat invented {MAX_MODELS + 4}"
 
 
-def test_names_that_were_never_answered_leave_room_for_those_that_are(backend: Backend) -> None:
-    for number in range(MODELS):
-        backend.call(model=f"made up {number}", error="not_found")
+def test_unanswered_models_do_not_displace_answered_models_in_metrics(backend: Backend) -> None:
+    for number in range(MAX_MODELS):
+        backend.call(model=f"invented {number}", error="not_found")
     backend.call(**ANSWER)
     points = {(point.attributes or {})[gen_ai.GEN_AI_REQUEST_MODEL]: point for point in backend.points(DURATION)}
-    assert len(points) == UNANSWERED + 2
+    assert len(points) == MAX_UNANSWERED_MODELS + 2
     assert points["exaone"].count == 1
-    assert points[OTHER_MODELS].count == MODELS - UNANSWERED
+    assert points[OTHER_MODELS].count == MAX_MODELS - MAX_UNANSWERED_MODELS
 
 
-# Around it
+# Life cycle and imports
 
 
-def test_without_an_sdk_nothing_happens() -> None:
-    observer, running = OpenTelemetry(), CallRecord("chat", "exaone", 0, ended=SECOND)
-    observer.started(running)
-    observer.ended(running)
+def test_observer_records_nothing_without_sdk() -> None:
+    observer, record = OpenTelemetry(), CallRecord("chat", "exaone", 0, ended=SECOND)
+    observer.started(record)
+    observer.ended(record)
 
 
-def test_a_call_ends_once(backend: Backend) -> None:
-    running = CallRecord("chat", "exaone", 0, ended=SECOND)
-    backend.observer.started(running)
-    backend.observer.ended(running)
-    backend.observer.ended(running)
+def test_second_end_of_call_is_ignored(backend: Backend) -> None:
+    record = CallRecord("chat", "exaone", 0, ended=SECOND)
+    backend.observer.started(record)
+    backend.observer.ended(record)
+    backend.observer.ended(record)
     assert backend.span.name == "chat exaone"
     assert [point.count for point in backend.points(DURATION)] == [1]
 
 
-def test_the_child_of_a_fork_leaves_its_parents_calls_to_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    parents, own = CallRecord("chat", "exaone", 0), CallRecord("embed", "kure", 0)
-    backend.observer.started(parents)
+def test_forked_child_does_not_end_spans_of_parent(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent_record, child_record = CallRecord("chat", "exaone", 0), CallRecord("embed", "kure", 0)
+    backend.observer.started(parent_record)
     monkeypatch.setattr(otel.os, "getpid", lambda: -1)
     assert backend.observer.after_fork() is backend.observer
-    backend.observer.started(own)
-    backend.observer.after_fork()  # of another client of the same child
-    backend.observer.ended(parents)
-    backend.observer.ended(own)
+    backend.observer.started(child_record)
+    backend.observer.after_fork()  # a second client of the same child
+    backend.observer.ended(parent_record)
+    backend.observer.ended(child_record)
     assert backend.span.name == "embeddings kure"
 
 
-def test_without_opentelemetry_the_error_says_what_to_install() -> None:
+def test_import_error_names_the_package_to_install() -> None:
     script = "import sys; sys.modules['opentelemetry'] = None; import ollama_compat, ollama_compat.otel"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "ImportError: ollama_compat.otel needs opentelemetry-api: pip install 'ollama-compat[otel]'" in done.stderr
 
 
-def test_the_package_does_not_import_it() -> None:
+def test_package_does_not_import_opentelemetry() -> None:
     script = "import sys, ollama_compat, ollama_compat.telemetry.stats; print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,6 +1,6 @@
-"""The rates: exactly as many calls as they say in any stretch of their time, and the service goes on without Redis.
+"""The rate limits: no period contains more calls than the rate allows, and calls continue when Redis fails.
 
-Redis is played here by a storage that can be made to fail; tests/integration/test_rates_redis.py asks a real one.
+A fake storage replaces Redis and fails on demand. tests/integration/test_rates_redis.py uses a real Redis.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from limits.storage import MemoryStorage
 
 from ollama_compat.limits import rates
 from ollama_compat.limits.rates import RETRY_S, AsyncRates, SyncRates
-from tests.spending import let_through, spend
+from tests.spending import admit_all, spend
 
-GATEWAY = {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
-PASSWORD = "nobody-may-see-this"
+RATES = {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
+PASSWORD = "a-secret-password"
 REDIS = f"redis://app:{PASSWORD}@127.0.0.1:6379/0"
 
 both = pytest.mark.parametrize("kind", [SyncRates, AsyncRates])
 
 
-class Wall:
-    """The time of day, which `limits` reads; it stands still until it is moved."""
+class FakeTime:
+    """Replaces `time.time`, which `limits` reads. A test advances it."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000.0
@@ -34,8 +34,8 @@ class Wall:
         return self.now
 
 
-class Ticks:
-    """The clock of the retries, which stands still until it is moved."""
+class RetryClock:
+    """The clock that times the retries of Redis. A test advances it."""
 
     def __init__(self) -> None:
         self.now_s = 1.0
@@ -44,94 +44,94 @@ class Ticks:
         return round(self.now_s * 1e9)
 
 
-class Store(MemoryStorage):
-    """What stands for Redis: counts how often it was asked, and fails while it is away."""
+class FakeRedis(MemoryStorage):
+    """Replaces the storage in Redis: counts requests, and raises `error` if it is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
-        self.problem: Exception | None = None
+        self.requests = 0
+        self.error: Exception | None = None
 
     def acquire_entry(self, *args: Any, **keywords: Any) -> bool:
-        self.asked += 1
-        if self.problem is not None:
-            raise self.problem
+        self.requests += 1
+        if self.error is not None:
+            raise self.error
         return super().acquire_entry(*args, **keywords)
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
-    clock = Wall()
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    clock = FakeTime()
     monkeypatch.setattr(time, "time", clock)
     return clock
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = Store()
-    monkeypatch.setattr(rates, "_storage", lambda *_: made)
+def store(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
+    made = FakeRedis()
+    monkeypatch.setattr(rates, "_redis_storage", lambda *_: made)
     monkeypatch.setattr(rates, "_check_redis", lambda *_: None)
     return made
 
 
-# As many as the rate says
+# The number of admitted calls
 
 
 @both
-@pytest.mark.parametrize(("operation", "most"), [("generate", 300), ("chat", 600), ("embed", 6000)])
-def test_the_gateways_figures(kind: Any, operation: str, most: int, wall: Wall) -> None:
-    count, wait = let_through(kind("memory://", GATEWAY), operation)
-    assert count == most
+@pytest.mark.parametrize(("operation", "limit"), [("generate", 300), ("chat", 600), ("embed", 6000)])
+def test_limiter_admits_exactly_the_rate(kind: Any, operation: str, limit: int, fake_time: FakeTime) -> None:
+    count, wait = admit_all(kind("memory://", RATES), operation)
+    assert count == limit
     assert 0 < wait <= 60
 
 
 @both
-def test_operations_have_rates_of_their_own(kind: Any) -> None:
+def test_operations_have_separate_rates(kind: Any) -> None:
     limiter = kind("memory://", {"chat": "2/minute", "embed": "3/minute"})
-    assert let_through(limiter, "chat")[0] == 2
-    assert let_through(limiter, "embed")[0] == 3
+    assert admit_all(limiter, "chat")[0] == 2
+    assert admit_all(limiter, "embed")[0] == 3
 
 
 @both
-def test_an_operation_without_a_rate_is_let_through(kind: Any) -> None:
+def test_operation_without_rate_is_admitted(kind: Any) -> None:
     assert spend(kind("memory://", {}), "chat") == 0.0
 
 
 @both
-def test_no_minute_holds_more_than_the_rate_whatever_its_edges(kind: Any, wall: Wall) -> None:
+def test_no_minute_contains_more_calls_than_the_rate(kind: Any, fake_time: FakeTime) -> None:
     limiter = kind("memory://", {"chat": "100/minute"})
-    wall.now += 59
-    assert let_through(limiter, "chat")[0] == 100
-    for _ in range(59):  # a fixed window would begin anew in here, a weighed one would let some through
-        wall.now += 1
-        assert let_through(limiter, "chat")[0] == 0
-    wall.now += 1.001
-    assert let_through(limiter, "chat")[0] == 100
+    fake_time.now += 59
+    assert admit_all(limiter, "chat")[0] == 100
+    for _ in range(59):  # a fixed window or a sliding window counter would admit calls here
+        fake_time.now += 1
+        assert admit_all(limiter, "chat")[0] == 0
+    fake_time.now += 1.001
+    assert admit_all(limiter, "chat")[0] == 100
 
 
-def test_after_the_wait_that_is_told_one_call_is_let_through(wall: Wall) -> None:
+def test_one_call_is_admitted_after_the_returned_wait(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "2/minute"})
     assert limiter.spend("chat") == 0.0
-    wall.now += 20
+    fake_time.now += 20
     assert limiter.spend("chat") == 0.0
     wait = limiter.spend("chat")
     assert wait == pytest.approx(40)
-    wall.now += wait + 0.001
+    fake_time.now += wait + 0.001
     assert limiter.spend("chat") == 0.0
     assert limiter.spend("chat") == pytest.approx(20, abs=0.01)
 
 
-def test_a_refusal_is_never_told_as_no_wait(wall: Wall) -> None:
+def test_refused_call_never_receives_zero_wait(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "1/minute"})
     assert limiter.spend("chat") == 0.0
-    wall.now += 60  # the call of a minute ago is still counted
+    fake_time.now += 60  # the call of exactly one minute ago still counts
     assert limiter.spend("chat") > 0
 
 
-def test_a_clock_that_was_set_back_makes_no_wait_longer_than_the_rates_time(wall: Wall) -> None:
+def test_wait_is_at_most_the_period_when_clock_was_set_back(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "1/minute"})
     assert limiter.spend("chat") == 0.0
-    wall.now -= 3600
+    fake_time.now -= 3600
     assert limiter.spend("chat") == 60
 
 
@@ -139,55 +139,55 @@ def test_a_clock_that_was_set_back_makes_no_wait_longer_than_the_rates_time(wall
 
 
 @both
-def test_all_of_several_rates_must_have_room(kind: Any, wall: Wall) -> None:
+def test_call_is_admitted_only_when_all_rates_allow_it(kind: Any, fake_time: FakeTime) -> None:
     limiter = kind("memory://", {"chat": "50/minute;20/second"})
     counts = []
     for _ in range(4):
-        counts.append(let_through(limiter, "chat")[0])
-        wall.now += 1.001
+        counts.append(admit_all(limiter, "chat")[0])
+        fake_time.now += 1.001
     assert counts == [20, 20, 10, 0]
 
 
-def test_the_longest_wait_of_several_is_told(wall: Wall) -> None:
+def test_refused_call_receives_the_longest_wait(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "2/second;2/minute"})
-    assert let_through(limiter, "chat") == (2, 60)
+    assert admit_all(limiter, "chat") == (2, 60)
 
 
-def test_what_one_rate_refuses_costs_the_others_nothing(wall: Wall) -> None:
+def test_refusal_by_one_rate_takes_no_call_from_the_others(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "100/minute;1/second"})
     total = 0
     for _ in range(40):
         total += limiter.spend("chat") == 0.0
         assert limiter.spend("chat") > 0
         assert limiter.spend("chat") > 0
-        wall.now += 1.001
+        fake_time.now += 1.001
     assert total == 40
 
 
-def test_a_race_that_is_lost_is_lost_at_the_fullest_rate_and_costs_the_others_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_lost_race_for_the_fullest_rate_takes_no_call_from_the_others(
+    store: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limiter = SyncRates(REDIS, {"chat": "100/minute;1/hour"})
-    looked_at = []
-    look = store.get_moving_window
+    checked = []
+    check = store.get_moving_window
 
-    def then_another_process_takes(key: str, limit: int, expiry: int) -> tuple[float, int]:
-        outcome = look(key, limit, expiry)
-        looked_at.append(key)
-        if len(looked_at) == 2:
+    def check_then_lose_race(key: str, limit: int, expiry: int) -> tuple[float, int]:
+        outcome = check(key, limit, expiry)
+        checked.append(key)
+        if len(checked) == 2:
             MemoryStorage.acquire_entry(store, "chat/1/1/hour", 1, 3600)
         return outcome
 
-    monkeypatch.setattr(store, "get_moving_window", then_another_process_takes)
+    monkeypatch.setattr(store, "get_moving_window", check_then_lose_race)
     assert limiter.spend("chat") > 60
-    assert look("chat/100/1/minute", 100, 60)[1] == 0
+    assert check("chat/100/1/minute", 100, 60)[1] == 0
 
 
-def test_a_rate_that_stands_twice_counts_once() -> None:
-    assert let_through(SyncRates("memory://", {"chat": "10/minute;10/minute"}), "chat")[0] == 10
+def test_duplicate_rate_counts_once() -> None:
+    assert admit_all(SyncRates("memory://", {"chat": "10/minute;10/minute"}), "chat")[0] == 10
 
 
-def test_threads_share_the_places_exactly() -> None:
+def test_threads_share_a_rate_exactly() -> None:
     limiter = SyncRates("memory://", {"chat": "500/hour"})
     begin = threading.Barrier(4)
     counts: list[int] = []
@@ -204,121 +204,121 @@ def test_threads_share_the_places_exactly() -> None:
     assert sum(counts) == 500
 
 
-def test_to_count_in_memory_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_in_memory_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[threading.Thread] = []
     monkeypatch.setattr(threading.Thread, "start", started.append)
     limiter = SyncRates("memory://", {"chat": "2/minute;3/hour"})
-    assert let_through(limiter, "chat")[0] == 2
+    assert admit_all(limiter, "chat")[0] == 2
     assert started == []
 
 
-def test_in_memory_no_more_is_kept_than_counts(wall: Wall) -> None:
+def test_memory_window_drops_expired_calls(fake_time: FakeTime) -> None:
     limiter = SyncRates("memory://", {"chat": "5/minute"})
     for _ in range(100):
         limiter.spend("chat")
-        wall.now += 7.0
-    assert [len(moments) for moments in limiter._here._moments.values()] == [5]
+        fake_time.now += 7.0
+    assert [len(times) for times in limiter._local._times.values()] == [5]
 
 
-# Redis away
-
-
-@both
-def test_without_redis_the_same_rates_are_counted_here(kind: Any, store: Store) -> None:
-    store.problem = ConnectionError("no route")
-    assert let_through(kind(REDIS, {"chat": "7/minute"}), "chat")[0] == 7
+# Redis fails
 
 
 @both
-@pytest.mark.parametrize("problem", [ConnectionError(), TimeoutError(), RuntimeError("a fault of the package")])
-def test_whatever_fails_the_service_goes_on(kind: Any, problem: Exception, store: Store) -> None:
-    store.problem = problem
-    assert spend(kind(REDIS, GATEWAY), "chat") == 0.0
+def test_rates_are_counted_in_memory_when_redis_fails(kind: Any, store: FakeRedis) -> None:
+    store.error = ConnectionError("no route")
+    assert admit_all(kind(REDIS, {"chat": "7/minute"}), "chat")[0] == 7
 
 
 @both
-def test_redis_is_left_alone_for_a_while_and_then_asked_by_one(kind: Any, store: Store) -> None:
-    ticks = Ticks()
-    limiter = kind(REDIS, GATEWAY, clock=ticks)
-    store.problem = ConnectionError()
+@pytest.mark.parametrize("error", [ConnectionError(), TimeoutError(), RuntimeError("a bug in the package")])
+def test_call_is_admitted_when_redis_raises_any_error(kind: Any, error: Exception, store: FakeRedis) -> None:
+    store.error = error
+    assert spend(kind(REDIS, RATES), "chat") == 0.0
+
+
+@both
+def test_redis_is_retried_once_per_retry_interval(kind: Any, store: FakeRedis) -> None:
+    retry_clock = RetryClock()
+    limiter = kind(REDIS, RATES, clock=retry_clock)
+    store.error = ConnectionError()
     for _ in range(5):
         spend(limiter, "chat")
-    assert store.asked == 1
-    ticks.now_s += RETRY_S - 0.1
+    assert store.requests == 1
+    retry_clock.now_s += RETRY_S - 0.1
     spend(limiter, "chat")
-    assert store.asked == 1
-    ticks.now_s += 0.2
+    assert store.requests == 1
+    retry_clock.now_s += 0.2
     for _ in range(5):
         spend(limiter, "chat")
-    assert store.asked == 2
+    assert store.requests == 2
 
 
-def test_while_one_caller_tries_redis_again_the_others_do_not_wait_for_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ticks = Ticks()
-    limiter = SyncRates(REDIS, GATEWAY, clock=ticks)
-    store.problem = ConnectionError()
+def test_other_callers_do_not_wait_while_one_retries_redis(store: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    retry_clock = RetryClock()
+    limiter = SyncRates(REDIS, RATES, clock=retry_clock)
+    store.error = ConnectionError()
     limiter.spend("chat")
-    ticks.now_s += RETRY_S
-    tries, goes_on = threading.Event(), threading.Event()
-    tried_by = []
+    retry_clock.now_s += RETRY_S
+    retrying, finish = threading.Event(), threading.Event()
+    retried_by = []
 
     def slow(*_args: Any, **_keywords: Any) -> bool:
-        tried_by.append(threading.current_thread())
-        tries.set()
-        goes_on.wait(10)
+        retried_by.append(threading.current_thread())
+        retrying.set()
+        finish.wait(10)
         raise ConnectionError
 
     monkeypatch.setattr(store, "acquire_entry", slow)
-    trier = threading.Thread(target=limiter.spend, args=("chat",))
-    trier.start()
-    assert tries.wait(30)
+    retrier = threading.Thread(target=limiter.spend, args=("chat",))
+    retrier.start()
+    assert retrying.wait(30)
     assert limiter.spend("chat") == 0.0
-    goes_on.set()
-    trier.join()
-    assert tried_by == [trier]
+    finish.set()
+    retrier.join()
+    assert retried_by == [retrier]
 
 
 @both
-def test_the_log_says_once_that_redis_is_away_and_once_that_it_is_back(
-    kind: Any, store: Store, caplog: pytest.LogCaptureFixture
+def test_failure_and_recovery_of_redis_are_each_logged_once(
+    kind: Any, store: FakeRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ticks = Ticks()
-    limiter = kind(REDIS, GATEWAY, clock=ticks)
-    store.problem = ConnectionError("refused")
+    retry_clock = RetryClock()
+    limiter = kind(REDIS, RATES, clock=retry_clock)
+    store.error = ConnectionError("refused")
     for _ in range(3):
         spend(limiter, "chat")
         spend(limiter, "embed")
-        ticks.now_s += RETRY_S
-    store.problem = None
+        retry_clock.now_s += RETRY_S
+    store.error = None
     for _ in range(3):
         spend(limiter, "chat")
-    lost, found = caplog.records
+    failed, restored = caplog.records
     assert {record.name for record in caplog.records} == {"ollama_compat.dispatch"}
-    assert lost.levelno == found.levelno == logging.WARNING
+    assert failed.levelno == restored.levelno == logging.WARNING
     assert (
-        vars(lost).items()
+        vars(failed).items()
         >= {
-            "event": "rates_lost",
-            "limits": "redis://***@127.0.0.1:6379/0",
-            "reason": "ConnectionError: refused",
+            "event": "rate_storage_failed",
+            "storage": "redis://***@127.0.0.1:6379/0",
+            "cause": "ConnectionError: refused",
             "retry_s": 10.0,
         }.items()
     )
-    assert vars(found).items() >= {"event": "rates_found", "limits": "redis://***@127.0.0.1:6379/0"}.items()
-    assert "counts for itself" in lost.getMessage()
-    assert "again" in found.getMessage()
+    assert (
+        vars(restored).items() >= {"event": "rate_storage_restored", "storage": "redis://***@127.0.0.1:6379/0"}.items()
+    )
+    assert "this client counts its own calls" in failed.getMessage()
+    assert "again" in restored.getMessage()
 
 
-def test_the_first_call_of_an_operation_without_a_rate_is_no_sign_of_redis(
-    store: Store, caplog: pytest.LogCaptureFixture
+def test_call_without_rate_does_not_count_as_recovery_of_redis(
+    store: FakeRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ticks = Ticks()
-    limiter = SyncRates(REDIS, {"chat": "1/minute"}, clock=ticks)
-    store.problem = ConnectionError()
+    retry_clock = RetryClock()
+    limiter = SyncRates(REDIS, {"chat": "1/minute"}, clock=retry_clock)
+    store.error = ConnectionError()
     limiter.spend("chat")
-    ticks.now_s += RETRY_S
+    retry_clock.now_s += RETRY_S
     limiter.spend("embed")
     assert len(caplog.records) == 1
 
@@ -327,7 +327,7 @@ def test_the_first_call_of_an_operation_without_a_rate_is_no_sign_of_redis(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         (f"redis://:{PASSWORD}@host:6379/0", f"Error with {PASSWORD}"),
         (f"redis://app:{PASSWORD}%40x@host:6379/0", f"Error with {PASSWORD}@x and {PASSWORD}%40x"),
@@ -336,29 +336,31 @@ def test_the_first_call_of_an_operation_without_a_rate_is_no_sign_of_redis(
         (f"redis://:{PASSWORD}@host:6379/0", f"Unable to parse redis://:{PASSWORD}@host:6379/0"),
     ],
 )
-def test_no_log_shows_the_password(url: str, said: str, store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    store.problem = ConnectionError(said)
-    limiter = SyncRates(url, GATEWAY)
+def test_log_does_not_contain_password(
+    url: str, message: str, store: FakeRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.error = ConnectionError(message)
+    limiter = SyncRates(url, RATES)
     limiter.spend("chat")
     (record,) = caplog.records
     assert PASSWORD not in record.getMessage() + str(vars(record))
-    assert "***" in vars(record)["reason"]
-    assert PASSWORD not in repr(limiter) + repr(AsyncRates(url, GATEWAY))
+    assert "***" in vars(record)["cause"]
+    assert PASSWORD not in repr(limiter) + repr(AsyncRates(url, RATES))
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster"])
-def test_no_log_of_any_library_shows_the_password(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_of_all_libraries_do_not_contain_password(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    place = {"redis+unix": "/nobody/is/here.sock", "redis+sentinel": "127.0.0.1:1/service"}.get(scheme, "127.0.0.1:1")
-    limiter = SyncRates(f"{scheme}://app:{PASSWORD}@{place}", GATEWAY)
+    address = {"redis+unix": "/no/such/file.sock", "redis+sentinel": "127.0.0.1:1/service"}.get(scheme, "127.0.0.1:1")
+    limiter = SyncRates(f"{scheme}://app:{PASSWORD}@{address}", RATES)
     assert limiter.spend("chat") == 0.0
-    assert "rates_lost" in [vars(record).get("event") for record in caplog.records], "it was tried"
-    shown = caplog.text + "".join(str(vars(record)) for record in caplog.records)
-    assert PASSWORD not in shown
+    assert "rate_storage_failed" in [vars(record).get("event") for record in caplog.records]
+    logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
+    assert PASSWORD not in logged
 
 
-def test_a_long_reason_is_cut_after_the_password_is_hidden(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    store.problem = ConnectionError("x" * 180 + PASSWORD + "x" * 200)
-    SyncRates(REDIS, GATEWAY).spend("chat")
+def test_long_error_is_cut_after_password_is_redacted(store: FakeRedis, caplog: pytest.LogCaptureFixture) -> None:
+    store.error = ConnectionError("x" * 180 + PASSWORD + "x" * 200)
+    SyncRates(REDIS, RATES).spend("chat")
     (record,) = caplog.records
-    assert vars(record)["reason"] == "ConnectionError: " + "x" * 180 + "***" + "…"
+    assert vars(record)["cause"] == "ConnectionError: " + "x" * 180 + "***" + "…"

@@ -1,4 +1,4 @@
-"""What the settings of the rates may hold, and what is told where they hold something else: no password."""
+"""Validation of storage URLs and rates. The errors do not contain passwords."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from ollama_compat.limits.rates import AsyncRates, SyncRates, check, shown
+from ollama_compat.limits.rates import AsyncRates, SyncRates, check
+from ollama_compat.limits.storage_url import redact_url
 
-GATEWAY = {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
-PASSWORD = "nobody-may-see-this"
+RATES = {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
+PASSWORD = "a-secret-password"
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,12 @@ PASSWORD = "nobody-may-see-this"
         "redis+cluster://a:7000,b:7000",
     ],
 )
-def test_what_may_be_held_is_taken_without_connecting(url: str) -> None:
-    check(url, GATEWAY)
+def test_valid_url_is_accepted_without_connecting(url: str) -> None:
+    check(url, RATES)
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("", "''"),
         ("memory", "'memory'"),
@@ -42,41 +43,41 @@ def test_what_may_be_held_is_taken_without_connecting(url: str) -> None:
         ("redis://cache:99999", "Port out of range"),
         ("redis://cache?no_such_option=1", "no_such_option"),
         ("redis+sentinel://cache:26379", "service_name"),
-        ("redis+cluster://cache", "each place is host:port"),
+        ("redis+cluster://cache", "each node of a cluster must be host:port"),
     ],
 )
-def test_another_url_is_told_with_what_it_may_hold(url: str, says: str) -> None:
+def test_invalid_url_is_rejected_with_the_allowed_urls(url: str, message: str) -> None:
     with pytest.raises(ValueError, match="memory://, redis://host:port/db") as caught:
-        check(url, GATEWAY)
-    assert says in str(caught.value)
+        check(url, RATES)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "rate", ["", "often", "600", "600/fortnight", "-1/minute", "0.5/second", "0/minute", "5/minute;"]
 )
-def test_a_rate_that_is_none_is_told_with_what_it_may_hold(rate: str) -> None:
+def test_invalid_rate_is_rejected_with_the_allowed_rates(rate: str) -> None:
     with pytest.raises(ValueError, match="600/minute") as caught:
         check("memory://", {"chat": rate})
     assert f"the rate of chat is {rate!r}" in str(caught.value)
 
 
-def test_a_rate_of_no_operation_in_particular_is_told_too() -> None:
-    with pytest.raises(ValueError, match="the rate is 'often'; it may be"):
+def test_invalid_rate_without_operation_is_rejected() -> None:
+    with pytest.raises(ValueError, match="the rate is 'often'; allowed:"):
         check("memory://", {"": "often"})
 
 
 @pytest.mark.parametrize("make", [check, SyncRates, AsyncRates])
-def test_a_missing_redis_package_is_told_with_what_to_do(
+def test_error_names_the_package_to_install_when_redis_is_missing(
     make: Callable[[str, dict[str, str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ValueError, match=r"pip install 'ollama-compat\[redis\]'") as caught:
-        make(f"redis://:{PASSWORD}@host", GATEWAY)
+        make(f"redis://:{PASSWORD}@host", RATES)
     assert PASSWORD not in str(caught.value)
-    check("memory://", GATEWAY)
+    check("memory://", RATES)
 
 
-# The password
+# Credentials
 
 
 @pytest.mark.parametrize(
@@ -99,16 +100,16 @@ def test_a_missing_redis_package_is_told_with_what_to_do(
         f"redis+cluster://:{PASSWORD}@host",
     ],
 )
-def test_no_error_shows_the_password(url: str) -> None:
+def test_error_does_not_contain_password(url: str) -> None:
     with pytest.raises(ValueError, match="redis://host:port/db") as caught:
-        check(url, GATEWAY)
+        check(url, RATES)
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_url_is_shown_as_far_as_it_is_no_secret() -> None:
-    assert shown("memory://") == "memory://"
-    assert shown("redis://cache:6379/2") == "redis://cache:6379/2"
-    assert shown("redis://u:p@cache:6379/2?ssl_password=x") == "redis://***@cache:6379/2"
-    assert shown("redis+sentinel://a:1,b:2/main") == "redis+sentinel://a:1,b:2/main"
-    assert shown("redis+unix:///run/redis.sock?db=1") == "redis+unix:///run/redis.sock"
-    assert shown("redis://[::1]:6379/0") == "redis://[::1]:6379/0"
+def test_redact_url_removes_user_password_and_query() -> None:
+    assert redact_url("memory://") == "memory://"
+    assert redact_url("redis://cache:6379/2") == "redis://cache:6379/2"
+    assert redact_url("redis://u:p@cache:6379/2?ssl_password=x") == "redis://***@cache:6379/2"
+    assert redact_url("redis+sentinel://a:1,b:2/main") == "redis+sentinel://a:1,b:2/main"
+    assert redact_url("redis+unix:///run/redis.sock?db=1") == "redis+unix:///run/redis.sock"
+    assert redact_url("redis://[::1]:6379/0") == "redis://[::1]:6379/0"
