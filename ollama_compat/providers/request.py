@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..exceptions import MalformedReply
-from ..mapping.errors import elsewhere, refusal, response_error
 from ..settings import Provider
-from ..steps import JsonObject, NextEvent, OpenStream, Reply, Request, Send, Steps
+from ..steps import JsonObject
 from .dialects import CHAT, DIALECTS, Dialect
-from .response import Reading, refused
+
+if TYPE_CHECKING:
+    from .adapter import adapt as adapt
 
 CONTEXT = "token ids (the context of its replies is empty)"
 CONTINUED = "the beginning of an answer (its models may answer it instead of going on from it)"
@@ -213,90 +212,10 @@ def _fits(pattern: str, model: str) -> bool:
     return re.search(pattern, model.lower()) is not None
 
 
-def adapt(exchange: Steps[None], provider: Provider, name: str, notice: Callable[..., None]) -> Steps[None]:
-    """`exchange`, asked of the provider `name` instead of a vLLM server. `notice` is called as `Memory.notice` is."""
-    dialect = dialect_of(provider)
-    reading = Reading()
-    outcome: Any = None
-    problem: Exception | None = None
-    try:
-        while True:
-            step = exchange.send(outcome) if problem is None else exchange.throw(problem)
-            outcome, problem = None, None
-            if isinstance(step, (Send, OpenStream)):
-                if not dialect.everything and step.request.path not in dialect.endpoints:
-                    outcome = Reply(404, b'{"detail":"Not Found"}')
-                    continue
-                step = replace(step, request=_rewritten(step.request, provider, name, dialect, notice))
-                reading = Reading()
-            try:
-                outcome = yield step
-            except Exception as error:
-                problem = error
-            if isinstance(outcome, Reply):
-                outcome = refused(outcome)
-                problem = _denied(provider, name, outcome.status, outcome.body)
-            elif isinstance(step, NextEvent) and outcome is not None:
-                outcome = reading.event(outcome)
-                problem = _denied(provider, name, reading.status, outcome)
-                _tell(reading, name, notice)
-    except StopIteration:
-        return
-    except MalformedReply as strange:
-        raise elsewhere(strange, f"Please check base_url in [providers.{name}]: {provider.base_url}") from None
-    finally:
-        exchange.close()
+def __getattr__(name: str) -> object:
+    """`adapt` under its former address, until its importers use adapter.py."""
+    if name != "adapt":
+        raise AttributeError(name)
+    from .adapter import adapt
 
-
-def _tell(reading: Reading, name: str, notice: Callable[..., None]) -> None:
-    """Warn of what was odd about an event."""
-    for what in reading.told:
-        notice("provider is odd", f"{name} {what}", "provider %(provider)s sent %(what)s", provider=name, what=what)
-    reading.told.clear()
-
-
-def _rewritten(
-    request: Request, provider: Provider, name: str, dialect: Dialect, notice: Callable[..., None]
-) -> Request:
-    base, path = _place(provider.base_url.rstrip("/"), request.path, dialect)
-    if request.payload is None:
-        return replace(request, base=base, path=path, credential=name)
-    asked = str(request.payload.get("model", ""))
-    payload, lost = adapted(request.payload, request.path, dialect, provider.models.get(asked, asked))
-    for what in lost:
-        notice(
-            "provider takes less",
-            f"{name} {what}",
-            "provider %(provider)s does not take %(what)s",
-            provider=name,
-            what=what,
-        )
-    return replace(request, base=base, path=path, payload=payload, credential=name)
-
-
-def _place(base: str, path: str, dialect: Dialect) -> tuple[str, str]:
-    """Base URL and path of a request: `/v1` stands for whatever path the provider has in front of its endpoints."""
-    if not urlsplit(base).path:
-        base += dialect.root
-    if base.endswith("/v1"):
-        return base.removesuffix("/v1"), path
-    return base, path if dialect.everything else path.removeprefix("/v1")
-
-
-def _denied(provider: Provider, name: str, status: int, body: bytes) -> Exception | None:
-    """A refusal for the key, the account or the model's name: whose it is, and where to look."""
-    if status not in _UNSAID:
-        return None
-    told = refusal(provider.base_url, status, body)
-    if told.endpoint_missing:
-        return None
-    if status == 404:
-        look = f"check the model's name, and models and base_url in [providers.{name}]"
-    else:
-        look = f"check the key in {provider.api_key_env}" if provider.api_key_env else _NO_KEY
-    return response_error(f"{told.message or _UNSAID[status]} (provider {name}, {provider.base_url}: {look})", status)
-
-
-_NO_KEY = "check the key: no api_key_env is set"
-_UNSAID = {401: "unauthorized", 402: "payment required", 403: "forbidden", 404: "not found"}
-"""The statuses that are told with where to look, and what they mean where the provider says nothing."""
+    return adapt
