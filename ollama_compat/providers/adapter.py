@@ -1,7 +1,7 @@
 """Runs an operation against a provider instead of a vLLM server.
 
-`ProviderAdapter` rewrites the operation's requests (request.py) and normalises the provider's replies (response.py).
-`adapt` wraps the operation's steps with it.
+`ProviderAdapter` converts the operation's requests (request.py) and the provider's replies (response.py). `adapt` wraps
+the steps of an operation with it.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..exceptions import MalformedReply
 from ..mapping.errors import elsewhere, refusal, response_error
 from ..settings import Provider
 from ..steps import NextEvent, OpenStream, Reply, Request, Send, Steps
-from .dialects import Dialect
-from .request import adapted, dialect_of
-from .response import Reading, refused
+from .dialects import dialect_of
+from .request import converted, location
+from .response import StreamNormalizer, normalized
 
 _HELP_STATUSES = {401: "unauthorized", 402: "payment required", 403: "forbidden", 404: "not found"}
 """The statuses whose errors name the setting to check, and the message when the provider sends none."""
 
 
 class ProviderAdapter:
-    """Translates between one operation and one provider. It does no I/O.
+    """Converts the requests and replies of one call. It does no I/O.
 
-    `name` is the provider's name in the settings. `notice` is called as `Memory.notice` is.
-    An instance serves one call: it holds the state of the stream that the call reads.
+    `name` is the provider's name in the settings. `notice` writes a warning once per subject, as `Memory.notice` does.
+    An instance holds the state of the stream that the call reads, so each call needs its own.
     """
 
     def __init__(self, provider: Provider, name: str, notice: Callable[..., None]) -> None:
@@ -35,47 +34,47 @@ class ProviderAdapter:
         self._provider = provider
         self._name = name
         self._notice = notice
-        self._dialect = dialect_of(provider)
-        self._reading = Reading()
+        self._dialect = dialect_of(provider.base_url, provider.dialect)
+        self._stream = StreamNormalizer()
 
     def request(self, request: Request) -> Request | Reply:
-        """The request as the provider takes it, or the 404 reply of an endpoint that the provider lacks."""
+        """The request for the provider, or the 404 reply of an endpoint that the provider does not have."""
         dialect, provider = self._dialect, self._provider
-        if not dialect.everything and request.path not in dialect.endpoints:
+        if not dialect.supports(request.path):
             return Reply(404, b'{"detail":"Not Found"}')
-        self._reading = Reading()
-        base, path = _place(provider.base_url.rstrip("/"), request.path, dialect)
+        self._stream = StreamNormalizer()
+        base, path = location(provider.base_url, request.path, dialect)
         if request.payload is None:
             return replace(request, base=base, path=path, credential=self._name)
         model = str(request.payload.get("model", ""))
-        payload, lost = adapted(request.payload, request.path, dialect, provider.models.get(model, model))
+        payload, lost = converted(request.payload, request.path, dialect, provider.models.get(model, model))
         for what in lost:
-            self._warn("provider takes less", what, "provider %(provider)s does not take %(what)s")
+            self._warn("unsupported by provider", what, "provider %(provider)s does not support %(what)s")
         return replace(request, base=base, path=path, payload=payload, credential=self._name)
 
     def reply(self, reply: Reply) -> Reply:
         """The reply in vLLM's shape.
 
-        Raises `ResponseError` for the statuses 401, 402 and 403, and for 404 if the model is missing.
+        Raises `ResponseError` for the statuses 401, 402 and 403, and for 404 unless the endpoint is missing.
         """
-        reply = refused(reply)
+        reply = normalized(reply)
         self._check_access(reply.status, reply.body)
         return reply
 
     def event(self, data: bytes) -> bytes:
-        """The data of a stream's event in vLLM's shape.
+        """The data of a stream event in vLLM's shape.
 
         Raises `ResponseError` for an error event with a status for which `reply` raises.
         """
-        data = self._reading.event(data)
-        for what in self._reading.told:
-            self._warn("provider is odd", what, "provider %(provider)s sent %(what)s")
-        self._reading.told.clear()
-        self._check_access(self._reading.status, data)
+        data = self._stream.event(data)
+        for what in self._stream.warnings:
+            self._warn("unexpected provider reply", what, "provider %(provider)s sent %(what)s")
+        self._stream.warnings.clear()
+        self._check_access(self._stream.status, data)
         return data
 
     def error(self, error: Exception) -> Exception:
-        """The error that the caller receives: a `MalformedReply` names the provider's `base_url`."""
+        """The error for the caller: a `MalformedReply` names the provider's `base_url`; other errors stay unchanged."""
         if not isinstance(error, MalformedReply):
             return error
         return elsewhere(error, f"Please check base_url in [providers.{self._name}]: {self._provider.base_url}")
@@ -102,7 +101,7 @@ class ProviderAdapter:
 
 
 def adapt(steps: Steps[None], provider: Provider, name: str, notice: Callable[..., None]) -> Steps[None]:
-    """`steps`, with its requests sent to the provider `name`. `notice` is called as `Memory.notice` is."""
+    """Run `steps` against the provider `name`. `notice` is as in `ProviderAdapter`."""
     adapter = ProviderAdapter(provider, name, notice)
     outcome: Any = None
     error: Exception | None = None
@@ -130,12 +129,3 @@ def adapt(steps: Steps[None], provider: Provider, name: str, notice: Callable[..
         raise adapter.error(malformed) from None
     finally:
         steps.close()
-
-
-def _place(base: str, path: str, dialect: Dialect) -> tuple[str, str]:
-    """Base URL and path of a request. `/v1` is replaced by the path that the provider has in front of its endpoints."""
-    if not urlsplit(base).path:
-        base += dialect.root
-    if base.endswith("/v1"):
-        return base.removesuffix("/v1"), path
-    return base, path if dialect.everything else path.removeprefix("/v1")
