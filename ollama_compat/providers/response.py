@@ -32,7 +32,6 @@ class Finish:
 
 
 FILTERED = "a reply that its content filter cut off"
-_GEMINI = "ai.google.dev/api/generate-content, FinishReason, 2026"
 
 FINISHES = (
     Finish("eos", "stop", "", "together 3.1.1, ChatCompletionChunk"),
@@ -42,21 +41,13 @@ FINISHES = (
         "",
         "recorded from Gemini's endpoint, 2026: `function_call_filter: MALFORMED_FUNCTION_CALL`",
     ),
-    Finish("function_call", "tool_calls", "", "openai-python 3.54"),
     Finish("model_length", "length", "", "mistralai 3.7.0, ChatCompletionChoice"),
-    Finish("max_tokens", "length", "", _GEMINI),
-    Finish("malformed_function_call", "error", "", _GEMINI),
     Finish(
         "content_filter",
         "stop",
         FILTERED,
         "openai-python 3.54; recorded from Gemini's endpoint, 2026: `content_filter: PROHIBITED_CONTENT`",
     ),
-    Finish("safety", "stop", FILTERED, _GEMINI),
-    Finish("recitation", "stop", FILTERED, _GEMINI),
-    Finish("blocklist", "stop", FILTERED, _GEMINI),
-    Finish("prohibited_content", "stop", FILTERED, _GEMINI),
-    Finish("spii", "stop", FILTERED, _GEMINI),
 )
 
 _KNOWN_FINISHES = frozenset({"stop", "length", "tool_calls", "error", "abort", "insufficient_system_resource"})
@@ -73,7 +64,6 @@ STATUSES = (
     ("too_many_requests", 429),
     ("resource_exhausted", 429),
     ("quota", 429),
-    ("capacity", 503),
     ("overloaded", 503),
     ("unavailable", 503),
     ("timeout", 504),
