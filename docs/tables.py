@@ -21,7 +21,7 @@ from ollama_compat.mapping import infill as fim
 from ollama_compat.mapping.model_families import FAMILIES
 from ollama_compat.mapping.options import OPTIONS
 from ollama_compat.providers.dialects import CHAT, DIALECTS, Dialect, Switch
-from ollama_compat.providers.request import SAID
+from ollama_compat.providers.request import OLLAMA_NAMES
 from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES
 from ollama_compat.servers.failures import FAILURES, UNAUTHORIZED
 from ollama_compat.settings import CONFIG, VARIABLES
@@ -176,7 +176,7 @@ def _lacking(row: Dialect) -> str:
 
 
 def _said(key: str) -> str:
-    return f"`{SAID.get(key, key)}`"
+    return f"`{OLLAMA_NAMES.get(key, key)}`"
 
 
 def thinking_fields() -> str:

@@ -1,11 +1,11 @@
-"""Requests that have all that the translation can say to vLLM, and how they look to a provider."""
+"""Requests that have every key that the operations send to vLLM, and their conversion for a provider."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ollama_compat.providers.dialects import CHAT, DIALECTS
-from ollama_compat.providers.request import adapted
+from ollama_compat.providers.request import converted
 from ollama_compat.steps import JsonObject
 
 BY_NAME = {row.name: row for row in DIALECTS}
@@ -73,10 +73,10 @@ TEXTS: JsonObject = {
 }
 
 
-def asked(dialect: str, model: str = "any", **changes: Any) -> tuple[JsonObject, tuple[str, ...]]:
-    """A chat with `changes`, as the provider gets it."""
+def convert_chat(dialect: str, model: str = "any", **changes: Any) -> tuple[JsonObject, tuple[str, ...]]:
+    """A chat with `changes` as the provider receives it, and what the provider lacks."""
     payload: JsonObject = {"model": "served", "messages": [{"role": "user", "content": "Hi"}], **changes}
-    return adapted(payload, CHAT, BY_NAME[dialect], model)
+    return converted(payload, CHAT, BY_NAME[dialect], model)
 
 
 def as_format(schema: JsonObject) -> JsonObject:

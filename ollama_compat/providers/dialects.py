@@ -1,14 +1,17 @@
-"""What each OpenAI-compatible service takes: the one table of providers.
+"""The table of dialects: what each OpenAI-compatible provider accepts in a request.
 
-A row says which keys of our payloads an endpoint knows and under which names, how thinking is switched, where thoughts
-stand, and what becomes of a schema. providers.py rewrites requests by it; docs/providers.md has the same rows.
+A row of `DIALECTS` holds the keys of our payloads that each endpoint accepts and their names there, how a model's
+thinking is enabled, which field holds thinking in a reply, and how a schema is requested. request.py applies a row to
+a payload. docs/providers.md has the same rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
+from urllib.parse import urlsplit
 
 from ..steps import JsonObject
 
@@ -17,62 +20,77 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """How thinking is switched for the models whose names have `pattern`, in lower case."""
+    """How `think` is sent for the models whose name matches the regular expression `pattern`, in lower case."""
 
     pattern: str
     on: JsonObject
     off: JsonObject | None
-    """None: these models think, whatever they are told."""
+    """The fields that disable thinking; None: these models always think."""
     levels: Mapping[str, JsonObject]
-    """What each level of `think` becomes: low, medium, high, max."""
+    """The fields for each level of `think`: low, medium, high, max."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
-    """A row of the table. Each endpoint has the keys of our payloads that it takes -> what they are called there."""
+    """A row of the table. Each endpoint maps the keys of our payloads that it accepts to their names there."""
 
     name: str
     source: str
-    """The document that says so, with its version or the date at which it said so."""
+    """The documents that the row is taken from, with their version or date."""
     chat: Mapping[str, str] = field(default_factory=dict)
     completions: Mapping[str, str] | None = None
-    """Raw prompts; None: there is no such endpoint."""
+    """The endpoint for raw prompts; None: the provider has none."""
     embeddings: Mapping[str, str] | None = None
     hosts: tuple[str, ...] = ()
-    """The hosts that speak it, and those below them."""
+    """The hosts that use this dialect. Their subdomains do, too."""
     root: str = "/v1"
-    """The path in front of `/chat/completions`, where `base_url` has none."""
+    """The path in front of `/chat/completions`, for a `base_url` without a path."""
     thinking: tuple[Switch, ...] = ()
-    """The first that fits the model's name says how thinking is switched. What fits none is not told about it."""
+    """The first row that matches the model's name applies. If none matches, `think` is not sent."""
     shown: str = "reasoning_content"
-    """The field of a reply in which thoughts come; empty: they are not shown."""
+    """The field of a reply that holds the thinking; empty: the provider does not return it."""
     history: str = ""
-    """The field of a message in which earlier thoughts are sent; empty: there is none."""
+    """The field of a message that holds earlier thinking; empty: the provider does not accept it."""
     replays: bool = False
-    """Whether thinking is refused after tool calls that come without the thoughts that led to them."""
+    """Whether the provider refuses to think after tool calls whose thinking is missing from the history."""
     schema: Literal["enforced", "asked", "told"] = "asked"
-    """What becomes of a schema in `response_format`. Told: only any JSON object is taken."""
+    """What happens to a schema in `response_format`. "enforced": the reply fits it. "asked": it is sent, but not
+    enforced. "told": the provider accepts no schema, so it is written into the system prompt."""
     prefix: bool = False
-    """Whether an answer that the last message begins is continued, by a key `prefix` of that message. Elsewhere it is
-    not asked for: what becomes of such a message is up to the model."""
+    """Whether the key `prefix` of the last message makes the model continue it. Other providers have no such key: the
+    model continues the message or answers it."""
     limits: Mapping[str, float] = field(default_factory=dict)
-    """The most that a key may hold. More is held to it."""
+    """The largest accepted value of a key. Larger values are reduced to it."""
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Keys that some models refuse: pattern of their names -> the provider's keys."""
+    """Keys that some models refuse: regular expression for the model's name -> the provider's keys."""
     signed: Mapping[str, JsonObject] = field(default_factory=dict)
-    """What each tool call of the history has to carry for some models: pattern of their names -> fields of the call."""
+    """Fields that some models require in each tool call of the history: regular expression -> fields."""
     tool_names: bool = False
-    """Whether a tool's result has the tool's name beside the id of its call."""
+    """Whether a tool's result carries the tool's name besides the id of its call."""
     short_ids: bool = False
     """Whether the ids of tool calls must have nine letters or digits."""
     everything: bool = False
-    """Whether all of vLLM's own API passes."""
+    """Whether the provider accepts vLLM's whole API."""
+    endpoints: Mapping[str, Mapping[str, str]] = field(init=False)
+    """The accepted keys of each path that the provider has."""
 
-    @property
-    def endpoints(self) -> dict[str, Mapping[str, str]]:
-        """What it takes at each path that it has."""
+    def __post_init__(self) -> None:
+        """Collect the endpoints."""
         rows = ((CHAT, self.chat), (COMPLETIONS, self.completions), (EMBEDDINGS, self.embeddings))
-        return {path: keys for path, keys in rows if keys is not None}
+        object.__setattr__(self, "endpoints", {path: keys for path, keys in rows if keys is not None})
+
+    def supports(self, path: str) -> bool:
+        """Whether the provider has the endpoint."""
+        return self.everything or path in self.endpoints
+
+
+@lru_cache(maxsize=64)
+def dialect_of(base_url: str, name: str | None = None) -> Dialect:
+    """The row called `name`; without a name, the row of the URL's host."""
+    if name is not None:
+        return next(row for row in DIALECTS if row.name == name)
+    host = f".{urlsplit(base_url).hostname or ''}"
+    return next((row for row in DIALECTS if any(host.endswith(f".{known}") for known in row.hosts)), DIALECTS[-1])
 
 
 def _keys(names: str, **renamed: str) -> Mapping[str, str]:
@@ -82,16 +100,20 @@ def _keys(names: str, **renamed: str) -> Mapping[str, str]:
 def _effort(
     pattern: str, on: str | None, off: str | None, most: str = "high", also: JsonObject | None = None
 ) -> Switch:
-    """A switch that is `reasoning_effort`. `on` None: it says nothing; `most` is the highest level; `also` goes with
-    thinking."""
-    levels = {"low": "low", "medium": "medium", "high": "high", "max": most}
-    said = {level: {**(also or {}), "reasoning_effort": theirs} for level, theirs in levels.items()}
-    begun = {**(also or {}), **({"reasoning_effort": on} if on else {})}
-    return Switch(pattern, begun, {"reasoning_effort": off} if off else None, said)
+    """A switch that uses `reasoning_effort`.
+
+    `on` None: `think=True` sends no effort. `most` is the provider's value for `max`. `also` holds further fields that
+    enable thinking.
+    """
+    extra = also or {}
+    efforts = {"low": "low", "medium": "medium", "high": "high", "max": most}
+    levels = {level: {**extra, "reasoning_effort": effort} for level, effort in efforts.items()}
+    enabled = {**extra, "reasoning_effort": on} if on else extra
+    return Switch(pattern, enabled, {"reasoning_effort": off} if off else None, levels)
 
 
 def _toggle(pattern: str, on: JsonObject, off: JsonObject | None) -> Switch:
-    """A switch that knows no levels."""
+    """A switch without levels."""
     return Switch(pattern, on, off, dict.fromkeys(("low", "medium", "high", "max"), on))
 
 
@@ -101,12 +123,13 @@ _PENALTIES = "presence_penalty frequency_penalty"
 _SAMPLING = f"top_k min_p repetition_penalty seed {_PENALTIES}"
 _ALTERNATIVES = "logprobs top_logprobs"
 _UNSIGNED: JsonObject = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
-_PARSED: JsonObject = {"reasoning_format": "parsed"}  # else qwen3's thoughts come inside the answer; gpt-oss refuses it
+# Without it, qwen3 writes its thinking into `content`. gpt-oss refuses it.
+_PARSED: JsonObject = {"reasoning_format": "parsed"}
 _OPENAI = f"stream_options seed {_PENALTIES}"
 
-# A payload has at most four stop strings, which every row takes (DeepSeek 16, Gemini 5), one answer (no `n`), and no
-# `tool_choice`, `parallel_tool_calls` or `strict`: nothing is said of these. Without `stream_options`, OpenRouter,
-# Together, Fireworks and Mistral send the usage with the last event unasked.
+# The table has no columns for `stop` (a payload has at most four stop strings and each provider accepts them: DeepSeek
+# 16, Gemini 5), nor for `n`, `tool_choice`, `parallel_tool_calls` and `strict`, which a payload never has. OpenRouter,
+# Together, Fireworks and Mistral send the usage with the last event without `stream_options`.
 DIALECTS = (
     Dialect(
         "deepseek",
@@ -132,11 +155,11 @@ DIALECTS = (
         hosts=("api.openai.com", "openai.azure.com"),
         thinking=(
             _effort(r"^gpt-(5\.[1-9]|[6-9])(?!.*chat)", "medium", "none"),
-            _effort(r"^gpt-5(?!.*chat)", "medium", "minimal"),  # the least that it can do
+            _effort(r"^gpt-5(?!.*chat)", "medium", "minimal"),  # its lowest effort
             _effort(r"^o\d", "medium", "low"),
         ),
         shown="",
-        limits={"logprobs": 5},  # of raw prompts; in a chat it is a yes or no
+        limits={"logprobs": 5},  # of raw prompts; in a chat, `logprobs` is a boolean
         refused={
             r"^(o\d|gpt-[5-9])(?!.*chat)": frozenset(
                 {"temperature", "top_p", "stop", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs"}
@@ -172,7 +195,7 @@ DIALECTS = (
     Dialect(
         "together",
         "together (Python SDK) 3.1.1; docs.together.ai/docs/inference/chat/reasoning, 2026",
-        _keys(f"{_MESSAGES} max_tokens {_SAMPLING}"),  # its log probabilities have a shape of their own
+        _keys(f"{_MESSAGES} max_tokens {_SAMPLING}"),  # its log probabilities have another format
         completions=_keys(f"{_PROMPT} {_SAMPLING}"),
         embeddings=_keys("model input"),
         hosts=("api.together.xyz", "api.together.ai"),
@@ -235,23 +258,21 @@ DIALECTS = (
         root="/v1beta/openai",
         thinking=(
             _effort(r"gemini-2\.5-flash", "medium", "none"),
-            _effort(r"gemini-(2\.5|[3-9])", "medium", "low"),  # the least that they can do
+            _effort(r"gemini-(2\.5|[3-9])", "medium", "low"),  # their lowest effort
         ),
         shown="",
         schema="enforced",
-        signed={
-            r"gemini-[3-9]": {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
-        },
+        signed={r"gemini-[3-9]": _UNSIGNED},
         tool_names=True,
     ),
     Dialect("vllm", "vLLM 0.32", everything=True, shown="reasoning", schema="enforced"),
     Dialect(
         "openai-compatible",
-        "what OpenAI's API has had for long, openai-python 3.54",
+        "the long-standing keys of OpenAI's API, openai-python 3.54",
         _keys(f"{_MESSAGES} max_tokens {_OPENAI} {_ALTERNATIVES}"),
         completions=_keys(f"{_PROMPT} {_OPENAI} logprobs"),
         embeddings=_keys("model input"),
         limits={"logprobs": 5},
     ),
 )
-"""The last one is that of a provider that none of the others is."""
+"""The last row applies to the providers that no other row matches."""

@@ -1,8 +1,9 @@
-"""What OpenAI-compatible services answer, in the shape in which vLLM would have said it: the one table of replies.
+"""Converts a provider's replies into the shape of vLLM's replies: the table of normalisations.
 
-vLLM's own replies never pass through here: wire.py reads them as they are. A provider's are read loosely, whatever
-server is behind it, because gateways put one service's shapes behind another one's host. Each row of `SHAPES` changes
-a decoded event in place; docs/providers.md has the same rows.
+vLLM's own replies never pass through this module; mapping/vllm_schema.py reads them as they are. Every row of `SHAPES`
+applies to every provider, because gateways return one service's shapes under another service's host. A row changes a
+decoded event in place. docs/providers.md has the same rows. All functions are pure; `StreamNormalizer` holds the state
+of one stream.
 """
 
 from __future__ import annotations
@@ -19,41 +20,41 @@ from ..steps import JsonObject, Reply
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """A `finish_reason` that vLLM does not have. It is known by what it begins with, in lower case."""
+    """A `finish_reason` that vLLM does not have."""
 
     said: str
+    """Its first characters, in lower case."""
     means: str
-    """vLLM's word for it."""
+    """The `finish_reason` of vLLM that replaces it."""
     told: str
-    """What the caller is told in the log; empty: nothing is amiss."""
+    """The warning for the log; empty: no warning."""
     source: str
 
 
-FILTERED = "an answer that its content filter cut off"
-_GEMINI = "ai.google.dev/api/generate-content, FinishReason, 2026: its endpoint hands some on as they are"
+FILTERED = "a reply that its content filter cut off"
 
 FINISHES = (
-    Finish("eos", "stop", "", "together 3.1.1"),
+    Finish("eos", "stop", "", "together 3.1.1, ChatCompletionChunk"),
     Finish(
-        "function_call_filter", "error", "", "Gemini's endpoint, 2026: `function_call_filter: MALFORMED_FUNCTION_CALL`"
+        "function_call_filter",
+        "error",
+        "",
+        "recorded from Gemini's endpoint, 2026: `function_call_filter: MALFORMED_FUNCTION_CALL`",
     ),
-    Finish("function_call", "tool_calls", "", "openai-python 3.54"),
-    Finish("model_length", "length", "", "mistralai 3.7.0"),
-    Finish("max_tokens", "length", "", _GEMINI),
-    Finish("malformed_function_call", "error", "", _GEMINI),
-    Finish("content_filter", "stop", FILTERED, "openai-python 3.54; Gemini's endpoint adds why"),
-    Finish("safety", "stop", FILTERED, _GEMINI),
-    Finish("recitation", "stop", FILTERED, _GEMINI),
-    Finish("blocklist", "stop", FILTERED, _GEMINI),
-    Finish("prohibited_content", "stop", FILTERED, _GEMINI),
-    Finish("spii", "stop", FILTERED, _GEMINI),
+    Finish("model_length", "length", "", "mistralai 3.7.0, ChatCompletionChoice"),
+    Finish(
+        "content_filter",
+        "stop",
+        FILTERED,
+        "openai-python 3.54; recorded from Gemini's endpoint, 2026: `content_filter: PROHIBITED_CONTENT`",
+    ),
 )
 
-_VLLMS = frozenset({"stop", "length", "tool_calls", "error", "abort", "insufficient_system_resource"})
-"""What operations/generation.py knows."""
+_KNOWN_FINISHES = frozenset({"stop", "length", "tool_calls", "error", "abort", "insufficient_system_resource"})
+"""The values that generation/pipeline.py handles."""
 
 STATUSES = (
-    ("tool_use_failed", 500),  # Groq's: the model, not the caller, wrote a call that is none
+    ("tool_use_failed", 500),  # Groq: the model wrote an invalid call, which is not the caller's mistake
     ("context_length", 400),
     ("invalid_api_key", 401),
     ("authentication", 401),
@@ -63,41 +64,49 @@ STATUSES = (
     ("too_many_requests", 429),
     ("resource_exhausted", 429),
     ("quota", 429),
-    ("capacity", 503),
     ("overloaded", 503),
     ("unavailable", 503),
     ("timeout", 504),
     ("invalid", 400),
 )
-"""The status of an error in a stream that has no number: what its `code`, `type` or `status` has in it."""
+"""The status of an error event without a number, by a word in its `code`, `type` or `status`. The first match applies.
 
-_ERROR_STATUS = 500
-_SHOWN = 60  # characters of a strange word that the log quotes
+Sources: openrouter 1.3.84, APIErrorType; the error codes of OpenAI, Groq and DeepSeek; Gemini's `status`; Cerebras'
+`too_many_requests_error`.
+"""
+
+_DEFAULT_STATUS = 500
+_QUOTED = 60
+"""The number of characters of an unknown `finish_reason` that the log quotes."""
 
 
-@dataclass
-class _Call:
+@dataclass(slots=True)
+class _ToolCall:
+    """A tool call of which the stream has sent at least a part."""
+
     number: int
     id: str
     name: str
 
 
-@dataclass
-class Reading:
-    """One stream of a provider's."""
+@dataclass(slots=True)
+class StreamNormalizer:
+    """Converts the events of one stream."""
 
-    told: list[str] = field(default_factory=list)
-    """What the caller is to be told, for the log."""
+    warnings: list[str] = field(default_factory=list)
+    """Texts for the log. The reader of the stream removes them."""
     status: int = 200
-    """What the status would have been, had the event been a reply."""
-    _calls: dict[int, _Call] = field(default_factory=dict)
-    """The tool call that is open under each index of theirs."""
-    _last: _Call | None = None
+    """The status that the last event would have as a reply of its own."""
+    _calls: dict[int, _ToolCall] = field(default_factory=dict)
+    """The latest tool call of each index that the provider sent."""
+    _last: _ToolCall | None = None
     _count: int = 0
 
     def event(self, data: bytes) -> bytes:
-        """The data of an event as vLLM would have sent it. What is odder than the table stays as it is: wire.py, which
-        is strict, tells what is wrong with it."""
+        """The data of an event in vLLM's shape.
+
+        Data that the table cannot convert stays as it is: mapping/vllm_schema.py validates it and raises.
+        """
         try:
             event = _without_nulls(msgspec.json.decode(data))
             if isinstance(event, list) and len(event) == 1:
@@ -108,14 +117,17 @@ class Reading:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return data
 
-    def call(self, delta: JsonObject) -> _Call:
-        """The tool call that a delta belongs to. A name with another id, or without any index, begins a new one."""
-        index, own = delta.get("index"), str(delta.get("id", ""))
+    def call(self, delta: JsonObject) -> _ToolCall:
+        """The tool call that a delta belongs to.
+
+        A delta with a name begins a new call if it has another id than the known call, or neither id nor index.
+        """
+        index, call_id = delta.get("index"), str(delta.get("id", ""))
         name = str(delta["function"].get("name", ""))
         known = self._last if index is None else self._calls.get(index)
-        if known is None or (name and (own != known.id if own else index is None)):
-            known, self._count = _Call(self._count, own, name), self._count + 1
-        elif name == known.name:  # said again with each piece
+        if known is None or (name and (call_id != known.id if call_id else index is None)):
+            known, self._count = _ToolCall(self._count, call_id, name), self._count + 1
+        elif name == known.name:  # some providers repeat the name in every delta
             delta["function"].pop("name", None)
         self._last = known
         if index is not None:
@@ -125,72 +137,75 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A row of the table."""
+    """A row of the table of normalisations."""
 
     what: str
+    """What the provider sends."""
     who: str
+    """The providers that send it."""
     becomes: str
     source: str
-    read: Callable[[JsonObject, Reading], None]
-    """Changes a decoded event, from which every null is gone."""
+    read: Callable[[JsonObject, StreamNormalizer], None]
+    """Changes a decoded event without nulls in place."""
 
 
-def _errors(event: JsonObject, reading: Reading) -> None:
+def _errors(event: JsonObject, stream: StreamNormalizer) -> None:
     error = event.pop("error", None) or (event.get("x_groq") or {}).get("error")
     if not error and not event.keys() & {"choices", "usage", "data", "x_groq"}:
         error = event if event.keys() & {"message", "detail", "errors"} else None
     if error:
-        reading.status = status_of(error)
-        event["error"] = {"message": said(error), "code": reading.status}
+        stream.status = error_status(error)
+        event["error"] = {"message": error_message(error), "code": stream.status}
 
 
-def _usage(event: JsonObject, _: Reading) -> None:
-    places = ((event.get("x_groq") or {}), *_choices(event))
-    found = next((place["usage"] for place in places if isinstance(place.get("usage"), dict)), None)
+def _usage(event: JsonObject, _: StreamNormalizer) -> None:
+    holders = ((event.get("x_groq") or {}), *_choices(event))
+    found = next((holder["usage"] for holder in holders if isinstance(holder.get("usage"), dict)), None)
     if found is not None:
         event.setdefault("usage", found)
 
 
-def _content(event: JsonObject, _: Reading) -> None:
+def _content_parts(event: JsonObject, _: StreamNormalizer) -> None:
     for delta in _deltas(event):
         parts = delta.get("content")
         if not isinstance(parts, list):
             continue
         delta["content"] = "".join(_text(part) for part in parts)
-        thoughts = "".join(_thought(part) for part in parts)
-        if thoughts:
-            delta["reasoning"] = thoughts
+        thinking = "".join(_thinking(part) for part in parts)
+        if thinking:
+            delta["reasoning"] = thinking
 
 
-def _details(event: JsonObject, _: Reading) -> None:
+def _reasoning_details(event: JsonObject, _: StreamNormalizer) -> None:
     for delta in _deltas(event):
         details = delta.get("reasoning_details")
         if details and not (delta.get("reasoning") or delta.get("reasoning_content")):
             delta["reasoning"] = "".join(_field(part, "text") or _field(part, "summary") for part in details)
 
 
-def _tool_calls(event: JsonObject, reading: Reading) -> None:
+def _tool_calls(event: JsonObject, stream: StreamNormalizer) -> None:
     for delta in _deltas(event):
-        for piece in delta.get("tool_calls") or ():
-            function = piece.setdefault("function", {})
+        for call in delta.get("tool_calls") or ():
+            function = call.setdefault("function", {})
             if "arguments" in function and not isinstance(function["arguments"], str):
                 function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-            piece["index"] = reading.call(piece).number
+            call["index"] = stream.call(call).number
 
 
-def _finish(event: JsonObject, reading: Reading) -> None:
+def _finish_reasons(event: JsonObject, stream: StreamNormalizer) -> None:
     for choice in _choices(event):
-        theirs = choice.get("finish_reason")
-        if not theirs or theirs in _VLLMS:
+        reason = choice.get("finish_reason")
+        if not reason or reason in _KNOWN_FINISHES:
             continue
-        row = next((row for row in FINISHES if str(theirs).lower().startswith(row.said)), None)
+        row = next((row for row in FINISHES if str(reason).lower().startswith(row.said)), None)
         choice["finish_reason"] = "stop" if row is None else row.means
-        unknown = f"a finish_reason {str(theirs)[:_SHOWN]!r} that nobody knows (it is taken for 'stop')"
-        told = unknown if row is None else row.told
-        reading.told += [told] if told else []
+        if row is None:
+            stream.warnings.append(f"the unknown finish_reason {str(reason)[:_QUOTED]!r} (it is handled as 'stop')")
+        elif row.told:
+            stream.warnings.append(row.told)
 
 
-def _last_token(event: JsonObject, _: Reading) -> None:
+def _logprobs(event: JsonObject, _: StreamNormalizer) -> None:
     for choice in _choices(event):
         logprobs = choice.get("logprobs")
         if not isinstance(logprobs, dict):
@@ -201,14 +216,14 @@ def _last_token(event: JsonObject, _: Reading) -> None:
         tokens = [token.get("token") for token in logprobs.get("content") or ()] or logprobs.get("tokens") or ()
         text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
         if tokens and tokens[-1] and text.endswith(tokens[-1]):
-            choice["stop_reason"] = ""  # as where a stop string ends vLLM's answer: each token shown is of the text
+            choice["stop_reason"] = ""  # vLLM's mark of a reply whose last token is text, not an end-of-text token
 
 
 SHAPES = (
     Shape(
-        'an error as text, a list, `{"message"}`, `{"detail"}` or `x_groq.error`, its status a number or a word',
+        'an error as text, a list, `{"message"}`, `{"detail"}` or `x_groq.error`; its status as a number or a word',
         "Gemini, Groq, Mistral, OpenRouter",
-        "an error with the provider's words and that status",
+        "an error with the provider's message and that status",
         "groq 1.7.0, XGroq; openrouter.ai/docs, errors and streaming, 2026; ai.google.dev/gemini-api/docs/openai",
         _errors,
     ),
@@ -216,50 +231,51 @@ SHAPES = (
         "`usage` in `x_groq` or in a choice",
         "Groq, Moonshot",
         "the usage of the event",
-        "groq 1.7.0, XGroq; Moonshot's documents as northes/go-moonshot issue 17 quotes them",
+        "groq 1.7.0, XGroq; recorded from Moonshot, 2026: earendil-works/pi issue 2017",
         _usage,
     ),
     Shape(
-        "`content` as a list of parts, thoughts among them",
+        "`content` as a list of text and thinking parts",
         "Mistral",
-        "text and thoughts",
+        "text and thinking",
         "mistralai 3.7.0, DeltaMessage and ThinkChunk",
-        _content,
+        _content_parts,
     ),
     Shape(
-        "`reasoning_details` alone",
+        "`reasoning_details` without `reasoning`",
         "OpenRouter",
-        "thoughts; what is encrypted is left out",
-        "openrouter.ai/docs, reasoning tokens, 2026",
-        _details,
+        "thinking; encrypted details are dropped",
+        "openrouter 1.3.84, ChatStreamDelta; openrouter.ai/docs, reasoning tokens, 2026",
+        _reasoning_details,
     ),
     Shape(
-        "tool calls without an `index`, or with the same one for all; arguments as an object; a name said again",
-        "Gemini, gateways",
-        "calls that are numbered, by their ids and names",
-        "recorded of Gemini's endpoint, 2026: THU-MAIC/OpenMAIC issue 1556, QuantumNous/new-api pull request 2701",
+        "tool calls without an `index`, or all with the same one; arguments as an object; the name in every delta",
+        "Gemini, Mistral, MiniMax, gateways",
+        "calls that are numbered by their ids and names; arguments as text; one name",
+        "recorded from Gemini's endpoint, 2026: THU-MAIC/OpenMAIC issue 1556, QuantumNous/new-api pull request 2701; "
+        "mistralai 3.7.0, FunctionCall; recorded from MiniMax, 2026: NousResearch/hermes-agent issue 8259",
         _tool_calls,
     ),
     Shape(
-        "a `finish_reason` of the provider's own",
+        "a `finish_reason` that vLLM does not have",
         "see below",
         "vLLM's, or `stop` and a warning",
-        "the table of these",
-        _finish,
+        "the next table",
+        _finish_reasons,
     ),
     Shape(
-        "a last event that ends the answer and has log probabilities of its text; or a number in place of them",
-        "services that end an answer with its last piece; Together",
-        "all of its tokens are shown: vLLM's last one would be the end-of-text; the number is left out",
-        "openai-python 3.54: `logprobs.content` has the message's tokens alone; together 3.1.1, ChatCompletionChunk",
-        _last_token,
+        "log probabilities in the last event that are all of its text; or a number in their place",
+        "OpenAI's API; Together",
+        "all tokens are returned (vLLM's last one would be an end-of-text token); the number is dropped",
+        "openai-python 3.54: `logprobs.content` has only tokens of the message; together 3.1.1, ChatCompletionChunk",
+        _logprobs,
     ),
 )
-"""In the order in which they are read. Nulls are gone before, so a field that is null is one that is not there."""
+"""The rows, in the order in which they apply. The event has no nulls: a field that is null counts as missing."""
 
 
-def refused(reply: Reply) -> Reply:
-    """A refusal in a shape that errors.py reads, also where it came as a reply with status 200."""
+def normalized(reply: Reply) -> Reply:
+    """An error reply in a shape that mapping/errors.py reads, also if it came with status 200. Else the same reply."""
     try:
         document: Any = json.loads(reply.body)
     except (ValueError, RecursionError):
@@ -268,37 +284,37 @@ def refused(reply: Reply) -> Reply:
         document = document[0]
     if not isinstance(document, dict) or (reply.ok and not document.get("error")):
         return reply
-    if isinstance(document.get("detail"), str):  # a path that is not there
+    if isinstance(document.get("detail"), str):  # the path does not exist
         return reply
     error = document.get("error")
     param = error.get("param") if isinstance(error, dict) else None
-    status = status_of(error) if reply.ok else reply.status
-    body = {"error": {"message": said(document), "param": param}}
+    status = error_status(error) if reply.ok else reply.status
+    body = {"error": {"message": error_message(document), "param": param}}
     return Reply(status, json.dumps(body).encode(), reply.retry_after)
 
 
-def said(error: object) -> str:
-    """The words of an error, wherever they stand in it."""
+def error_message(error: object) -> str:
+    """The message of an error, at any depth; empty if it has none."""
     if isinstance(error, str):
         return error
     if isinstance(error, list):
-        return "; ".join(text for text in map(said, error) if text)
+        return "; ".join(text for text in map(error_message, error) if text)
     if not isinstance(error, dict):
         return ""
     keys = ("message", "error", "detail", "errors", "msg")
-    return next((text for key in keys if (text := said(error.get(key)))), "")
+    return next((text for key in keys if (text := error_message(error.get(key)))), "")
 
 
-def status_of(error: object) -> int:
-    """The status that an error of a stream would have had as a reply."""
+def error_status(error: object) -> int:
+    """The HTTP status of an error: its number, else the status of a word in it (`STATUSES`), else 500."""
     if not isinstance(error, dict):
-        return _ERROR_STATUS
-    named = [error[key] for key in ("status_code", "code", "status", "type") if key in error]
-    numbers = [int(name) for name in named if str(name).isdecimal() and 400 <= int(name) <= 599]
+        return _DEFAULT_STATUS
+    values = [error[key] for key in ("status_code", "code", "status", "type") if key in error]
+    numbers = [int(value) for value in values if str(value).isdecimal() and 400 <= int(value) <= 599]
     if numbers:
         return numbers[0]
-    words = " ".join(str(name).lower() for name in named)
-    return next((status for word, status in STATUSES if word in words), _ERROR_STATUS)
+    words = " ".join(str(value).lower() for value in values)
+    return next((status for word, status in STATUSES if word in words), _DEFAULT_STATUS)
 
 
 def _choices(event: JsonObject) -> Iterator[JsonObject]:
@@ -314,8 +330,8 @@ def _text(part: object) -> str:
     return part if isinstance(part, str) else _field(part, "text")
 
 
-def _thought(part: object) -> str:
-    """The thoughts of a part of `content`."""
+def _thinking(part: object) -> str:
+    """The thinking of a part of `content`."""
     inner = part.get("thinking") if isinstance(part, dict) else None
     return "".join(_text(piece) for piece in inner) if isinstance(inner, list) else _field(part, "thinking")
 
@@ -326,7 +342,7 @@ def _field(part: object, name: str) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """JSON without the fields that are null. In a list, a null has a place of its own."""
+    """JSON without the fields that are null. Nulls in lists stay: they count as elements."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

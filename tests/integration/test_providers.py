@@ -1,4 +1,4 @@
-"""A provider that is a real vLLM server underneath, asked in OpenAI's words, answers as the server itself does."""
+"""A provider that is a real vLLM server behind OpenAI's API returns the same replies as the server itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def direct(connect, chat_server):
 
 @pytest.fixture(params=["openai-compatible", "vllm"])
 def provided(request, connect, chat_server, tmp_path):
-    """A client whose own servers are away."""
+    """A client whose own servers are unreachable and whose fallback is the provider."""
     config = tmp_path / "config.toml"
     config.write_text(
         f'[providers.cloud]\nbase_url = "{chat_server.url}/v1"\ndialect = "{request.param}"\n'
@@ -39,31 +39,31 @@ def provided(request, connect, chat_server, tmp_path):
     return connect(vllm_urls=NOWHERE, vllm_failover=failover, ollama_compat_config=str(config))
 
 
-def told(reply):
-    """A reply without its times."""
+def untimed(reply):
+    """A reply without its times and durations."""
     return reply.model_dump(exclude=TIMES, exclude_none=True)
 
 
-def test_a_chat_is_the_same(direct, provided):
-    assert told(provided.chat("smol", HI, options=SURE)) == told(direct.chat("smol", HI, options=SURE))
+def test_provider_returns_the_same_chat_reply(direct, provided):
+    assert untimed(provided.chat("smol", HI, options=SURE)) == untimed(direct.chat("smol", HI, options=SURE))
 
 
-def test_a_stream_says_the_same(direct, provided):
-    streams = [asker.chat("smol", HI, options=SURE, stream=True) for asker in (provided, direct)]
+def test_provider_streams_the_same_text(direct, provided):
+    streams = [client.chat("smol", HI, options=SURE, stream=True) for client in (provided, direct)]
     texts = ["".join(part.message.content for part in stream) for stream in streams]
     assert texts[0] == texts[1] != ""
-    assert told(streams[0][-1]) == told(streams[1][-1])
+    assert untimed(streams[0][-1]) == untimed(streams[1][-1])
 
 
-def test_the_log_probabilities_are_of_the_same_tokens(direct, provided):
-    for limit in (4, 200):  # cut off, and ended by the model
+def test_provider_returns_logprobs_of_the_same_tokens(direct, provided):
+    for limit in (4, 200):  # cut off by the limit, and finished by the model
         options = {**SURE, "num_predict": limit}
-        replies = [asker.chat("smol", CAPITAL, options=options, logprobs=True) for asker in (provided, direct)]
+        replies = [client.chat("smol", CAPITAL, options=options, logprobs=True) for client in (provided, direct)]
         tokens = [[each.token for each in reply.logprobs] for reply in replies]
         assert tokens[0] == tokens[1] != []
 
 
-def test_a_tool_is_called(provided):
+def test_provider_calls_a_tool(provided):
     reply = provided.chat("smoltools", QUESTION, tools=[WEATHER], options={**SURE, "num_predict": 64})
     (call,) = reply.message.tool_calls
     assert (call.function.name, dict(call.function.arguments)) == ("get_weather", {"city": "Paris"})

@@ -1,4 +1,4 @@
-"""What providers answer: each shape that was recorded of one comes out as Ollama's."""
+"""Normalisation of replies: each shape that a provider sends becomes a reply of Ollama."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ollama_compat import ResponseError
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
-from ollama_compat.providers.request import adapt
-from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, Reading, refused, status_of
+from ollama_compat.providers.adapter import adapt
+from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, StreamNormalizer, error_status, normalized
 from ollama_compat.settings import Provider
 from ollama_compat.steps import JsonObject, Reply
 from ollama_compat.transport.sse import EventDecoder
@@ -27,32 +27,32 @@ TOOLS = [
 DONE = b"[DONE]"
 
 
-def answered(*events: Any, told: list[str] | None = None, **body: Any) -> Play:
-    """A chat that a provider answers with these events."""
+def answered(*events: Any, warnings: list[str] | None = None, **body: Any) -> Play:
+    """A chat whose stream has these events; `warnings` collects the texts for the log."""
 
     def notice(event: str, subject: str, text: str, **facts: object) -> None:
-        if told is not None:
-            told.append(text % facts)
+        if warnings is not None:
+            warnings.append(text % facts)
 
     return play(adapt(chat(call("/api/chat", {**HI, **body})), PROVIDER, "cloud", notice), list(events))
 
 
 def message(*events: Any, **body: Any) -> JsonObject:
-    """The message of the whole answer."""
+    """The message of the reply."""
     found: JsonObject = answered(*events, **body).parts[-1]["message"]
     return found
 
 
 def calls(*events: Any) -> list[tuple[str, Any]]:
-    """The tool calls of the whole answer."""
+    """The tool calls of the reply."""
     found = message(*events, tools=TOOLS).get("tool_calls", [])
     return [(each["function"]["name"], each["function"]["arguments"]) for each in found]
 
 
-# Thoughts
+# Thinking
 
 
-def test_parts_of_content_are_text_and_thoughts() -> None:
+def test_content_parts_become_text_and_thinking() -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}], "closed": True}
     both = [{"type": "thinking", "thinking": "So."}, {"type": "text", "text": "Hel"}, {"type": "reference"}]
     answer = message(
@@ -62,7 +62,7 @@ def test_parts_of_content_are_text_and_thoughts() -> None:
 
 
 @pytest.mark.parametrize("detail", [{"type": "reasoning.text", "text": "Hm."}, {"type": "x", "summary": "Hm."}])
-def test_reasoning_details_are_thoughts_where_nothing_else_tells_them(detail: JsonObject) -> None:
+def test_reasoning_details_become_thinking_when_there_is_no_reasoning(detail: JsonObject) -> None:
     alone = delta(content="", reasoning_details=[detail, {"type": "reasoning.encrypted", "data": "aGk="}])
     assert message(alone, *said("Hello")) == {"role": "assistant", "content": "Hello", "thinking": "Hm."}
     beside = delta(content="", reasoning="Hm.", reasoning_details=[detail])
@@ -81,7 +81,7 @@ FOUND = [("look", {"a": 1}), ("look", {"a": 2}), ("read", {})]
 
 @pytest.mark.parametrize("index", [{}, {"index": None}, {"index": 0}], ids=["no index", "null", "all of them 0"])
 @pytest.mark.parametrize("together", [True, False])
-def test_parallel_calls_are_told_apart_by_their_ids(index: JsonObject, together: bool) -> None:
+def test_parallel_calls_are_distinguished_by_their_ids(index: JsonObject, together: bool) -> None:
     pieces = [
         piece("look", '{"a": 1}', id="c1", type="function", **index),
         piece("look", '{"a": 2}', id="c2", type="function", **index),
@@ -91,12 +91,12 @@ def test_parallel_calls_are_told_apart_by_their_ids(index: JsonObject, together:
     assert calls(*events, delta("stop"), DONE) == FOUND
 
 
-def test_calls_without_index_and_id_are_told_apart_by_their_names() -> None:
+def test_calls_without_index_and_id_are_distinguished_by_their_names() -> None:
     pieces = [piece("look", '{"a":'), piece(None, "1}"), piece("look", '{"a": 2}'), piece("read", "")]
     assert calls(*(delta(tool_calls=[each]) for each in pieces), delta("tool_calls"), DONE) == FOUND
 
 
-def test_pieces_of_calls_with_an_index_are_joined_also_where_id_and_name_are_said_again() -> None:
+def test_call_deltas_are_joined_when_they_repeat_id_and_name() -> None:
     pieces = [
         piece("look", "", index=0, id="c1"),
         piece("look", '{"a":', index=0, id="c1"),
@@ -111,7 +111,7 @@ def test_pieces_of_calls_with_an_index_are_joined_also_where_id_and_name_are_sai
     ("arguments", "found"),
     [({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), ("", {}), (None, {}), ({}, {}), (' "{\\"a\\": 1}"', {"a": 1})],
 )
-def test_arguments_may_be_an_object_and_may_be_missing(arguments: Any, found: JsonObject) -> None:
+def test_arguments_may_be_an_object_or_missing(arguments: Any, found: JsonObject) -> None:
     assert calls(delta(tool_calls=[piece("look", arguments, index=0)]), delta("tool_calls"), DONE) == [("look", found)]
 
 
@@ -120,37 +120,37 @@ def test_arguments_may_be_an_object_and_may_be_missing(arguments: Any, found: Js
 
 @pytest.mark.parametrize("row", FINISHES, ids=lambda row: row.said)
 @pytest.mark.parametrize("write", [str.lower, str.upper, lambda text: f"{text}: WHY"], ids=["lower", "upper", "why"])
-def test_a_reason_to_finish_is_one_of_vllms(row: Any, write: Any) -> None:
-    told: list[str] = []
+def test_finish_reason_becomes_one_of_vllm(row: Any, write: Any) -> None:
+    warnings: list[str] = []
     if row.means == "error":
         with pytest.raises(ResponseError, match="gave the generation up"):
-            answered(*said("Hel", finish=write(row.said)), told=told)
+            answered(*said("Hel", finish=write(row.said)), warnings=warnings)
         return
-    played = answered(*said("Hel", "lo", finish=write(row.said)), told=told)
+    played = answered(*said("Hel", "lo", finish=write(row.said)), warnings=warnings)
     assert played.parts[-1]["message"]["content"] == "Hello"
     assert played.parts[-1]["done_reason"] == ("length" if row.means == "length" else "stop")
-    assert [line for line in told if "sent" in line] == ([f"provider cloud sent {row.told}"] if row.told else [])
+    assert [line for line in warnings if "sent" in line] == ([f"provider cloud sent {row.told}"] if row.told else [])
 
 
-def test_a_reason_that_nobody_knows_is_told_and_taken_for_the_end() -> None:
-    told: list[str] = []
-    assert answered(*said("Hi", finish="tired"), told=told).parts[-1]["done_reason"] == "stop"
-    assert "provider cloud sent a finish_reason 'tired' that nobody knows (it is taken for 'stop')" in told
+def test_unknown_finish_reason_becomes_stop_with_a_warning() -> None:
+    warnings: list[str] = []
+    assert answered(*said("Hi", finish="tired"), warnings=warnings).parts[-1]["done_reason"] == "stop"
+    assert "provider cloud sent the unknown finish_reason 'tired' (it is handled as 'stop')" in warnings
 
 
-def test_a_long_or_strange_reason_is_quoted_in_short_and_does_nothing_to_a_terminal() -> None:
-    reading = Reading()
-    reading.event(delta("\x1b[2J" + "x" * 1000))
-    (told,) = reading.told
-    assert len(told) < 200
-    assert told.isprintable()
+def test_warning_quotes_finish_reason_shortened_and_printable() -> None:
+    stream = StreamNormalizer()
+    stream.event(delta("\x1b[2J" + "x" * 1000))
+    (warning,) = stream.warnings
+    assert len(warning) < 200
+    assert warning.isprintable()
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
-def test_vllms_own_reasons_are_not_spoken_of(reason: str) -> None:
-    told: list[str] = []
-    answered(*said("Hi", finish=reason), told=told)
-    assert not [line for line in told if "sent" in line]
+def test_finish_reasons_of_vllm_cause_no_warning(reason: str) -> None:
+    warnings: list[str] = []
+    answered(*said("Hi", finish=reason), warnings=warnings)
+    assert not [line for line in warnings if "sent" in line]
 
 
 LOGPROBS = {"content": [{"token": "Hel", "logprob": -1.0}, {"token": "lo", "logprob": -2.0, "bytes": None}]}
@@ -160,7 +160,7 @@ def tokens(played: Play) -> list[str]:
     return [each["token"] for part in played.parts for each in part.get("logprobs") or ()]
 
 
-def test_the_log_probabilities_of_a_last_event_are_all_shown() -> None:
+def test_logprobs_of_the_last_event_are_all_returned() -> None:
     last = choice("stop", delta={"content": "Hello"}, logprobs=LOGPROBS)
     assert tokens(answered(last, DONE, logprobs=True)) == ["Hel", "lo"]
     empty = choice("stop", delta={}, logprobs={"content": None, "refusal": None})
@@ -170,13 +170,13 @@ def test_the_log_probabilities_of_a_last_event_are_all_shown() -> None:
     ]
 
 
-def test_a_token_that_ends_the_text_is_not_shown() -> None:
+def test_logprob_of_an_end_of_text_token_is_not_returned() -> None:
     content = [*LOGPROBS["content"], {"token": "<|end|>", "logprob": -0.1}]
     last = choice("stop", delta={"content": "Hello"}, logprobs={"content": content})
     assert tokens(answered(last, DONE, logprobs=True)) == ["Hel", "lo"]
 
 
-def test_a_log_probability_that_is_a_bare_number_is_left_out() -> None:
+def test_logprobs_that_are_a_number_are_dropped() -> None:
     events = [choice(delta={"content": "Hello"}, logprobs=-0.5), choice("stop", delta={}, logprobs=0)]
     played = answered(*events)
     assert (played.parts[-1]["message"]["content"], tokens(played)) == ("Hello", [])
@@ -196,7 +196,7 @@ COUNTS = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "queue
     ],
     ids=["with the end", "Groq", "Moonshot"],
 )
-def test_usage_is_found_where_it_is(last: bytes) -> None:
+def test_usage_is_read_from_every_known_place(last: bytes) -> None:
     played = answered(delta(content="Hello"), last, DONE)
     assert (played.parts[-1]["prompt_eval_count"], played.parts[-1]["eval_count"]) == (7, 3)
 
@@ -214,16 +214,16 @@ def test_usage_is_found_where_it_is(last: bytes) -> None:
         event({"type": "ping"}),
     ],
 )
-def test_what_says_nothing_changes_nothing(idle: bytes) -> None:
+def test_events_without_content_change_nothing(idle: bytes) -> None:
     assert message(idle, delta(content="Hel"), idle, delta("stop", content="lo"), idle, DONE)["content"] == "Hello"
 
 
-def test_comments_and_names_of_events_are_no_data() -> None:
+def test_sse_comments_and_event_names_are_skipped() -> None:
     stream = b': OPENROUTER PROCESSING\n\nevent: error\ndata: {"error": "x"}\n\n: keep-alive\n\n'
     assert EventDecoder("https://llm.example").feed(stream) == [b'{"error": "x"}']
 
 
-# Errors on the way
+# Errors in a stream
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,7 @@ def test_comments_and_names_of_events_are_no_data() -> None:
     ],
 )
 @pytest.mark.parametrize("begun", [True, False])
-def test_an_error_in_the_stream_has_the_providers_words_and_its_status(
-    document: Any, status: int, text: str, begun: bool
-) -> None:
+def test_error_event_has_the_providers_message_and_status(document: Any, status: int, text: str, begun: bool) -> None:
     with pytest.raises(ResponseError) as caught:
         answered(*([delta(content="Hel")] if begun else []), event(document))
     assert caught.value.status_code == status
@@ -266,24 +264,24 @@ def test_an_error_in_the_stream_has_the_providers_words_and_its_status(
 
 
 @pytest.mark.parametrize("code", [401, "invalid_api_key", 402, "permission_denied"])
-def test_a_refused_key_is_told_also_where_the_stream_tells_it(code: Any) -> None:
+def test_rejected_key_in_a_stream_names_the_variable(code: Any) -> None:
     with pytest.raises(ResponseError) as caught:
         answered(event({"error": {"message": "no", "code": code}}))
     assert caught.value.error == "no (provider cloud, https://llm.example/v1: check the key in LLM_KEY)"
 
 
 @pytest.mark.parametrize(("word", "status"), STATUSES)
-def test_a_word_tells_the_status_where_no_number_does(word: str, status: int) -> None:
-    assert status_of({"message": "x", "type": f"{word}_error".upper()}) == status
-    assert status_of({"message": "x", "type": word, "code": 418}) == 418
+def test_status_follows_a_word_when_there_is_no_number(word: str, status: int) -> None:
+    assert error_status({"message": "x", "type": f"{word}_error".upper()}) == status
+    assert error_status({"message": "x", "type": word, "code": 418}) == 418
 
 
 @pytest.mark.parametrize("error", [{}, "text", ["x"], {"code": 200}, {"code": True}, {"code": "²"}, {"code": 10**9}])
-def test_an_error_without_a_status_is_the_servers(error: object) -> None:
-    assert status_of(error) == 500
+def test_error_without_a_status_has_status_500(error: object) -> None:
+    assert error_status(error) == 500
 
 
-# Refusals
+# Error replies
 
 
 @pytest.mark.parametrize(
@@ -298,13 +296,13 @@ def test_an_error_without_a_status_is_the_servers(error: object) -> None:
         ({"code": "x", "error": {"detail": "broken"}}, "broken"),
     ],
 )
-def test_a_refusal_is_told_in_the_providers_words(document: Any, text: str) -> None:
+def test_error_reply_has_the_providers_message(document: Any, text: str) -> None:
     with pytest.raises(ResponseError) as caught:
         play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 422))
     assert caught.value.error == f"{text} (status 422 from http://vllm:8001)"
 
 
-def test_a_model_that_the_provider_does_not_have_is_told_with_what_to_look_at() -> None:
+def test_missing_model_error_names_the_settings_to_check() -> None:
     document = {"error": {"message": "The model `smol` does not exist", "code": "model_not_found"}}
     with pytest.raises(ResponseError) as caught:
         play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 404))
@@ -315,7 +313,7 @@ def test_a_model_that_the_provider_does_not_have_is_told_with_what_to_look_at() 
     )
 
 
-def test_an_error_with_status_200_is_an_error() -> None:
+def test_error_with_status_200_is_raised() -> None:
     document = {"error": {"message": "Provider returned error", "code": 502}}
     texts = call("/api/embed", {"input": "a"})
     with pytest.raises(ResponseError) as caught:
@@ -324,21 +322,21 @@ def test_an_error_with_status_200_is_an_error() -> None:
     assert "Provider returned error" in caught.value.error
 
 
-def test_who_is_limited_is_told_when_to_ask_again() -> None:
-    assert refused(Reply(429, b'{"message": "later"}', 2.5)).retry_after == 2.5
+def test_error_reply_keeps_retry_after() -> None:
+    assert normalized(Reply(429, b'{"message": "later"}', 2.5)).retry_after == 2.5
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'"text"', b"[]", b'{"detail": "Not Found"}'])
-def test_a_body_of_another_kind_is_left_as_it_is(body: bytes) -> None:
-    assert refused(Reply(404, body)).body == body
+def test_unknown_error_body_is_unchanged(body: bytes) -> None:
+    assert normalized(Reply(404, body)).body == body
 
 
 @pytest.mark.parametrize("document", [{"data": [{"embedding": [0.0]}], "usage": None}, {"error": None, "data": []}])
-def test_a_success_is_left_as_it_is(document: JsonObject) -> None:
-    assert refused(reply(document)) == reply(document)
+def test_success_reply_is_unchanged(document: JsonObject) -> None:
+    assert normalized(reply(document)) == reply(document)
 
 
-# Whatever comes
+# Any reply
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "stop", "length", "text"]),
@@ -360,35 +358,35 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=3))
-def test_nothing_that_a_provider_sends_breaks_the_reading(documents: list[Any]) -> None:
-    reading = Reading()
+def test_no_json_breaks_the_normalisation(documents: list[Any]) -> None:
+    stream = StreamNormalizer()
     for document in documents:
-        json.loads(reading.event(event(document)))
-        assert refused(reply(document)).status >= 200
+        json.loads(stream.event(event(document)))
+        assert normalized(reply(document)).status >= 200
 
 
 @pytest.mark.parametrize("data", [b"", DONE, b"{", b"\xff", b"[" * 9999])
-def test_what_is_no_json_is_left_as_it_is(data: bytes) -> None:
-    assert Reading().event(data) == data
+def test_invalid_json_is_unchanged(data: bytes) -> None:
+    assert StreamNormalizer().event(data) == data
 
 
 @pytest.mark.parametrize(
     "events",
     [said("Hel", "lo"), completed("Hel", "lo"), [delta(reasoning="Hm"), delta("stop"), usage()]],
-    ids=["chat", "raw", "thoughts"],
+    ids=["chat", "raw", "thinking"],
 )
-def test_vllms_own_events_say_the_same_afterwards(events: list[Any]) -> None:
+def test_events_of_vllm_only_lose_their_nulls(events: list[Any]) -> None:
     def without_nulls(document: Any) -> Any:
         if isinstance(document, dict):
             return {key: without_nulls(value) for key, value in document.items() if value is not None}
         return [without_nulls(each) for each in document] if isinstance(document, list) else document
 
-    reading = Reading()
+    stream = StreamNormalizer()
     for each in events:
         if each != DONE:
-            assert json.loads(reading.event(each)) == without_nulls(json.loads(each))
-    assert reading.told == []
+            assert json.loads(stream.event(each)) == without_nulls(json.loads(each))
+    assert stream.warnings == []
 
 
-def test_every_row_names_its_source() -> None:
+def test_every_row_has_a_source() -> None:
     assert all(row.source for row in (*SHAPES, *FINISHES))
