@@ -150,10 +150,10 @@ def rate_limited(operation: str, why: str, waited_s: float) -> RateLimited:
     return error_of(RateLimited, f"too many requests: {operation} waited {waited_s:.2f} s for admission ({why})", 429)
 
 
-def no_vllm(url: str, status: int, said: str) -> ResponseError:
-    """The server at `url` does not list its models as an OpenAI server does. `said` is the text of its reply."""
+def no_vllm(url: str, status: int, message: str) -> ResponseError:
+    """The server at `url` does not list its models as an OpenAI server does. `message` is the text of its reply."""
     return response_error(
-        f"{url} does not answer like a vLLM server: GET {url}/v1/models returned status {status} ({said or 'no body'})"
+        f"{url} does not answer like a vLLM server: GET {url}/v1/models returned status {status} ({message or 'no body'})"
         ". Please check VLLM_URLS.",
         502,
     )
@@ -162,12 +162,12 @@ def no_vllm(url: str, status: int, said: str) -> ResponseError:
 _NOT_READY = {429: "is overloaded", 503: "is still loading, or its proxy cannot reach it"}
 
 
-def server_not_ready(url: str, status: int, said: str, retry_after: float | None) -> ServerNotReady:
-    """A server cannot list its models yet. `said` is the text of its reply; `retry_after` is in seconds."""
+def server_not_ready(url: str, status: int, message: str, retry_after: float | None) -> ServerNotReady:
+    """A server cannot list its models yet. `message` is the text of its reply; `retry_after` is in seconds."""
     problem = _NOT_READY.get(status, "is unhealthy")
     error = error_of(
         ServerNotReady,
-        f"{url} {problem}: GET {url}/v1/models returned status {status} ({said or 'no body'}). It is ready when GET "
+        f"{url} {problem}: GET {url}/v1/models returned status {status} ({message or 'no body'}). It is ready when GET "
         f"{url}/health returns status 200. Please check that VLLM_URLS names it.",
         status,
     )
