@@ -159,7 +159,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def to_json(value: Value) -> str:
-    """The value as `json.Marshal` encodes it: no spaces, maps in key order. Raises `ValueError` for NaN and infinity."""
+    """The value as `json.Marshal` encodes it: no spaces, maps in key order. Raises `ValueError` for NaN or infinity."""
     return "".join(_json(value))
 
 
@@ -215,7 +215,7 @@ _VERB = re.compile(r"%(?:[sdvqt%]|.?)", re.DOTALL)
 
 
 def sprintf(template: str, values: Iterable[Value]) -> str:
-    """`printf` with the verbs %s, %d, %v, %q, %t. Raises `ValueError` for another verb or a value that does not match."""
+    """`printf` with the verbs %s, %d, %v, %q, %t. Raises `ValueError` for another verb or a mismatched value."""
     remaining = list(values)
 
     def filled(found: re.Match[str]) -> str:

@@ -153,8 +153,8 @@ def rate_limited(operation: str, why: str, waited_s: float) -> RateLimited:
 def no_vllm(url: str, status: int, message: str) -> ResponseError:
     """The server at `url` does not list its models as an OpenAI server does. `message` is the text of its reply."""
     return response_error(
-        f"{url} does not answer like a vLLM server: GET {url}/v1/models returned status {status} ({message or 'no body'})"
-        ". Please check VLLM_URLS.",
+        f"{url} does not answer like a vLLM server: GET {url}/v1/models returned status {status} "
+        f"({message or 'no body'}). Please check VLLM_URLS.",
         502,
     )
 
