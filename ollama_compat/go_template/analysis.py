@@ -1,7 +1,7 @@
-"""What Ollama reads off a template's tree: its variables, the tags of thoughts and of tool calls, and where to cut it.
+"""Infers the properties of a model from its template: variables, thinking tags, and the tag of tool calls.
 
-The rules are Ollama 0.33's (template/template.go, thinking/template.go, tools/template.go), heuristics and all: a model
-is said to think because its template writes `.Thinking` between two texts.
+The rules, including their heuristics, are those of Ollama 0.33 (template/template.go, thinking/template.go,
+tools/template.go). For example, a model supports thinking if its template renders `.Thinking` between two texts.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from .nodes import Action, Branch, Field, Invoke, Node, Operand, Pipe, TemplateError, Text, Tree, Variable
 
 NO_TAG = "{"
-"""The tag of a template that has none: a tool call is a JSON object then."""
+"""The start of a tool call if the template has no tag: the call is a JSON object."""
 
 
 def variables(tree: Tree) -> frozenset[str]:
-    """The names of all fields and variables, in lower case. Raises `TemplateError` for an `Invoke` without a value,
-    which Ollama takes in no template."""
+    """The names of all fields and variables, in lower case.
+
+    Raises `TemplateError` for an `Invoke` without a value, because Ollama rejects such a template.
+    """
     return frozenset(name.lower() for nodes in (tree.root, *tree.defined.values()) for name in _names(nodes))
 
 
@@ -25,24 +27,24 @@ def _names(nodes: Sequence[Node]) -> Iterator[str]:
     for node in nodes:
         match node:
             case Action():
-                yield from _of_pipe(node.pipe)
+                yield from _names_in_pipe(node.pipe)
             case Branch():
-                yield from _of_pipe(node.pipe)
+                yield from _names_in_pipe(node.pipe)
                 yield from _names(node.body)
                 yield from _names(node.other or ())
             case Invoke(line, name, pipe):
                 if pipe is None:
                     raise TemplateError(line, f'{{{{ template "{name}" }}}} without a value')
-                yield from _of_pipe(pipe)
+                yield from _names_in_pipe(pipe)
 
 
-def _of_pipe(pipe: Pipe) -> Iterator[str]:
+def _names_in_pipe(pipe: Pipe) -> Iterator[str]:
     for operand in _operands(pipe):
         match operand:
             case Field() | Variable():
                 yield from operand.names
             case Pipe():
-                yield from _of_pipe(operand)
+                yield from _names_in_pipe(operand)
 
 
 def _operands(pipe: Pipe) -> Iterator[Operand]:
@@ -51,15 +53,17 @@ def _operands(pipe: Pipe) -> Iterator[Operand]:
 
 
 def thinking_tags(tree: Tree) -> tuple[str, str] | None:
-    """What opens and closes a thought: the first and the last text of the list of nodes that `.Thinking` stands in,
-    within a `range` over `.Messages`; None where there is no such pair."""
-    search = _Search()
+    """The opening and the closing tag of thinking text. None: the template has none.
+
+    They are the first and the last text of the list of nodes that contains `.Thinking`, in a `range` over `.Messages`.
+    """
+    search = _ThinkingSearch()
     search.nodes(tree.root, over_messages=False)
     return (search.opening, search.closing) if search.opening and search.closing else None
 
 
 @dataclass
-class _Search:
+class _ThinkingSearch:
     opening: str = ""
     closing: str = ""
 
@@ -77,7 +81,7 @@ class _Search:
                     self.nodes(node.other or (), over_messages=inside)
 
     def _pipe(self, pipe: Pipe, nodes: Sequence[Node], over_messages: bool) -> None:
-        """Each place that names it may correct what an earlier one showed."""
+        """Set the tags if the pipeline reads `.Thinking`. A later occurrence overrides an earlier one."""
         if not over_messages or not _reads(pipe, "Thinking"):
             return
         if isinstance(nodes[0], Text):
@@ -87,7 +91,7 @@ class _Search:
 
 
 def _reads(pipe: Pipe, name: str) -> bool:
-    """Whether the pipeline has the field `name` of the dot."""
+    """Whether the pipeline reads the field `name` of the dot."""
     return any(
         operand.names[0] == name if isinstance(operand, Field) else isinstance(operand, Pipe) and _reads(operand, name)
         for operand in _operands(pipe)
@@ -95,21 +99,21 @@ def _reads(pipe: Pipe, name: str) -> bool:
 
 
 def call_tag(tree: Tree) -> str:
-    """What a tool call begins with: the first text under the first `if` of `.ToolCalls`, up to a brace."""
-    branch = _of_calls(tree.root)
+    """The start of a tool call: the first text in the first `if` on `.ToolCalls`, up to a brace."""
+    branch = _tool_calls_branch(tree.root)
     text = _first_text(branch.body) if branch is not None else None
     tag = (text or "").replace("\r\n", "\n").partition("{")[0].strip()
     return tag or NO_TAG
 
 
-def _of_calls(nodes: Sequence[Node]) -> Branch | None:
+def _tool_calls_branch(nodes: Sequence[Node]) -> Branch | None:
     for node in nodes:
         if not isinstance(node, Branch):
             continue
         fields = (operand for operand in _operands(node.pipe) if isinstance(operand, Field))
         if node.kind == "if" and any("ToolCalls" in field.names for field in fields):
             return node
-        found = _of_calls(node.body) or _of_calls(node.other or ())
+        found = _tool_calls_branch(node.body) or _tool_calls_branch(node.other or ())
         if found is not None:
             return found
     return None
@@ -128,12 +132,12 @@ def _first_text(nodes: Sequence[Node]) -> str | None:
 
 
 def until_response(tree: Tree) -> Tree:
-    """The template up to its first `.Response`: what the model writes comes there, and nothing after it."""
-    return replace(tree, root=_Cut().nodes(tree.root))
+    """The template up to and including its first `.Response`: the model's answer follows there."""
+    return replace(tree, root=_Truncation().nodes(tree.root))
 
 
 @dataclass
-class _Cut:
+class _Truncation:
     done: bool = False
 
     def nodes(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -152,7 +156,7 @@ class _Cut:
         return node
 
     def _pipe(self, pipe: Pipe) -> Pipe | None:
-        """None where a command loses all that it has."""
+        """The pipeline without the operands after `.Response`. None: a command has no operand left."""
         commands = []
         for command in pipe.commands:
             kept = tuple(operand for each in command if (operand := self._operand(each)) is not None)

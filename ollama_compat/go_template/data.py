@@ -1,7 +1,7 @@
-"""Messages and tools as a Go template sees them: Ollama's own types (0.33, api/types.go, template/template.go).
+"""Converts messages and tools into the Go values that Ollama passes to a template (0.33, api/types.go, template.go).
 
-A template may ask for any of their fields, write a tool or the arguments of a call, which gives JSON, or hand them to
-`json`. Numbers of JSON are floats in Go, and of a tool only what Ollama knows is shown to the model.
+A template may read any field, and may print a tool or the arguments of a call, which gives JSON. A number in JSON is a
+float in Go. A tool field that Ollama does not define is left out.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from typing import Any
 
 from . import Map, Slice, Struct, Value
 
-_LARGEST = sys.float_info.max
 
-
-def of_messages(messages: Sequence[Mapping[str, Any]]) -> Slice:
-    """A conversation as `.Messages`."""
+def messages_value(messages: Sequence[Mapping[str, Any]]) -> Slice:
+    """The value of `.Messages`. Each message has a `role` and a `content`."""
     return Slice(_message(message) for message in messages)
 
 
-def of_tools(tools: Sequence[Mapping[str, Any]] | None) -> Slice:
-    """The tools that are offered as `.Tools`; None: the request has no place for any."""
-    return Slice((_tool(tool) for tool in tools or ()), nil=tools is None, shown=True)
+def tools_value(tools: Sequence[Mapping[str, Any]] | None) -> Slice:
+    """The value of `.Tools`. None: the request has no such field, so the value is nil."""
+    return Slice((_tool(tool) for tool in tools or ()), nil=tools is None, prints_json=True)
 
 
 def _message(message: Mapping[str, Any]) -> Struct:
@@ -48,20 +46,20 @@ def _call(call: Mapping[str, Any]) -> Struct:
     fields: dict[str, Value] = {
         "Index": int(function.get("index") or 0),
         "Name": function.get("name") or "",
-        "Arguments": Map(None if arguments is None else _plain(arguments)),
+        "Arguments": Map(None if arguments is None else _go_value(arguments)),
     }
     inner = Struct("template.templateToolCallFunction", fields)
     return Struct("template.templateToolCall", {"ID": call.get("id") or "", "Function": inner})
 
 
 def _tool(tool: Mapping[str, Any]) -> Struct:
-    kind, items, function = tool.get("type") or "", _plain(tool.get("items")), tool.get("function") or {}
+    kind, items, function = tool.get("type") or "", _go_value(tool.get("items")), tool.get("function") or {}
     inner = _function(function)
     return Struct(
         "template.templateTool",
         {"Type": kind, "Items": items, "Function": inner},
-        {"type": kind, **_given(items=items), "function": inner},
-        shown=True,
+        {"type": kind, **_without_none(items=items), "function": inner},
+        prints_json=True,
     )
 
 
@@ -76,66 +74,69 @@ def _function(function: Mapping[str, Any]) -> Struct:
 
 
 def _parameters(parameters: Mapping[str, Any]) -> Struct:
-    kind, items, defs = parameters.get("type") or "", _plain(parameters.get("items")), _plain(parameters.get("$defs"))
+    kind = parameters.get("type") or ""
+    items, defs = _go_value(parameters.get("items")), _go_value(parameters.get("$defs"))
     required = Slice(parameters.get("required") or ())
-    given = parameters.get("properties")
-    properties = Map(None if given is None else {name: _property(each) for name, each in given.items()})
+    properties = Map(_properties(parameters))
     return Struct(
         "template.templateToolFunctionParameters",
         {"Type": kind, "Defs": defs, "Items": items, "Required": required, "Properties": properties},
         {
             "type": kind,
-            **_given(**{"$defs": defs, "items": items, "required": required or None}),
+            **_without_none(**{"$defs": defs, "items": items, "required": required or None}),
             "properties": properties,
         },
     )
 
 
-def _property(given: Any) -> Struct:
-    given = given if isinstance(given, Mapping) else {}
-    types = given.get("type") or ()
-    inner = given.get("properties")
-    nested = None if inner is None else {name: _property(each) for name, each in inner.items()}
+def _properties(schema: Mapping[str, Any]) -> dict[str, Value] | None:
+    properties = schema.get("properties")
+    return None if properties is None else {name: _property(each) for name, each in properties.items()}
+
+
+def _property(schema: Any) -> Struct:
+    schema = schema if isinstance(schema, Mapping) else {}
+    types = schema.get("type") or ()
+    nested = _properties(schema)
     fields: dict[str, Value] = {
-        "AnyOf": Slice(_property(each) for each in given.get("anyOf") or ()),
+        "AnyOf": Slice(_property(each) for each in schema.get("anyOf") or ()),
         "Type": PropertyType([types] if isinstance(types, str) else types),
-        "Items": _plain(given.get("items")),
-        "Description": given.get("description") or "",
-        "Enum": Slice(_plain(list(given.get("enum") or ()))),
+        "Items": _go_value(schema.get("items")),
+        "Description": schema.get("description") or "",
+        "Enum": Slice(_go_value(list(schema.get("enum") or ()))),
         "Properties": None if nested is None else Struct("api.ToolPropertiesMap", {}, nested),
-        "Required": Slice(given.get("required") or ()),
+        "Required": Slice(schema.get("required") or ()),
     }
-    document = {name[0].lower() + name[1:]: value for name, value in fields.items()}
-    kept = {name: value for name, value in document.items() if value not in (None, "", [])}
-    return Struct("api.ToolProperty", fields, kept)
+    json_fields = {name[0].lower() + name[1:]: value for name, value in fields.items() if value not in (None, "", [])}
+    return Struct("api.ToolProperty", fields, json_fields)
 
 
 class PropertyType(Slice):
-    """The type of a tool's property, or several of them: one alone is written as its name."""
+    """The types of a tool's property. A single type is formatted as its name alone."""
 
-    def document(self) -> Value:
-        """What it is in JSON."""
+    def json_value(self) -> Value:
+        """The value to encode as JSON."""
         return self[0] if len(self) == 1 else list(self)
 
-    def text(self) -> str:
-        """What its `String` method gives."""
+    def string(self) -> str:
+        """The result of its `String` method."""
         names = [str(name) for name in self]
         return f"[{' '.join(names)}]" if len(names) > 1 else "".join(names)
 
 
-def _given(**values: Value) -> dict[str, Value]:
+def _without_none(**values: Value) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
-    """JSON as Go holds it: its numbers are floats."""
+def _go_value(value: Any) -> Any:
+    """A JSON value as Go decodes it: a number is a float."""
     match value:
         case bool() | None | str():
             return value
         case int() | float():
-            return float(value) if abs(value) < _LARGEST else math.inf
+            return float(value) if abs(value) < sys.float_info.max else math.inf
         case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): _go_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [_go_value(item) for item in value]
     return str(value)

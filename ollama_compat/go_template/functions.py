@@ -1,7 +1,7 @@
-"""The functions that a Go template may call: Go's own (text/template, 1.26), and those that Ollama adds (0.33).
+"""The functions that a Go template may call: Go's built-in ones (text/template, 1.26) and Ollama's (0.33).
 
-`call`, `html`, `js` and `urlquery` are left out: no prompt needs them. A wrong argument is a `ValueError`; the renderer
-adds the line, and counts the arguments itself.
+`call`, `html`, `js` and `urlquery` are not supported, because no prompt needs them. A function raises `ValueError` for
+an invalid argument, and the renderer adds the line. The renderer also checks the number of arguments.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TypeAlias
 
-from .values import Slice, Struct, Value, is_nil, kind, sprint, sprintf, to_json, truth, written
+from .values import Slice, Struct, Value, formatted, is_nil, kind, sprint, sprintf, to_json, truth
 
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """What a template may call: with at least `wanted` values, with more of them where `more` says so."""
+    """A function that a template may call, with `minimum` arguments, or more if it is `variadic`."""
 
     run: Callable[..., Value]
-    wanted: int
-    more: bool = False
+    minimum: int
+    variadic: bool = False
 
 
 Functions: TypeAlias = Mapping[str, Callee]
@@ -75,7 +75,7 @@ def _ge(left: Value, right: Value) -> bool:
 
 
 def _len(value: Value) -> int:
-    """Of a string: its bytes."""
+    """The length. For a string: in bytes."""
     if isinstance(value, str):
         return len(value.encode("utf-8", "replace"))
     if isinstance(value, (list, dict)):
@@ -83,53 +83,53 @@ def _len(value: Value) -> int:
     raise ValueError(f"len of type {kind(value)}")
 
 
-def _index(value: Value, *places: Value) -> Value:
-    for place in places:
+def _index(value: Value, *indices: Value) -> Value:
+    for index in indices:
         match value:
             case dict():
-                if not isinstance(place, str):
-                    raise ValueError(f"a map can't be indexed with a {kind(place)}")
-                value = value.get(place)
+                if not isinstance(index, str):
+                    raise ValueError(f"cannot index a map with type {kind(index)}")
+                value = value.get(index)
             case list():
-                value = value[_place(place, len(value) - 1)]
+                value = value[_offset(index, len(value) - 1)]
             case str():
-                letters = value.encode("utf-8", "replace")
-                value = letters[_place(place, len(letters) - 1)]
+                encoded = value.encode("utf-8", "replace")
+                value = encoded[_offset(index, len(encoded) - 1)]
             case _:
                 raise ValueError(f"can't index item of type {kind(value)}")
-    if not places and value is None:
+    if not indices and value is None:
         raise ValueError("index of untyped nil")
     return value
 
 
-def _slice(value: Value, *places: Value) -> Value:
-    """Of a string: its bytes."""
-    if len(places) > 2:
+def _slice(value: Value, *indices: Value) -> Value:
+    """A part of a list or a string. For a string: the indices count bytes."""
+    if len(indices) > 2:
         raise ValueError("more than two indexes")
     if isinstance(value, str):
-        letters = value.encode("utf-8", "replace")
-        start, end = _range(len(letters), places)
-        return letters[start:end].decode("utf-8", "replace")
+        encoded = value.encode("utf-8", "replace")
+        start, end = _range(len(encoded), indices)
+        return encoded[start:end].decode("utf-8", "replace")
     if isinstance(value, list):
-        start, end = _range(len(value), places)
-        return Slice(value[start:end], shown=isinstance(value, Slice) and value.shown)
+        start, end = _range(len(value), indices)
+        return Slice(value[start:end], prints_json=isinstance(value, Slice) and value.prints_json)
     raise ValueError(f"can't slice item of type {kind(value)}")
 
 
-def _range(size: int, places: tuple[Value, ...]) -> tuple[int, int]:
-    start = _place(places[0], size) if places else 0
-    end = _place(places[1], size) if len(places) > 1 else size
+def _range(size: int, indices: tuple[Value, ...]) -> tuple[int, int]:
+    start = _offset(indices[0], size) if indices else 0
+    end = _offset(indices[1], size) if len(indices) > 1 else size
     if start > end:
         raise ValueError(f"invalid slice index: {start} > {end}")
     return start, end
 
 
-def _place(place: Value, last: int) -> int:
-    if not isinstance(place, int) or isinstance(place, bool):
-        raise ValueError(f"cannot index with type {kind(place)}")
-    if not 0 <= place <= last:
-        raise ValueError(f"index out of range: {place}")
-    return place
+def _offset(index: Value, last: int) -> int:
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise ValueError(f"cannot index with type {kind(index)}")
+    if not 0 <= index <= last:
+        raise ValueError(f"index out of range: {index}")
+    return index
 
 
 def _print(*values: Value) -> str:
@@ -137,7 +137,7 @@ def _print(*values: Value) -> str:
 
 
 def _println(*values: Value) -> str:
-    return " ".join(written(value) for value in values) + "\n"
+    return " ".join(formatted(value) for value in values) + "\n"
 
 
 def _printf(form: Value, *values: Value) -> str:
@@ -147,27 +147,27 @@ def _printf(form: Value, *values: Value) -> str:
 
 
 def _unreachable(*_: Value) -> Value:
-    raise NotImplementedError  # the renderer has `and` and `or` itself: they read no more values than they need
+    raise NotImplementedError  # the renderer implements `and` and `or`: they evaluate only the operands they need
 
 
 BUILTINS: Functions = {
-    "and": Callee(_unreachable, 1, more=True),
-    "or": Callee(_unreachable, 1, more=True),
+    "and": Callee(_unreachable, 1, variadic=True),
+    "or": Callee(_unreachable, 1, variadic=True),
     "not": Callee(_not, 1),
-    "eq": Callee(_eq, 1, more=True),
+    "eq": Callee(_eq, 1, variadic=True),
     "ne": Callee(_ne, 2),
     "lt": Callee(_lt, 2),
     "le": Callee(_le, 2),
     "gt": Callee(_gt, 2),
     "ge": Callee(_ge, 2),
     "len": Callee(_len, 1),
-    "index": Callee(_index, 1, more=True),
-    "slice": Callee(_slice, 1, more=True),
-    "print": Callee(_print, 0, more=True),
-    "printf": Callee(_printf, 1, more=True),
-    "println": Callee(_println, 0, more=True),
+    "index": Callee(_index, 1, variadic=True),
+    "slice": Callee(_slice, 1, variadic=True),
+    "print": Callee(_print, 0, variadic=True),
+    "printf": Callee(_printf, 1, variadic=True),
+    "println": Callee(_println, 0, variadic=True),
 }
-"""Go's own."""
+"""Go's built-in functions."""
 
 
 _TYPESCRIPT = {
@@ -182,7 +182,7 @@ _TYPESCRIPT = {
 
 
 def typescript(value: Value) -> str:
-    """The type of a tool's property in TypeScript's words; of anything else it is `any`."""
+    """The TypeScript type of a tool's property. Any other value is `any`."""
     if not isinstance(value, Struct):
         return "any"
     alternatives, types = value.fields.get("AnyOf"), value.fields.get("Type")
@@ -192,8 +192,8 @@ def typescript(value: Value) -> str:
     return " | ".join(_TYPESCRIPT.get(str(name), "any") for name in names)
 
 
-def ollamas(today: date) -> Functions:
-    """Ollama's own; `today` is the day of `currentDate`, whose arguments mean nothing."""
+def ollama_functions(today: date) -> Functions:
+    """The functions that Ollama adds. `today` is the date of `currentDate`, which ignores its arguments."""
 
     def current(*_: Value) -> str:
         return today.isoformat()
@@ -203,7 +203,7 @@ def ollamas(today: date) -> Functions:
 
     return {
         "json": Callee(to_json, 1),
-        "currentDate": Callee(current, 0, more=True),
-        "yesterdayDate": Callee(yesterday, 0, more=True),
+        "currentDate": Callee(current, 0, variadic=True),
+        "yesterdayDate": Callee(yesterday, 0, variadic=True),
         "toTypeScriptType": Callee(typescript, 1),
     }

@@ -1,6 +1,7 @@
-"""Cuts a Go template into tokens: its text, and the words of its actions; and reads the literals among them.
+"""Splits a Go template into tokens, and evaluates literals.
 
-Trim markers and comments are dealt with here, as in Go (text/template/parse/lex.go): the parser never sees them.
+A token is a text between actions, a delimiter, or a word of an action. The lexer applies trim markers and removes
+comments, as in Go (text/template/parse/lex.go); the parser receives neither.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from .nodes import TemplateError
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of the template; `kind` is a group of `_WORD`, a keyword, "text", "left", "right" or `END`."""
+    """A token. `kind` is the name of a group of `_WORD`, a keyword, "text", "left", "right" or `END`."""
 
     kind: str
     text: str
     line: int
     spaced: bool = False
-    """Whether white space stands in front of it."""
+    """Whether white space precedes it."""
 
 
 END = "end of the template"
@@ -48,7 +49,7 @@ _UNCLOSED = {
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The template's tokens, `END` last. Raises `TemplateError`."""
+    """The tokens of a template; the last one is `END`. Raises `TemplateError`."""
     return _Lexer(text).tokens()
 
 
@@ -81,7 +82,7 @@ class _Lexer:
             trim = yield from self._action(left.start())
 
     def _action(self, start: int) -> Generator[Token, None, bool]:
-        """The words of an action; returns whether what follows it is trimmed."""
+        """Yield the words of an action. Returns whether the text after it is trimmed."""
         while True:
             blanks = _BLANKS.match(self._text, self._at)
             after = blanks.end() if blanks else self._at
@@ -95,8 +96,9 @@ class _Lexer:
                 raise TemplateError(self._line(start), "unclosed action")
             found = _WORD.match(self._text, after)
             if found is None:
-                letter = self._text[after]
-                raise TemplateError(self._line(after), _UNCLOSED.get(letter, f"unexpected {letter!r} in an action"))
+                character = self._text[after]
+                problem = _UNCLOSED.get(character, f"unexpected {character!r} in an action")
+                raise TemplateError(self._line(after), problem)
             yield self._word(found, spaced)
             self._at = found.end()
 
@@ -108,11 +110,11 @@ class _Lexer:
         return Token(kind, word, self._line(found.start()), spaced)
 
     def _ends(self, at: int) -> bool:
-        """Whether a name may end here."""
+        """Whether a name may end at this offset."""
         return at >= len(self._text) or self._text[at] in _SPACE + ".,|:()" or self._text.startswith("}}", at)
 
     def _comment(self, start: int) -> bool:
-        """Skip a comment; returns whether what follows it is trimmed."""
+        """Skip a comment. Returns whether the text after it is trimmed."""
         end = self._text.find("*/", self._at + 2)
         if end < 0:
             raise TemplateError(self._line(start), "unclosed comment")
@@ -128,16 +130,16 @@ class _Lexer:
 
 _ESCAPE = re.compile(
     r"""\\(?:(?P<letter>[abfnrtv\\"'])|x(?P<hex>[0-9a-fA-F]{2})|(?P<octal>[0-3][0-7]{2})
-    |u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|(?P<wrong>.?))""",
+    |u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|(?P<invalid>.?))""",
     re.VERBOSE | re.DOTALL,
 )
 _LETTERS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 def unquoted(text: str) -> str:
-    """The value of a string literal, raw or with Go's escapes. Raises `ValueError`."""
+    """The value of a raw or interpreted string literal. Raises `ValueError` for an invalid escape."""
     if text.startswith("`"):
-        return text[1:-1].replace("\r", "")  # as in Go's own source files
+        return text[1:-1].replace("\r", "")  # Go removes carriage returns from raw strings
     return _unescaped(text[1:-1], "'")
 
 
@@ -165,12 +167,12 @@ _FLOAT = re.compile(
 
 
 def number(text: str) -> int | float:
-    """The value of a number or a character constant. Raises `ValueError`."""
+    """The value of a number or a character constant. Raises `ValueError` if it is invalid or does not fit 64 bits."""
     if text.startswith("'"):
-        letter = _unescaped(text[1:-1], '"')
-        if len(letter) != 1:
+        character = _unescaped(text[1:-1], '"')
+        if len(character) != 1:
             raise ValueError(text)
-        return ord(letter)
+        return ord(character)
     if _INTEGER.fullmatch(text):
         whole = _integer(text.replace("_", ""))
         if not -(2**63) <= whole < 2**63:

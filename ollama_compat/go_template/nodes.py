@@ -1,4 +1,4 @@
-"""The tree of a Go template, in the shape of Go's own (text/template/parse): Ollama reads things off it."""
+"""The syntax tree of a Go template, with the structure of Go's text/template/parse: Ollama analyses that tree."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TypeAlias
 
 
 class TemplateError(ValueError):
-    """A template can't be read or rendered: the line, and what is not understood there."""
+    """A template cannot be parsed or rendered. The text names the line and the problem."""
 
     def __init__(self, line: int, problem: str) -> None:
-        """`line` counts from 1; `problem` quotes what the user wrote."""
+        """`line` counts from 1. `problem` quotes the template."""
         super().__init__(f"line {line}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is rendered as it is."""
+    """Text between actions, which is rendered unchanged."""
 
     line: int
     text: str
@@ -26,7 +26,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`.A.B`, from the dot."""
+    """`.A.B`: fields of the dot."""
 
     line: int
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`$x.A.B`; the first name is the variable's, with its `$`."""
+    """`$x.A.B`. The first name is the variable, with its `$`."""
 
     line: int
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """`(…).A.B`."""
+    """`(...).A.B`: fields of a parenthesized operand."""
 
     line: int
     operand: Operand
@@ -51,7 +51,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function's name."""
+    """The name of a function."""
 
     line: int
     name: str
@@ -59,14 +59,14 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """`.`, the value that an action is about."""
+    """`.`: the current value."""
 
     line: int
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A string, number or bool, or `nil`."""
+    """A string, number, bool or `nil`. `text` is its source."""
 
     line: int
     value: str | int | float | bool | None
@@ -75,18 +75,18 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """`$x := command | command`; a command is its operands."""
+    """`$x := command | command`. A command is a sequence of operands."""
 
     line: int
     declared: tuple[str, ...]
     assigns: bool
-    """`$x = …` and not `$x := …`."""
+    """Whether it assigns (`$x = ...`) instead of declaring (`$x := ...`)."""
     commands: tuple[tuple[Operand, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`{{ pipeline }}`."""
+    """`{{ pipeline }}`: renders its value."""
 
     line: int
     pipe: Pipe
@@ -94,7 +94,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """`if`, `with` or `range`, with its body and its `else`."""
+    """`if`, `with` or `range`, with its body and its `else` list (None: it has none)."""
 
     line: int
     kind: Word["if", "with", "range"]
@@ -105,7 +105,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """`{{ template "name" pipeline }}`."""
+    """`{{ template "name" pipeline }}`: renders a defined template."""
 
     line: int
     name: str
@@ -126,7 +126,7 @@ Node: TypeAlias = Text | Action | Branch | Invoke | Jump
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A template that was read: its nodes, and the templates that it defines."""
+    """A parsed template: its nodes, and the templates that it defines (name -> nodes)."""
 
     root: tuple[Node, ...]
     defined: Mapping[str, tuple[Node, ...]]

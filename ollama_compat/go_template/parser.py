@@ -1,7 +1,7 @@
-"""Reads a Go template: from its text to a tree, by recursive descent, as Go's own parser does it.
+"""Parses a Go template into a tree by recursive descent, like Go's own parser.
 
-All actions of Go's text/template (1.26), its variables, pipelines and literals, complex numbers excepted. What is not
-understood is a `TemplateError`.
+It supports all actions, variables, pipelines and literals of Go's text/template (1.26), except complex numbers.
+Everything else raises `TemplateError`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ from .nodes import (
     Variable,
 )
 
-MAX_DEPTH = 60  # blocks and parentheses in one another: Ollama's own templates have fewer than ten
+MAX_DEPTH = 60  # nested blocks and parentheses; Ollama's own templates have fewer than ten
 
 
 def parse(text: str, functions: Collection[str]) -> Tree:
-    """Read a template that may call `functions`. Raises `TemplateError`."""
+    """Parse a template that may call the functions named in `functions`. Raises `TemplateError`."""
     parser = _Parser(list(tokens(text)), functions)
     root = parser.template()
     return Tree(root, parser.defined)
 
 
 class _Parser:
-    """Recursive descent over the tokens, as Go's own."""
-
     def __init__(self, tokens: list[Token], functions: Collection[str]) -> None:
         self._tokens = tokens
         self._at = 0
@@ -88,7 +86,7 @@ class _Parser:
     def _deeper(self, token: Token, by: int) -> None:
         self._depth += by
         if self._depth > MAX_DEPTH:
-            self._fail(token, f"more than {MAX_DEPTH} blocks or parentheses in one another")
+            self._fail(token, f"more than {MAX_DEPTH} nested blocks or parentheses")
 
     def _string(self, place: str) -> str:
         token = self._expect("string", f"{{{{{place}}}}}")
@@ -101,7 +99,7 @@ class _Parser:
             self._fail(token, f"invalid string {token.text}")
 
     def _node(self) -> Node | Token:
-        """A node; or the token of an `end` or `else`, which ends the list that it stands in."""
+        """The next node; or the token of an `end` or `else`, which ends a list of nodes."""
         token = self._next()
         if token.kind == "text":
             return Text(token.line, token.text)
@@ -143,7 +141,7 @@ class _Parser:
         return Action(token.line, self._pipe("command"))
 
     def _list(self) -> tuple[tuple[Node, ...], Token]:
-        """The nodes until an `end` or `else`, and its token."""
+        """The nodes before an `end` or `else`, and the token of that."""
         nodes: list[Node] = []
         while True:
             if self._peek().kind == END:
@@ -174,18 +172,18 @@ class _Parser:
         self._deeper(token, -1)
         return Branch(token.line, kind, pipe, body, other)
 
-    def _define(self, name: str, what: str, *, right: bool = True) -> None:
+    def _define(self, name: str, keyword: str, *, right: bool = True) -> None:
         token = self._peek()
         if right:
-            self._expect("right", f"{{{{{what}}}}}")
+            self._expect("right", f"{{{{{keyword}}}}}")
         self._deeper(token, 1)
-        outside = self._names, self._ranges
+        outer = self._names, self._ranges
         self._names, self._ranges = ["$"], 0
         body, end = self._list()
-        self._names, self._ranges = outside
+        self._names, self._ranges = outer
         self._deeper(token, -1)
         if end.kind != "end":
-            self._fail(end, f"unexpected {{{{else}}}} in {{{{{what}}}}}")
+            self._fail(end, f"unexpected {{{{else}}}} in {{{{{keyword}}}}}")
         if name not in self.defined or _blank(self.defined[name]):
             self.defined[name] = body
         elif not _blank(body):
@@ -236,7 +234,7 @@ class _Parser:
             return tuple(operands)
 
     def _operand(self) -> Operand | None:
-        """A term with the fields that follow it; None where no term follows."""
+        """A term with the fields that follow it. None: there is no term."""
         term = self._term()
         if term is None:
             return None

@@ -1,7 +1,7 @@
-"""Renders the tree of a Go template, as Go's text/template does (1.26, exec.go and funcs.go), with bounded work.
+"""Renders the tree of a Go template like Go's text/template (1.26, exec.go and funcs.go), with bounded work.
 
-A value is what Go would have there (values.py). Keys that a map lacks are nil, as under Ollama's `missingkey=zero`.
-Variables live on a stack: those of a block go with it, and a template that is invoked sees none but its own `$`.
+Values represent those of Go (values.py). A missing map key is nil, because Ollama sets `missingkey=zero`. Variables are
+on a stack: the end of a block removes those of the block, and an invoked template has only its own `$`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from .nodes import (
     Tree,
     Variable,
 )
-from .values import Struct, Value, kind, truth, written
+from .values import Struct, Value, formatted, kind, truth
 
-MAX_STEPS = 2_000_000  # a conversation of ten thousand messages takes a quarter of them
-MAX_TEXT = 1 << 24  # characters: many times the largest window
-MAX_DEPTH = 100  # blocks and templates in one another, as they are rendered
+MAX_STEPS = 2_000_000  # a conversation of ten thousand messages needs a quarter of them
+MAX_TEXT = 1 << 24  # characters, many times the largest window
+MAX_DEPTH = 100  # nested blocks and templates while rendering
 
 
 def render(tree: Tree, data: Value, functions: Functions) -> str:
-    """The template's text. `functions` come beside Go's own. Raises `TemplateError`."""
+    """Render a template with the dot `data`. `functions` extend Go's built-in ones. Raises `TemplateError`."""
     renderer = _Renderer(tree, {**BUILTINS, **functions})
     try:
         renderer.walk(tree.root, data, [("$", data)])
     except RecursionError:
-        raise TemplateError(1, "the template or what it renders is nested too deeply") from None
+        raise TemplateError(1, "the template or its data is nested too deeply") from None
     return "".join(renderer.texts)
 
 
@@ -54,7 +54,7 @@ class _Continue(Exception):
 
 
 Variables: TypeAlias = list[tuple[str, Value]]
-Piped: TypeAlias = tuple[Value, ...]  # the value of the command before, or none
+Piped: TypeAlias = tuple[Value, ...]  # the value of the previous command of the pipeline, if there is one
 
 
 class _Renderer:
@@ -69,7 +69,7 @@ class _Renderer:
     def walk(self, nodes: Sequence[Node], dot: Value, variables: Variables) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise TemplateError(nodes[0].line if nodes else 1, f"more than {MAX_DEPTH} blocks in one another")
+            raise TemplateError(nodes[0].line if nodes else 1, f"more than {MAX_DEPTH} nested blocks")
         for node in nodes:
             self._step(node.line)
             self._node(node, dot, variables)
@@ -78,7 +78,7 @@ class _Renderer:
     def _step(self, line: int, number: int = 1) -> None:
         self._steps += number
         if self._steps > MAX_STEPS:
-            raise TemplateError(line, f"the template takes more than {MAX_STEPS} steps")
+            raise TemplateError(line, f"the template needs more than {MAX_STEPS} steps")
 
     def _write(self, text: str, line: int) -> None:
         self._size += len(text)
@@ -93,7 +93,7 @@ class _Renderer:
             case Action(line, pipe):
                 value = self._pipe(pipe, dot, variables)
                 if not pipe.declared:
-                    self._write("<no value>" if value is None else written(value), line)
+                    self._write("<no value>" if value is None else formatted(value), line)
             case Branch():
                 self._branch(node, dot, variables)
             case Invoke(line, name, pipe):
@@ -160,7 +160,7 @@ class _Renderer:
         if isinstance(first, Function):
             return self._call(first, command[1:], dot, variables, piped)
         if len(command) > 1 or piped:
-            raise TemplateError(first.line, f"can't give argument to non-function {_shown(first)}")
+            raise TemplateError(first.line, f"can't give argument to non-function {_source(first)}")
         if isinstance(first, Literal) and first.value is None:
             raise TemplateError(first.line, "nil is not a command")
         return self._operand(first, dot, variables)
@@ -173,20 +173,20 @@ class _Renderer:
         values = [*(self._operand(operand, dot, variables) for operand in operands), *piped]
         self._step(function.line, 1 + (sum(len(value) for value in values if isinstance(value, (str, list))) >> 8))
         callee = self._functions[function.name]
-        _check_number(function, callee, len(values))
+        _check_argument_count(function, callee, len(values))
         try:
             value = callee.run(*values)
         except ValueError as problem:
             raise TemplateError(function.line, f"{function.name}: {problem}") from None
         if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise TemplateError(function.line, f"{function.name}: a text of more than {MAX_TEXT} characters")
+            raise TemplateError(function.line, f"{function.name}: the result is longer than {MAX_TEXT} characters")
         return value
 
     def _and_or(
         self, function: Function, operands: Sequence[Operand], dot: Value, variables: Variables, piped: Piped
     ) -> Value:
-        """`and` and `or` read no more operands than they need."""
-        _check_number(function, self._functions[function.name], len(operands) + len(piped))
+        """`and` and `or` evaluate only the operands that they need."""
+        _check_argument_count(function, self._functions[function.name], len(operands) + len(piped))
         value: Value = None
         for operand in operands:
             value = self._operand(operand, dot, variables)
@@ -213,10 +213,10 @@ class _Renderer:
                 return self._pipe(operand, dot, variables)
 
 
-def _check_number(function: Function, callee: Callee, given: int) -> None:
-    """Whether a function takes as many values as it is given."""
-    if given < callee.wanted or (given > callee.wanted and not callee.more):
-        wanted = f"at least {callee.wanted}" if callee.more else str(callee.wanted)
+def _check_argument_count(function: Function, callee: Callee, given: int) -> None:
+    """Raise `TemplateError` unless the function accepts `given` arguments."""
+    if given < callee.minimum or (given > callee.minimum and not callee.variadic):
+        wanted = f"at least {callee.minimum}" if callee.variadic else str(callee.minimum)
         raise TemplateError(function.line, f"wrong number of args for {function.name}: want {wanted} got {given}")
 
 
@@ -237,7 +237,7 @@ def _assign(variables: Variables, name: str, value: Value, line: int) -> None:
 
 
 def _fields(value: Value, names: Sequence[str], line: int) -> Value:
-    """`.A.B` of a value. Of nil itself it is nil; of a nil that is met on the way it is an error."""
+    """`.A.B` of a value. It is nil if the value itself is nil. A nil between two names raises `TemplateError`."""
     if value is None:
         return None
     for name in names:
@@ -268,7 +268,7 @@ def _items(value: Value, branch: Branch) -> Iterator[tuple[Value, Value]]:
             raise TemplateError(branch.line, f"range can't iterate over a {kind(value)}")
 
 
-def _shown(operand: Operand) -> str:
+def _source(operand: Operand) -> str:
     match operand:
         case Literal():
             return operand.text

@@ -1,4 +1,4 @@
-"""Images: Ollama's base64 strings as the data URLs of OpenAI's content parts."""
+"""Translates Ollama's base64 images into the data URLs of OpenAI's content parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import response_error
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam
 
-# The first bytes of the formats that vLLM's image loader reads -> their media types.
+# The first bytes of each format that vLLM's image loader reads -> its media type.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -24,7 +24,10 @@ _SIGNATURES = (
 
 
 def content(text: str, images: Sequence[str]) -> str | list[ChatCompletionContentPartParam]:
-    """The content of a message: plain text, or its images and then its text (the order of Ollama's prompts)."""
+    """The content of an OpenAI message: `text`, after the base64 `images` if there are any, as in Ollama's prompts.
+
+    Raises `ResponseError` 400 if an image is not base64.
+    """
     if not images:
         return text
     parts: list[ChatCompletionContentPartParam] = [
@@ -34,7 +37,7 @@ def content(text: str, images: Sequence[str]) -> str | list[ChatCompletionConten
 
 
 def data_url(image: str) -> str:
-    """A base64 image as a `data:` URL. Raises `ResponseError` 400 in Ollama's words when it is no base64."""
+    """A base64 image as a `data:` URL. Raises `ResponseError` 400 with Ollama's text if it is not base64."""
     try:
         head = base64.b64decode(image[:64], validate=True)
     except (binascii.Error, ValueError):
@@ -43,7 +46,7 @@ def data_url(image: str) -> str:
 
 
 def media_type(head: bytes) -> str:
-    """The media type of an image by its first bytes."""
+    """The media type of an image that begins with `head`. An unknown format is returned as `image/png`."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
     return next((media for signature, media in _SIGNATURES if head.startswith(signature)), "image/png")

@@ -1,17 +1,17 @@
-"""Chat history: Ollama's messages as OpenAI's.
+"""Translates Ollama's messages into OpenAI's.
 
-Ollama joins consecutive messages of one role with a blank line, tool results excepted (0.33, template/template.go,
-`collate`); many chat templates refuse them otherwise. A trailing assistant message is continued. Tool calls come
-without ids from the `ollama` client: they get ids by their place, and the results that follow get the same ones.
+Ollama joins consecutive messages of one role with a blank line, except tool results (0.33, template/template.go,
+`collate`). Many chat templates reject consecutive messages of one role. The model continues a trailing assistant
+message. The `ollama` client sends tool calls without ids, so each call gets an id from its position, and the tool
+result that answers it gets the same id.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..settings import Profile
 from .images import content
 
 if TYPE_CHECKING:
@@ -19,38 +19,61 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
-_JOIN = "\n\n"
+SEPARATOR = "\n\n"
+"""The text between two joined messages."""
+
+
+class Prologue(Protocol):
+    """The start of every conversation with a model. A profile from the settings implements it."""
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt for a conversation that has none."""
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """The messages that follow the system prompt."""
 
 
 def begun(
-    messages: Sequence[Mapping[str, Any]], profile: Profile, system: str | None = None
+    messages: Sequence[Mapping[str, Any]], profile: Prologue, system: str | None = None
 ) -> list[Mapping[str, Any]]:
-    """The messages after what the profile begins with: its system prompt, where they bring none, and its messages."""
+    """`messages` after the profile's system prompt and messages.
+
+    `system` replaces the profile's system prompt. Without it, the profile's system prompt is left out if `messages`
+    begin with one.
+    """
     has_system = bool(messages) and messages[0].get("role") == "system"
     system = system or ("" if has_system else profile.system)
     first = [{"role": "system", "content": system}] if system else []
     return [*first, *profile.messages, *messages]
 
 
-def joined(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Consecutive messages of one role as one message."""
+def joined(
+    messages: Sequence[Mapping[str, Any]], *, concatenate: Sequence[str] = ("images", "tool_calls")
+) -> list[Message]:
+    """Copies of `messages`, with consecutive messages of one role joined into one. Tool results remain separate.
+
+    A joined message has the fields of the first message, the contents of all, and the items of all in the list fields
+    `concatenate`.
+    """
     result: list[Message] = []
     for message in messages:
         last = result[-1] if result else None
         if last is None or last.get("role") != message.get("role") or message.get("role") == "tool":
             result.append(dict(message))
             continue
-        last["content"] = (last.get("content") or "") + _JOIN + (message.get("content") or "")
-        for key in ("images", "tool_calls"):
+        last["content"] = (last.get("content") or "") + SEPARATOR + (message.get("content") or "")
+        for key in concatenate:
             if message.get(key):
                 last[key] = [*(last.get(key) or ()), *message[key]]
     return result
 
 
 def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Ollama's messages as OpenAI's, in the same order."""
+    """The OpenAI messages for `messages`, in order. Raises `ResponseError` 400 for an image that is not base64."""
     result: list[Message] = []
-    pending: list[ChatCompletionMessageFunctionToolCallParam] = []  # calls whose results have not come yet
+    pending: list[ChatCompletionMessageFunctionToolCallParam] = []  # calls without a result so far
     calls = 0
     for message in messages:
         role = message.get("role", "")
@@ -71,7 +94,7 @@ def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def continues(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the beginning of the answer."""
+    """Whether the last message is the start of the answer: an assistant message without tool calls."""
     return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
 
 
@@ -91,7 +114,11 @@ def _call(call: Mapping[str, Any], number: int) -> ChatCompletionMessageFunction
 def _match_result(
     translated: Message, message: Mapping[str, Any], pending: list[ChatCompletionMessageFunctionToolCallParam]
 ) -> None:
-    """A tool result answers the call whose id it has, else the first open call of the tool it names, else the first."""
+    """Set the call id of a tool result, and remove that call from `pending`.
+
+    The result answers the call with its id; without an id, the first pending call of the tool that it names; otherwise
+    the first pending call.
+    """
     call_id, name = message.get("tool_call_id"), message.get("tool_name")
     if name:
         translated["name"] = name

@@ -1,7 +1,7 @@
-"""What a model's own name tells of it: family, size, quantisation.
+"""Determines family, size and quantisation of a model from its name.
 
-Names on model hubs follow a custom: `EXAONE-4.0-32B-AWQ`, `Qwen3-30B-A3B-Instruct-2507-FP8`,
-`Llama-3.2-3B-Instruct-Q4_K_M`. What a name does not say stays empty.
+Names on model hubs follow a convention: `EXAONE-4.0-32B-AWQ`, `Qwen3-30B-A3B-Instruct-2507-FP8`,
+`Llama-3.2-3B-Instruct-Q4_K_M`. A detail that the name does not contain stays empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _QUANTISATION = re.compile(
     r"(?![a-z0-9])",
     re.I,
 )
-# Names of model families that their models carry in front. A name that begins otherwise says nothing of its family.
+# Model families whose models' names begin with the family name.
 _FAMILY = re.compile(
     r"(exaone|qwen|llama|gemma|mistral|mixtral|ministral|magistral|codestral|phi|deepseek|granite|gpt-?oss|glm|falcon"
     r"|smollm|starcoder|codellama|command|yi|solar|olmo|nemotron|kimi|hunyuan|minimax|bge|e5|gte|nomic)",
@@ -25,20 +25,19 @@ _FAMILY = re.compile(
 
 
 def details(served: str, root: str | None) -> JsonObject:
-    """Ollama's `details` of a served model, from its name and from the path or hub id that it was loaded from."""
-    names = [name.rstrip("/") for name in (root, served) if name]
-    base = names[0].rpartition("/")[2] if names else ""
-    family = _FAMILY.match(base)
-    family_name = family[0].lower().replace("-", "") if family else ""
+    """Ollama's `details` of a model. `served` is its name; `root` is the path or hub id that vLLM loaded."""
+    names = [name.rstrip("/").rpartition("/")[2] for name in (root, served) if name]
+    found = _FAMILY.match(names[0]) if names else None
+    family = found[0].lower().replace("-", "") if found else ""
     return {
         "parent_model": root or served,
         "format": "",
-        "family": family_name,
-        "families": [family_name] if family_name else [],
+        "family": family,
+        "families": [family] if family else [],
         "parameter_size": _first(_SIZE, names).upper(),
         "quantization_level": _first(_QUANTISATION, names).upper(),
     }
 
 
 def _first(pattern: re.Pattern[str], names: list[str]) -> str:
-    return next((found[0] for name in names if (found := pattern.search(name.rpartition("/")[2]))), "")
+    return next((found[0] for name in names if (found := pattern.search(name))), "")

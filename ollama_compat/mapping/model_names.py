@@ -1,9 +1,8 @@
-"""Model names as Ollama reads them.
+"""Parses and compares model names as Ollama does (0.33, types/model/name.go).
 
-`smol`, `SMOL`, `smol:latest`, `library/smol` and `registry.ollama.ai/library/smol:latest` are one model. A name is
-parsed from its right end into tag, model, namespace and host; what is missing is filled with Ollama's defaults, and
-letter case means nothing (Ollama 0.33, types/model/name.go). Names that end in `:cloud` or `-cloud` are models of
-Ollama's cloud and are never served by vLLM.
+`smol`, `SMOL`, `smol:latest`, `library/smol` and `registry.ollama.ai/library/smol:latest` are one model. A name has a
+host, a namespace, a model and a tag. Ollama's defaults replace missing parts, and letter case does not matter. A name
+that ends in `:cloud` or `-cloud` is a model of Ollama's cloud. vLLM never serves it.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
 _CLOUD_SUFFIXES = (":cloud", "-cloud")
-_LOCAL_SUFFIX = ":local"  # says "not the cloud's model of that name", and nothing else
+_LOCAL_SUFFIX = ":local"  # only distinguishes a name from the cloud model of the same name
 
-# host, namespace, model, tag: first character alphanumeric or "_", then what each part allows.
+# Each part begins with a letter, a digit or "_".
 _NAME = re.compile(
     r"(?:(?:(?:[a-z]+://)?(?P<host>\w[\w.:-]{0,349})/)?(?P<namespace>\w[\w-]{0,79})/)?"
     r"(?P<model>\w[\w.-]{0,79})(?::(?P<tag>\w[\w.-]{0,79}))?",
@@ -34,13 +33,13 @@ def is_cloud(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def canonical(name: str) -> str | None:
-    """`name` in full and in lower case, or None when Ollama would call it invalid."""
+    """`name` with all its parts, in lower case. None: the name is invalid in Ollama."""
     full = _in_full(name)
     return None if full is None else full.lower()
 
 
 def qualified(name: str) -> str:
-    """`name` in full as Ollama's messages write it, letter case kept."""
+    """`name` with all its parts and its own letter case, as in Ollama's messages. An invalid name stays unchanged."""
     return _in_full(name) or name
 
 
@@ -56,12 +55,12 @@ def _in_full(name: str) -> str | None:
 
 
 def with_tag(name: str) -> str:
-    """`name` with its tag, as Ollama's lists write it: `smol` is `smol:latest`."""
+    """`name` with its tag, as in Ollama's lists: `smol` becomes `smol:latest`."""
     return name if name.rfind(":") > name.rfind("/") else f"{name}:{DEFAULT_TAG}"
 
 
 def same(name: str, other: str) -> bool:
-    """Whether two names are one model to Ollama. Names that Ollama would refuse are compared as they are."""
+    """Whether two names mean one model. A name that is invalid in Ollama equals only itself."""
     left, right = canonical(name), canonical(other)
     if left is None or right is None:
         return name == other

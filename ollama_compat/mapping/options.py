@@ -1,8 +1,8 @@
-"""Ollama's options as vLLM's sampling parameters.
+"""Translates Ollama's options into vLLM's sampling parameters.
 
-`OPTIONS` has a row for each option: its type as Ollama checks it, Ollama's default, and what becomes of it on vLLM.
-docs/differences.md has the same rows and is tested against them. Types, defaults and words of the errors: Ollama
-0.33, api/types.go (Options, FromMap, DefaultOptions). Limits of vLLM: 0.32, sampling_params.py.
+`OPTIONS` has a row for each option: its type as Ollama checks it, Ollama's default, and the effect on vLLM.
+docs/differences.md is generated from it. Sources: Ollama 0.33, api/types.go (Options, FromMap, DefaultOptions) for
+types, defaults and error texts; vLLM 0.32, sampling_params.py, for limits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from .errors import response_error
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row: `kind` is the Go type; `field` the vLLM parameter, None where vLLM has none."""
+    """A row of the table."""
 
     name: str
     kind: str
+    """The type, as Ollama's error texts name it."""
     default: Any = None
     field: str | None = None
+    """The sampling parameter of vLLM. None: vLLM has none."""
     adapt: Callable[[Any], Any] | None = None
-    """Another way to say the same thing in vLLM's words."""
+    """Converts the value to the vLLM value that has the same effect."""
     note: str = ""
+    """The difference from Ollama, for the documentation."""
     honoured: tuple[Any, ...] = ()
-    """The values that have their effect, of an option that has none otherwise."""
+    """The values that have an effect, if the option otherwise has none."""
     range: tuple[float, float] = (-math.inf, math.inf)
-    """What vLLM takes; a value outside is held to it, and the caller is told."""
+    """The values that vLLM accepts. The nearest limit replaces a value outside this range."""
 
 
 def _not_negative(value: float) -> float:
@@ -43,66 +46,42 @@ def _top_p(value: float) -> float:
 
 
 def _seed(value: int) -> int | None:
-    return None if value == -1 else (value + 2**63) % 2**64 - 2**63  # as many bits as vLLM takes
+    return None if value == -1 else (value + 2**63) % 2**64 - 2**63  # vLLM accepts 64-bit signed integers
 
 
-_NO_EFFECT = "no effect: fixed when the vLLM server is started"
+_FIXED = "no effect: fixed when the vLLM server starts"
+_PENALTY = "limited to -2 … 2; covers the whole answer; in Ollama, the last `repeat_last_n` tokens"
 
 OPTIONS = (
-    Option(
-        "temperature", "float32", 0.8, "temperature", _not_negative, "held to 2 and below, vLLM's range", (), (0, 2)
-    ),
+    Option("temperature", "float32", 0.8, "temperature", _not_negative, "limited to 2, vLLM's maximum", range=(0, 2)),
     Option("top_p", "float32", 0.9, "top_p", _top_p, "0 and below keep one token, as in Ollama"),
-    Option("top_k", "integer", 40, "top_k", _not_negative, "0 and below mean off"),
-    Option("min_p", "float32", 0.0, "min_p", _not_negative, "held to 1 and below", range=(0, 1)),
-    Option("seed", "integer", -1, "seed", _seed, "-1 is random; the same seed gives other words than on Ollama"),
+    Option("top_k", "integer", 40, "top_k", _not_negative, "0 and below disable it"),
+    Option("min_p", "float32", 0.0, "min_p", _not_negative, "limited to 1", range=(0, 1)),
+    Option("seed", "integer", -1, "seed", _seed, "-1 is random; a seed gives a different text than in Ollama"),
     Option(
         "repeat_penalty",
         "float32",
         1.0,
         "repetition_penalty",
-        None,
-        "over the whole prompt and answer, Ollama: over the last `repeat_last_n` tokens; 0 is refused by both",
+        note="covers the whole prompt and answer; in Ollama, the last `repeat_last_n` tokens; both reject 0",
     ),
-    Option(
-        "presence_penalty",
-        "float32",
-        0.0,
-        "presence_penalty",
-        None,
-        "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
-        range=(-2, 2),
-    ),
-    Option(
-        "frequency_penalty",
-        "float32",
-        0.0,
-        "frequency_penalty",
-        None,
-        "held to -2 … 2; over the whole answer, Ollama: over the last `repeat_last_n` tokens",
-        range=(-2, 2),
-    ),
-    Option(
-        "num_predict", "integer", -1, "max_tokens", None, "0 and below: until the model stops or its window is full"
-    ),
-    Option("stop", "array", None, "stop", None, "of any number: past vLLM's four they are cut off here"),
-    Option(
-        "num_ctx", "integer", None, None, None, "honoured when the oldest messages are dropped; the window is vLLM's"
-    ),
-    Option(
-        "repeat_last_n", "integer", 64, None, None, "0 turns the penalties off; others have no effect", honoured=(0,)
-    ),
-    Option("typical_p", "float32", 1.0, None, None, "no effect"),
-    Option("num_keep", "integer", 4, None, None, "honoured when a prompt is cut to the window"),
-    Option("num_batch", "integer", 512, None, None, _NO_EFFECT),
-    Option("num_gpu", "integer", -1, None, None, _NO_EFFECT),
-    Option("main_gpu", "integer", None, None, None, _NO_EFFECT),
-    Option("num_thread", "integer", 0, None, None, _NO_EFFECT),
-    Option("use_mmap", "boolean", None, None, None, _NO_EFFECT),
-    Option("draft_num_predict", "integer", 4, None, None, _NO_EFFECT),
-    # `ollama.Options` still has these; Ollama 0.33 itself knows them no more and ignores them.
+    Option("presence_penalty", "float32", 0.0, "presence_penalty", note=_PENALTY, range=(-2, 2)),
+    Option("frequency_penalty", "float32", 0.0, "frequency_penalty", note=_PENALTY, range=(-2, 2)),
+    Option("num_predict", "integer", -1, "max_tokens", note="0 and below: until the model stops or its window is full"),
+    Option("stop", "array", None, "stop", note="any number: with more than vLLM's four, the client applies them"),
+    Option("num_ctx", "integer", note="used to drop the oldest messages; the window itself is vLLM's"),
+    Option("repeat_last_n", "integer", 64, note="0 disables the penalties; other values have no effect", honoured=(0,)),
+    Option("typical_p", "float32", 1.0, note="no effect"),
+    Option("num_keep", "integer", 4, note="used when a prompt is truncated to the window"),
+    Option("num_batch", "integer", 512, note=_FIXED),
+    Option("num_gpu", "integer", -1, note=_FIXED),
+    Option("main_gpu", "integer", note=_FIXED),
+    Option("num_thread", "integer", 0, note=_FIXED),
+    Option("use_mmap", "boolean", note=_FIXED),
+    Option("draft_num_predict", "integer", 4, note=_FIXED),
+    # `ollama.Options` still has these. Ollama 0.33 itself ignores them.
     *(
-        Option(name, "any", None, None, None, "no effect, nor on Ollama 0.33")
+        Option(name, "any", note="no effect, as in Ollama 0.33")
         for name in (
             *("mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram"),
             *("f16_kv", "logits_all", "vocab_only", "use_mlock", "embedding_only"),
@@ -114,13 +93,14 @@ BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 HONOURED = frozenset(option.name for option in OPTIONS if option.field) | {"num_ctx", "num_keep"}
 
 MAX_SERVER_STOPS = 4
-"""How many stop strings vLLM takes in a request."""
+"""The number of stop strings that vLLM accepts in a request."""
 
 
 def resolve(given: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call: the request's over the profile's, checked as Ollama checks them.
+    """The options of a call: the profile's `parameters`, overridden by the request's `given` options.
 
-    Raises `ResponseError` 500 in Ollama's words for a value of the wrong type. Unknown names pass, as in Ollama.
+    The values are checked and converted as Ollama does it. Unknown names remain, as in Ollama. Raises `ResponseError`
+    500 with Ollama's text for a value of the wrong type.
     """
     options: dict[str, Any] = {}
     for name, value in (*parameters.items(), *(given or {}).items()):
@@ -132,12 +112,12 @@ def resolve(given: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> d
 
 
 def without_effect(options: Mapping[str, Any]) -> list[str]:
-    """The names in `options` that vLLM has no word for."""
-    return [name for name, value in options.items() if name not in HONOURED and value not in _without_notice(name)]
+    """The names of the `options` that have no effect on vLLM and differ from Ollama's default."""
+    return [name for name, value in options.items() if name not in HONOURED and value not in _unremarkable(name)]
 
 
 def out_of_range(options: Mapping[str, Any]) -> list[str]:
-    """The names in `options` whose values vLLM would refuse, so that the nearest one that it takes is used."""
+    """The names of the `options` whose values are outside vLLM's range."""
     names = []
     for option in OPTIONS:
         value = _adapted(option, options.get(option.name))
@@ -147,9 +127,10 @@ def out_of_range(options: Mapping[str, Any]) -> list[str]:
 
 
 def sampling(options: Mapping[str, Any], window: int | None) -> dict[str, Any]:
-    """The sampling parameters of a vLLM request, with Ollama's defaults for what is not said; `stop` is not among them.
+    """The sampling parameters of a vLLM request, except `stop`. Ollama's defaults apply to options that are not given.
 
-    `window` is the model's `max_model_len` in tokens (None: not known): vLLM refuses a `max_tokens` above it.
+    `window` is the model's `max_model_len` in tokens (None: unknown). vLLM rejects a larger `max_tokens`. Raises
+    `ResponseError` 400 with Ollama's text if `repeat_penalty` is not positive.
     """
     values = {option.name: options.get(option.name, option.default) for option in OPTIONS if option.field}
     if values["repeat_penalty"] <= 0:
@@ -164,8 +145,7 @@ def sampling(options: Mapping[str, Any], window: int | None) -> dict[str, Any]:
         if value is not None:
             low, high = option.range
             payload[option.field] = min(max(value, low), high)
-    limit = values["num_predict"]
-    limits = [number for number in (limit, window) if number is not None and number > 0]
+    limits = [number for number in (values["num_predict"], window) if number is not None and number > 0]
     if limits:
         payload["max_tokens"] = min(limits)
     return payload
@@ -175,7 +155,8 @@ def _adapted(option: Option, value: Any) -> Any:
     return value if option.adapt is None or value is None else option.adapt(value)
 
 
-def _without_notice(name: str) -> tuple[Any, ...]:
+def _unremarkable(name: str) -> tuple[Any, ...]:
+    """The values of an option without effect that need no notice: Ollama's default, and those that have an effect."""
     option = BY_NAME.get(name)
     return () if option is None else (option.default, *option.honoured)
 

@@ -1,14 +1,19 @@
-"""Tools: the offer on the way there, the calls on the way back.
+"""Translates tool definitions into OpenAI's, and streamed tool calls into Ollama's.
 
-vLLM streams a call as its name and then its arguments in pieces of JSON text; Ollama hands a call over whole, with its
-arguments as an object. A call that is cut off, whose arguments are no object, or of a tool that was not offered is
-dropped, as Ollama drops it (0.33, tools/tools.go).
+vLLM streams a tool call in deltas: first its name, then its arguments in fragments of JSON text. Ollama returns a
+complete call with its arguments as an object. `ToolCalls` drops a call that is incomplete, that has arguments other
+than a JSON object, or that calls an unknown tool, as Ollama does (0.33, tools/tools.go).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+from ..steps import JsonObject
+from .vllm_schema import ToolCallDelta
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionFunctionToolParam
@@ -16,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def offered(tools: Sequence[Mapping[str, Any]]) -> list[ChatCompletionFunctionToolParam]:
-    """Ollama's tools as OpenAI's: those without a function name, which vLLM refuses, are left out."""
+    """The OpenAI definitions of Ollama's `tools`, without those that have no function name: vLLM rejects these."""
     payload: list[ChatCompletionFunctionToolParam] = []
     for tool in tools:
-        given = {key: value for key, value in (tool.get("function") or {}).items() if value is not None}
-        if given.get("name"):
-            function = cast("FunctionDefinition", given)
+        definition = {key: value for key, value in (tool.get("function") or {}).items() if value is not None}
+        if definition.get("name"):
+            function = cast("FunctionDefinition", definition)
             payload.append({"type": "function", "function": function})
     return payload
 
 
 def names(tools: Sequence[ChatCompletionFunctionToolParam]) -> frozenset[str]:
-    """The names of the tools that were offered."""
+    """The names of the functions in `tools`."""
     return frozenset(tool["function"]["name"] for tool in tools)

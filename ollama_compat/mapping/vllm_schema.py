@@ -1,7 +1,7 @@
-"""vLLM's replies as typed structs, and its event streams as events.
+"""Decodes vLLM's replies into typed structs, and its event streams into events.
 
-Bytes in, structs out; no I/O. `msgspec` reads only the fields that are named here and refuses wrong types, so a
-malformed reply is found at once. Fields and endpoints: vLLM 0.32, `GET /openapi.json`.
+`msgspec` reads only the fields that are named here and rejects values of a wrong type, so a malformed reply raises an
+error at once. Source of fields and endpoints: vLLM 0.32, `GET /openapi.json`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .errors import malformed_reply
 
 
 class FunctionDelta(msgspec.Struct):
-    """A piece of a tool call: the name comes first and whole, the arguments in pieces of JSON text."""
+    """A part of a tool call: first the complete name, then the arguments in fragments of JSON text."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class ToolCallDelta(msgspec.Struct):
-    """A piece of the tool call number `index`."""
+    """A part of the tool call with the number `index`, from 0."""
 
     index: int = 0
     id: str | None = None
@@ -33,7 +33,7 @@ class ToolCallDelta(msgspec.Struct):
 
 
 class TokenLogprob(msgspec.Struct):
-    """One token and its log probability."""
+    """A token and its log probability (natural logarithm)."""
 
     token: str
     logprob: float
@@ -42,7 +42,7 @@ class TokenLogprob(msgspec.Struct):
 
 
 class Logprobs(msgspec.Struct):
-    """Log probabilities: `content` from chat, the parallel lists from completions."""
+    """Log probabilities: `content` in chat, the three parallel lists in completions."""
 
     content: list[TokenLogprob] | None = None
     tokens: list[str] | None = None
@@ -51,7 +51,7 @@ class Logprobs(msgspec.Struct):
 
 
 class Delta(msgspec.Struct):
-    """What a chat event adds. vLLM before 0.11 said `reasoning_content` for `reasoning`."""
+    """The part of a chat message that one event adds. vLLM before 0.11 names `reasoning` `reasoning_content`."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -60,7 +60,7 @@ class Delta(msgspec.Struct):
 
 
 class Choice(msgspec.Struct):
-    """One choice of an event: `delta` from chat, `text` from completions."""
+    """One choice of an event: `delta` in chat, `text` in completions."""
 
     delta: Delta | None = None
     text: str | None = None
@@ -72,14 +72,14 @@ class Choice(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts."""
+    """Token counts of a request."""
 
     prompt_tokens: int = 0
     completion_tokens: int | None = None
 
 
 class Chunk(msgspec.Struct):
-    """One event of `/v1/chat/completions` or `/v1/completions`; `error` when the server failed on the way."""
+    """One event of `/v1/chat/completions` or `/v1/completions`. `error` is set if the server failed in the stream."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
@@ -89,7 +89,7 @@ class Chunk(msgspec.Struct):
 
 
 class Embedding(msgspec.Struct):
-    """One vector, base64 of little-endian float32 (or a plain list from servers that ignore `encoding_format`)."""
+    """A vector: base64 of little-endian float32, or a plain list from a server that ignores `encoding_format`."""
 
     embedding: str | list[float]
     index: int = 0
@@ -119,7 +119,7 @@ class DecisionUsage(msgspec.Struct):
 
 
 class Decisions(msgspec.Struct):
-    """The reply of `/v1/systemone`: answers by the id of their question."""
+    """The reply of `/v1/systemone`: question id -> answer."""
 
     answers: dict[str, dict[str, Any]]
     usage: DecisionUsage
@@ -145,27 +145,27 @@ T = TypeVar("T")
 
 
 def decode(body: bytes, shape: type[T], url: str) -> T:
-    """`body` as `shape`, or a `ResponseError` that names the server."""
+    """Decode the JSON `body` into `shape`. Raises `MalformedReply` with the `url` of the server."""
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise malformed_reply(url, f"{problem} in {_glimpse(body)}" if body else "it is empty") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed_reply(url, f"{error} in {_excerpt(body)}" if body else "it is empty") from None
 
 
-def _glimpse(body: bytes) -> str:
-    """What a body looks like, without its text where that may be an answer: a page of a proxy's is shown."""
+def _excerpt(body: bytes) -> str:
+    """The start of an HTML page, which a proxy sends; the size of any other body, which may contain an answer."""
     start = body.lstrip()[:80]
     return repr(start.decode("utf-8", "replace")) if start.startswith(b"<") else f"{len(body)} bytes"
 
 
 def vector(embedding: str | list[float], url: str) -> list[float]:
-    """The numbers of an embedding, shape `(dimensions,)`."""
+    """The numbers of an embedding, shape `(dimensions,)`. Raises `MalformedReply` if it is not base64 float32."""
     if isinstance(embedding, list):
         return embedding
     try:
         numbers = array("f", base64.b64decode(embedding, validate=True))
-    except (binascii.Error, ValueError) as problem:
-        raise malformed_reply(url, f"an embedding that is no base64 float32 ({problem})") from None
+    except (binascii.Error, ValueError) as error:
+        raise malformed_reply(url, f"an embedding that is not base64 float32 ({error})") from None
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()

@@ -1,4 +1,4 @@
-"""Go's text/template: what real Go renders is rendered (golden/language.json), and what is not understood is named."""
+"""The template language: results of Go itself (golden/language.json), error texts, and bounds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_compat.go_template import BUILTINS, Map, Slice, Struct, TemplateError, ollamas, parse, render
+from ollama_compat.go_template import BUILTINS, Map, Slice, Struct, TemplateError, ollama_functions, parse, render
 
 TODAY = date(2026, 3, 1)
-FUNCTIONS = ollamas(TODAY)
+FUNCTIONS = ollama_functions(TODAY)
 GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("language.json").read_text("utf-8"))
 
 
 def as_go(value: Any) -> Any:
-    """JSON as Go holds it: its numbers are floats."""
+    """A JSON value as Go decodes it: a number is a float."""
     if isinstance(value, dict):
         return {key: as_go(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -33,7 +33,7 @@ def rendered(template: str, data: Any = None) -> str:
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["template"])
-def test_what_go_renders(case: dict[str, Any]) -> None:
+def test_render_returns_the_text_that_go_renders(case: dict[str, Any]) -> None:
     data = as_go(GOLDEN["data"])
     if case.get("fails"):
         with pytest.raises(TemplateError):
@@ -56,7 +56,7 @@ def test_what_go_renders(case: dict[str, Any]) -> None:
         ("{{- /* a\nb */ -}}\n{{ $x }}", 'line 3: undefined variable "$x"'),
         ("\n{{ .X.Y }}", "line 2: nil pointer evaluating .Y"),
         ('\n{{ .S.Y | printf "%s" }}', "line 2: can't evaluate field Y in type string"),
-        ("{{ printf `%5d` 1 }}", "line 1: printf: '%5' is not understood"),
+        ("{{ printf `%5d` 1 }}", "line 1: printf: the verb '%5' is not supported"),
         ("{{ printf `%d` `a` }}", "line 1: printf: %d of a string"),
         ("{{ printf `%s` }}", "line 1: printf: no value for %s in '%s'"),
         ("{{ printf `%s` 1 2 }}", "line 1: printf: %s of a int"),
@@ -64,7 +64,7 @@ def test_what_go_renders(case: dict[str, Any]) -> None:
         ("{{ index }}", "line 1: wrong number of args for index: want at least 1 got 0"),
     ],
 )
-def test_an_error_names_the_line_and_what_is_not_understood(template: str, error: str) -> None:
+def test_template_error_names_the_line_and_the_problem(template: str, error: str) -> None:
     with pytest.raises(TemplateError) as caught:
         rendered(template, {"S": "text"})
     assert str(caught.value) == error
@@ -73,7 +73,7 @@ def test_an_error_names_the_line_and_what_is_not_understood(template: str, error
 # Values
 
 
-TOOL = Struct("tool", {"Name": "f<x>", "Tags": Slice(["a"])}, {"name": "f<x>", "tags": Slice(["a"])}, shown=True)
+TOOL = Struct("tool", {"Name": "f<x>", "Tags": Slice(["a"])}, {"name": "f<x>", "tags": Slice(["a"])}, prints_json=True)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ TOOL = Struct("tool", {"Name": "f<x>", "Tags": Slice(["a"])}, {"name": "f<x>", "
         ("{{ if . }}some{{ else }}none{{ end }} {{ eq . nil }}", Slice(nil=True), "none true"),
         ("{{ . }} {{ json . }}", Map({"b": 1.0, "a": True}), '{"a":true,"b":1} {"a":true,"b":1}'),
         ("{{ . }} {{ json . }}", Map(None), "{} null"),
-        ("{{ slice . 1 }}", Slice(["a", "b"], shown=True), '["b"]'),
+        ("{{ slice . 1 }}", Slice(["a", "b"], prints_json=True), '["b"]'),
         ("{{ printf `%s` . }}", Map({}), "{}"),
         ("{{ if . }}a struct is true{{ end }}", Struct("empty", {}), "a struct is true"),
         ("{{ json . }}", "\ud800", '"\ufffd"'),
     ],
     ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
-def test_values_of_gos_own_kinds(template: str, value: Any, text: str) -> None:
+def test_values_are_formatted_like_gos_types(template: str, value: Any, text: str) -> None:
     assert rendered(template, value) == text
 
 
-def test_a_struct_has_only_its_fields() -> None:
+def test_unknown_field_of_a_struct_raises_template_error() -> None:
     with pytest.raises(TemplateError, match="can't evaluate field Nope in type tool"):
         rendered("{{ .Nope }}", TOOL)
 
@@ -105,7 +105,7 @@ def test_a_struct_has_only_its_fields() -> None:
 # Ollama's functions
 
 
-def test_the_day_is_handed_in() -> None:
+def test_date_functions_use_the_given_day() -> None:
     assert rendered("{{ currentDate }} {{ currentDate `2006` }} {{ yesterdayDate }}") == (
         "2026-03-01 2026-03-01 2026-02-28"
     )
@@ -123,7 +123,7 @@ def test_the_day_is_handed_in() -> None:
         ([], [Struct("p", {"Type": ["boolean"]}), Struct("p", {"Type": ["string"]})], "boolean | string"),
     ],
 )
-def test_a_type_in_typescripts_words(types: list[Any], alternatives: list[Any], text: str) -> None:
+def test_typescript_type_of_a_property(types: list[Any], alternatives: list[Any], text: str) -> None:
     assert rendered("{{ toTypeScriptType . }}", Struct("p", {"Type": types, "AnyOf": alternatives})) == text
     assert rendered("{{ toTypeScriptType . }}", "no property") == "any"
 
@@ -138,28 +138,30 @@ def test_a_type_in_typescripts_words(types: list[Any], alternatives: list[Any], 
         ("{{ range 99999 }}{{ range 99999 }}{{ end }}{{ end }}", "steps"),
         ('{{ $x := "ab" }}{{ range 99 }}{{ $x = print $x $x }}{{ end }}', "characters|steps"),
         ('{{ $x := "ab" }}{{ range 999999 }}{{ $x = print $x "abcdefgh" }}{{ end }}', "characters|steps"),
-        ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', "blocks in one another"),
-        ("{{ if true }}" * 200 + "{{ end }}" * 200, "blocks or parentheses in one another"),
-        ("{{ " + "(" * 200 + "1" + ")" * 200 + " }}", "blocks or parentheses in one another"),
+        ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', "nested blocks"),
+        ("{{ if true }}" * 200 + "{{ end }}" * 200, "nested blocks or parentheses"),
+        ("{{ " + "(" * 200 + "1" + ")" * 200 + " }}", "nested blocks or parentheses"),
     ],
     ids=lambda text: text[:40],
 )
-def test_a_template_that_would_not_end_is_ended(template: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_beyond_a_bound_raises_template_error(
+    template: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ollama_compat.go_template.renderer.MAX_STEPS", 100_000)
     with pytest.raises(TemplateError, match=reason):
         rendered(template)
 
 
-def test_a_round_that_is_left_early_is_left_for_good() -> None:
+def test_break_and_continue_do_not_add_to_the_depth() -> None:
     assert rendered("{{ range 999 }}{{ if true }}{{ continue }}{{ end }}{{ end }}whole") == "whole"
     assert rendered("{{ range 999 }}{{ range 9 }}{{ if true }}{{ break }}{{ end }}{{ end }}{{ end }}whole") == "whole"
 
 
-def test_only_gos_white_space_is_trimmed() -> None:
+def test_trim_markers_remove_only_gos_white_space() -> None:
     assert rendered("\u00a0 \t{{- 1 -}}\r\n \u2003") == "\u00a01\u2003"
 
 
-def test_what_a_call_made_deep_is_an_error_too() -> None:
+def test_data_that_is_nested_too_deeply_raises_template_error() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -175,16 +177,16 @@ DATA: dict[str, Any] = {"A": "text", "B": {"C": [1.0, "x", None, True]}}
 
 
 @given(st.lists(WORDS, max_size=40).map(" ".join) | st.text(st.sampled_from("{}-. $x:=|()\"'`/*aA1%\n"), max_size=60))
-def test_any_text_is_rendered_or_refused(template: str) -> None:
+def test_any_text_is_rendered_or_raises_template_error(template: str) -> None:
     with contextlib.suppress(TemplateError):
         assert isinstance(rendered(template, DATA), str)
 
 
 @given(st.text().filter(lambda text: "{{" not in text))
-def test_text_without_actions_stays_as_it_is(text: str) -> None:
+def test_text_without_actions_is_unchanged(text: str) -> None:
     assert rendered(text) == text
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), st.lists))
-def test_json_can_be_read_back(value: Any) -> None:
+def test_json_function_returns_valid_json(value: Any) -> None:
     assert json.loads(rendered("{{ json . }}", value), parse_int=float) == value

@@ -1,4 +1,4 @@
-"""Prompts by a Go template: what Ollama itself makes of them, and infers from them (golden/prompts.json)."""
+"""Prompts and inferred properties, compared with those of Ollama itself (golden/prompts.json)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prompted(template: PromptTemplate, case: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_ollama_makes_of_a_conversation(name: str) -> None:
+def test_prompt_equals_ollamas_prompt(name: str) -> None:
     case = CASES[name]
     text = GOLDEN["templates"][case["template"]]
     if case.get("fails"):
@@ -36,7 +36,7 @@ def test_what_ollama_makes_of_a_conversation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.get("fails")])
-def test_what_ollama_infers_from_a_template(name: str) -> None:
+def test_template_has_the_tags_that_ollama_infers(name: str) -> None:
     case = CASES[name]
     template = read(GOLDEN["templates"][case["template"]])
     tags = tuple(case["thinking_tags"])
@@ -53,17 +53,17 @@ def test_what_ollama_infers_from_a_template(name: str) -> None:
         ("{{ range .Messages }}{{ .Role }}{{ else }}{{ .Nope }}{{ end }}", {"messages", "role", "nope"}),
     ],
 )
-def test_the_names_that_a_template_reads(template: str, variables: set[str]) -> None:
+def test_variables_are_all_names_that_a_template_reads(template: str, variables: set[str]) -> None:
     assert read(template).variables == variables
 
 
-def test_a_message_may_lack_what_it_need_not_have() -> None:
+def test_prompt_accepts_missing_fields_of_a_message() -> None:
     template = read("{{ range .Messages }}<{{ .Content }}{{ .Thinking }}>{{ end }}")
     messages = [{"role": "user", "content": None}, {"role": "assistant", "thinking": None, "tool_calls": None}]
     assert template.prompt(messages, [], None, TODAY) == "<><>"
 
 
-def test_numbers_of_json_are_gos_floats() -> None:
+def test_numbers_in_json_are_floats_as_in_go() -> None:
     call = {"function": {"name": "f", "arguments": {"n": 5000000}}}
     shown = "{{ .Function.Arguments.n }} {{ .Function.Arguments }}"
     text = f"{{{{ range .Messages }}}}{{{{ range .ToolCalls }}}}{shown}{{{{ end }}}}{{{{ end }}}}"
@@ -71,19 +71,19 @@ def test_numbers_of_json_are_gos_floats() -> None:
     assert read(text).prompt(messages, [], None, TODAY) == '5e+06 {"n":5000000}'
 
 
-def test_the_callers_messages_stay_as_they_are() -> None:
+def test_prompt_does_not_change_the_callers_messages() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     read("{{ range .Messages }}{{ .Content }}{{ end }}").prompt(messages, [], None, TODAY)
     assert messages == [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
 
 
-def test_the_day_is_the_calls() -> None:
+def test_prompt_uses_the_day_of_the_call() -> None:
     assert read("{{ .Messages | len }} {{ currentDate }}").prompt([], [], None, TODAY) == "0 2026-03-01"
 
 
 @pytest.mark.parametrize(
     "tool", [{}, {"function": None}, {"function": {"name": "f", "parameters": {"properties": {"a": True, "b": {}}}}}]
 )
-def test_a_strange_tool_is_shown_as_far_as_it_goes(tool: dict[str, Any]) -> None:
+def test_prompt_accepts_an_incomplete_tool(tool: dict[str, Any]) -> None:
     shown = read("{{ .Messages | len }}{{ range .Tools }}{{ json . }}{{ end }}").prompt([], [tool], None, TODAY)
     assert json.loads(shown[1:])["function"]["name"] == ((tool.get("function") or {}).get("name") or "")

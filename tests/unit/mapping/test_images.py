@@ -1,4 +1,4 @@
-"""Images as OpenAI's content parts."""
+"""Translation of images into OpenAI's content parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ollama_compat.mapping.images import content, data_url
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * 100).decode()
 
 
-def test_text_without_images_stays_text() -> None:
+def test_content_without_images_is_text() -> None:
     assert content("Hi", []) == "Hi"
 
 
-def test_images_come_before_their_text() -> None:
+def test_content_has_images_before_text() -> None:
     assert content("What is it?", [PNG, PNG]) == [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
@@ -40,12 +40,12 @@ def test_images_come_before_their_text() -> None:
         (b"", "image/png"),
     ],
 )
-def test_the_first_bytes_tell_the_media_type(head: bytes, media: str) -> None:
+def test_data_url_has_the_media_type_of_the_first_bytes(head: bytes, media: str) -> None:
     assert data_url(base64.b64encode(head).decode()).startswith(f"data:{media};base64,")
 
 
 @pytest.mark.parametrize("wrong", ["not base64!", "A", "cat.png", "데이터"])
-def test_what_is_no_base64_is_ollamas_refusal(wrong: str) -> None:
+def test_data_url_raises_ollamas_error_if_the_image_is_not_base64(wrong: str) -> None:
     with pytest.raises(ResponseError) as caught:
         data_url(wrong)
     assert (caught.value.error, caught.value.status_code) == ("illegal base64 data at input byte 0", 400)

@@ -1,4 +1,4 @@
-"""Ollama's chat history as OpenAI's."""
+"""Translation of messages."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def tool_call(name: str = "weather", arguments: Any = None, **fields: Any) -> di
 # Joining
 
 
-def test_neighbours_of_one_role_are_joined_with_a_blank_line() -> None:
+def test_joined_joins_consecutive_messages_of_one_role_with_a_blank_line() -> None:
     assert joined([message("user", "a"), message("user", "b"), message("assistant", "c")]) == [
         message("user", "a\n\nb"),
         message("assistant", "c"),
     ]
 
 
-def test_tool_results_stay_apart() -> None:
+def test_joined_keeps_tool_results_separate() -> None:
     results = [message("tool", "1"), message("tool", "2")]
     assert joined(results) == results
 
 
-def test_joined_messages_keep_all_images_and_calls() -> None:
+def test_joined_keeps_all_images_and_tool_calls() -> None:
     first = message("assistant", "a", images=["x"], tool_calls=[tool_call("one")])
     second = message("assistant", images=["y"], tool_calls=[tool_call("two")])
     assert joined([first, second]) == [
@@ -46,20 +46,20 @@ def test_joined_messages_keep_all_images_and_calls() -> None:
     ]
 
 
-def test_the_callers_messages_are_left_as_they_are() -> None:
+def test_joined_does_not_change_the_callers_messages() -> None:
     given_ = [message("user", "a", images=["x"]), message("user", "b", images=["y"])]
     joined(given_)
     assert given_ == [message("user", "a", images=["x"]), message("user", "b", images=["y"])]
 
 
 @given(st.lists(st.builds(message, st.sampled_from(ROLES), st.none() | st.text(max_size=3))))
-def test_no_two_neighbours_have_one_role_once_joined(messages: list[dict[str, Any]]) -> None:
+def test_joined_leaves_no_consecutive_messages_of_one_role(messages: list[dict[str, Any]]) -> None:
     roles = [message["role"] for message in joined(messages)]
     assert not [pair for pair in pairwise(roles) if pair[0] == pair[1] != "tool"]
 
 
 @given(st.lists(st.builds(message, st.sampled_from(ROLES), st.text(max_size=3))))
-def test_joining_twice_is_joining_once(messages: list[dict[str, Any]]) -> None:
+def test_joined_is_idempotent(messages: list[dict[str, Any]]) -> None:
     assert joined(joined(messages)) == joined(messages)
 
 
@@ -89,11 +89,11 @@ def test_joining_twice_is_joining_once(messages: list[dict[str, Any]]) -> None:
         ),
     ],
 )
-def test_one_message(given_: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_to_openai_translates_a_message(given_: dict[str, Any], sent: dict[str, Any]) -> None:
     assert to_openai([given_]) == [sent]
 
 
-def test_arguments_of_a_call_go_out_as_json_text() -> None:
+def test_to_openai_sends_call_arguments_as_json_text() -> None:
     sent = to_openai([message("assistant", tool_calls=[tool_call(arguments={"city": "서울"})])])
     assert sent[0]["tool_calls"] == [
         {
@@ -104,7 +104,7 @@ def test_arguments_of_a_call_go_out_as_json_text() -> None:
     ]
 
 
-def test_a_call_without_arguments_has_an_empty_object() -> None:
+def test_to_openai_sends_an_empty_object_for_missing_arguments() -> None:
     sent = to_openai([message("assistant", tool_calls=[tool_call()])])
     assert sent[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
@@ -137,24 +137,24 @@ RESULT = message("tool", "1")
         ([TWO, RESULT, RESULT, RESULT], [["call_00000000", "call_00000001"], "call_00000000", "call_00000001", None]),
     ],
 )
-def test_a_result_gets_the_id_of_its_call(messages: list[dict[str, Any]], expected: list[Any]) -> None:
+def test_tool_result_gets_the_id_of_its_call(messages: list[dict[str, Any]], expected: list[Any]) -> None:
     assert ids(*messages) == expected
 
 
 @pytest.mark.parametrize(
     ("given_", "expected"), [([NAMED, {**RESULT, "tool_name": "two"}, {**RESULT, "tool_name": "one"}], ["b", "a"])]
 )
-def test_a_result_that_names_its_tool_gets_the_id_of_that_call(
+def test_tool_result_gets_the_id_of_the_call_of_the_tool_that_it_names(
     given_: list[dict[str, Any]], expected: list[str]
 ) -> None:
     assert ids(*given_)[1:] == expected
 
 
-# The end and the beginning
+# Start and end of a conversation
 
 
 @pytest.mark.parametrize(
-    ("messages", "goes_on"),
+    ("messages", "expected"),
     [
         ([message("user", "a"), message("assistant", "b")], True),
         ([message("user", "a")], False),
@@ -163,8 +163,10 @@ def test_a_result_that_names_its_tool_gets_the_id_of_that_call(
         ([], False),
     ],
 )
-def test_a_trailing_assistant_message_is_continued(messages: list[dict[str, Any]], goes_on: bool) -> None:
-    assert continues(messages) is goes_on
+def test_continues_accepts_a_trailing_assistant_message_without_tool_calls(
+    messages: list[dict[str, Any]], expected: bool
+) -> None:
+    assert continues(messages) is expected
 
 
 PIRATE = Profile(system="Arr", messages=({"role": "user", "content": "Ahoy"},))
@@ -173,7 +175,7 @@ AHOY = message("user", "Ahoy")
 
 
 @pytest.mark.parametrize(
-    ("messages", "begin"),
+    ("messages", "expected"),
     [
         ([message("user", "a")], [SYSTEM, AHOY, message("user", "a")]),
         ([message("system", "own"), message("user", "a")], [AHOY, message("system", "own"), message("user", "a")]),
@@ -183,9 +185,9 @@ AHOY = message("user", "Ahoy")
         ),
     ],
 )
-def test_a_profile_begins_the_conversation(messages: list[dict[str, Any]], begin: list[dict[str, Any]]) -> None:
-    assert begun(messages, PIRATE) == begin
+def test_begun_puts_the_profiles_messages_first(messages: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert begun(messages, PIRATE) == expected
 
 
-def test_without_a_profile_nothing_is_added() -> None:
+def test_begun_adds_nothing_for_an_empty_profile() -> None:
     assert begun([message("user", "a")], Profile()) == [message("user", "a")]

@@ -1,4 +1,4 @@
-"""What a model's own name tells of it."""
+"""Details of a model from its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ollama_compat.mapping.model_details import details
         ("assistant", None, "", "", ""),
     ],
 )
-def test_a_name_tells_family_size_and_quantisation(
+def test_details_have_family_size_and_quantisation_of_the_name(
     served: str, root: str | None, family: str, size: str, quantisation: str
 ) -> None:
     assert details(served, root) == {

@@ -1,4 +1,4 @@
-"""Names as Ollama reads them."""
+"""Parsing and comparison of model names."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ NAME = st.builds(
         ("_smol", "registry.ollama.ai/library/_smol:latest"),
     ],
 )
-def test_a_name_in_full(name: str, full: str) -> None:
+def test_canonical_adds_missing_parts_in_lower_case(name: str, full: str) -> None:
     assert canonical(name) == full
 
 
 @pytest.mark.parametrize(
     "name", ["", " ", "a b//c", "a//b", "/a", "a/", "smol:", ":1", "-smol", ".smol", "모델", "a/b/c/d", "x" * 81]
 )
-def test_what_ollama_calls_invalid_has_no_full_name(name: str) -> None:
+def test_canonical_returns_none_for_an_invalid_name(name: str) -> None:
     assert canonical(name) is None
 
 
 @given(NAME)
-def test_a_full_name_is_its_own_full_name(name: str) -> None:
+def test_canonical_is_idempotent(name: str) -> None:
     full = canonical(name)
     assert full is not None
     assert canonical(full) == full
 
 
 @given(NAME)
-def test_letter_case_means_nothing(name: str) -> None:
+def test_same_ignores_letter_case(name: str) -> None:
     assert same(name.upper(), name.lower())
 
 
 @pytest.mark.parametrize(
-    ("name", "other", "one"),
+    ("name", "other", "expected"),
     [
         ("smol", "smol:latest", True),
         ("smol", "library/SMOL", True),
@@ -70,20 +70,20 @@ def test_letter_case_means_nothing(name: str) -> None:
         ("a b//c", "smol", False),
     ],
 )
-def test_two_names_are_one_model(name: str, other: str, one: bool) -> None:
-    assert same(name, other) is one
-    assert same(other, name) is one
+def test_same_compares_all_parts(name: str, other: str, expected: bool) -> None:
+    assert same(name, other) is expected
+    assert same(other, name) is expected
 
 
 @pytest.mark.parametrize(
     "name", ["gpt-oss:120b-cloud", "smol:cloud", "SMOL:CLOUD", "qwen3-coder:480b-Cloud", " smol:cloud "]
 )
-def test_names_of_the_cloud(name: str) -> None:
+def test_is_cloud_is_true_for_cloud_names(name: str) -> None:
     assert is_cloud(name)
 
 
 @pytest.mark.parametrize("name", ["", "smol", "cloud", "smol:cloudy", "cloud/smol", "my-cloud:latest", "smolcloud"])
-def test_names_that_are_not_of_the_cloud(name: str) -> None:
+def test_is_cloud_is_false_for_other_names(name: str) -> None:
     assert not is_cloud(name)
 
 
@@ -91,12 +91,12 @@ def test_names_that_are_not_of_the_cloud(name: str) -> None:
     ("name", "tagged"),
     [("smol", "smol:latest"), ("smol:1", "smol:1"), ("h:1/n/m", "h:1/n/m:latest"), ("h:1/n/m:2", "h:1/n/m:2")],
 )
-def test_a_list_writes_the_tag(name: str, tagged: str) -> None:
+def test_with_tag_adds_a_missing_tag(name: str, tagged: str) -> None:
     assert with_tag(name) == tagged
 
 
 @pytest.mark.parametrize(
-    ("name", "written"), [("Smol", "registry.ollama.ai/library/Smol:latest"), ("a b//c", "a b//c")]
+    ("name", "expected"), [("Smol", "registry.ollama.ai/library/Smol:latest"), ("a b//c", "a b//c")]
 )
-def test_messages_write_a_name_in_full_with_its_letter_case(name: str, written: str) -> None:
-    assert qualified(name) == written
+def test_qualified_keeps_letter_case_and_invalid_names(name: str, expected: str) -> None:
+    assert qualified(name) == expected

@@ -1,4 +1,4 @@
-"""Ollama's options as vLLM's sampling parameters."""
+"""Translation of options into sampling parameters."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize("name", ollama.Options.model_fields)
-def test_every_option_of_the_official_client_has_a_row(name: str) -> None:
+def test_table_has_every_option_of_the_official_client(name: str) -> None:
     assert name in BY_NAME
 
 
-def test_what_is_not_said_is_ollamas_default() -> None:
+def test_sampling_uses_ollamas_defaults() -> None:
     assert sampling({}, None) == DEFAULTS
 
 
@@ -55,11 +55,11 @@ def test_what_is_not_said_is_ollamas_default() -> None:
         ({"num_predict": 10}, "max_tokens", 10),
     ],
 )
-def test_an_option_as_vllm_takes_it(option: dict[str, Any], field: str, sent: Any) -> None:
+def test_sampling_translates_an_option(option: dict[str, Any], field: str, sent: Any) -> None:
     assert sampling(option, None) == DEFAULTS | {field: sent}
 
 
-def test_a_seed_of_minus_one_is_random() -> None:
+def test_sampling_sends_no_seed_for_minus_one() -> None:
     assert "seed" not in sampling({"seed": -1}, None)
 
 
@@ -72,40 +72,40 @@ def test_a_seed_of_minus_one_is_random() -> None:
         *((limit, 2048, 2048) for limit in (0, -1, -2)),
     ],
 )
-def test_no_answer_is_longer_than_asked_for_or_than_the_window(num_predict: int, window: int, max_tokens: int) -> None:
+def test_max_tokens_is_the_minimum_of_num_predict_and_window(num_predict: int, window: int, max_tokens: int) -> None:
     assert sampling({"num_predict": num_predict}, window)["max_tokens"] == max_tokens
 
 
 @pytest.mark.parametrize("num_predict", [0, -1, -2])
-def test_no_limit_is_sent_as_none(num_predict: int) -> None:
+def test_sampling_sends_no_max_tokens_without_a_limit(num_predict: int) -> None:
     assert "max_tokens" not in sampling({"num_predict": num_predict}, None)
 
 
-def test_repeat_last_n_of_zero_turns_the_penalties_off() -> None:
+def test_repeat_last_n_of_zero_disables_the_penalties() -> None:
     options = {"repeat_last_n": 0, "repeat_penalty": 1.5, "presence_penalty": 1.0, "frequency_penalty": 1.0}
     assert sampling(options, None) == DEFAULTS
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
-def test_a_repeat_penalty_of_zero_is_ollamas_refusal(value: float) -> None:
+def test_repeat_penalty_that_is_not_positive_raises_ollamas_error(value: float) -> None:
     with pytest.raises(ResponseError, match="penalty_repeat must be finite and greater than 0") as caught:
         sampling({"repeat_penalty": value}, None)
     assert caught.value.status_code == 400
 
 
-def test_stop_strings_are_not_among_the_parameters() -> None:
+def test_sampling_excludes_stop_strings() -> None:
     assert sampling({"stop": ["a"]}, None) == DEFAULTS
 
 
 # Types and precedence
 
 
-def test_the_request_goes_over_the_profile() -> None:
+def test_resolve_prefers_the_request_to_the_profile() -> None:
     assert resolve({"top_k": 7}, {"top_k": 5, "seed": 1}) == {"top_k": 7, "seed": 1}
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("given", "expected"),
     [
         ({"temperature": 1}, {"temperature": 1.0}),
         ({"top_k": 5.0}, {"top_k": 5}),
@@ -119,8 +119,8 @@ def test_the_request_goes_over_the_profile() -> None:
         (None, {}),
     ],
 )
-def test_a_value_of_the_right_type(given: Any, taken: dict[str, Any]) -> None:
-    assert resolve(given, {}) == taken
+def test_resolve_converts_values_of_a_valid_type(given: Any, expected: dict[str, Any]) -> None:
+    assert resolve(given, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_a_value_of_the_right_type(given: Any, taken: dict[str, Any]) -> None:
         ({"use_mmap": 1}, 'option "use_mmap" must be of type boolean'),
     ],
 )
-def test_a_value_of_a_wrong_type_is_ollamas_refusal(given: dict[str, Any], text: str) -> None:
+def test_resolve_raises_ollamas_error_for_a_wrong_type(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ResponseError) as caught:
         resolve(given, {})
     assert (caught.value.error, caught.value.status_code) == (text, 500)
 
 
-# What is told
+# Notices
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"num_gpu": 1}, ["num_gpu"]),
         ({"no_such_option": 1}, ["no_such_option"]),
@@ -155,16 +155,16 @@ def test_a_value_of_a_wrong_type_is_ollamas_refusal(given: dict[str, Any], text:
         ({"temperature": 0.1, "num_ctx": 256, "num_keep": 5, "stop": ["a"]}, []),
     ],
 )
-def test_options_without_effect(options: dict[str, Any], told: list[str]) -> None:
-    assert without_effect(options) == told
+def test_without_effect_names_options_that_have_none(options: dict[str, Any], expected: list[str]) -> None:
+    assert without_effect(options) == expected
 
 
-def test_an_option_that_has_its_effect_is_not_said_to_have_none() -> None:
+def test_without_effect_skips_values_that_have_an_effect() -> None:
     assert without_effect({"repeat_last_n": 0}) == []
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"temperature": 3.0}, ["temperature"]),
         ({"temperature": -1.0}, []),
@@ -174,12 +174,12 @@ def test_an_option_that_has_its_effect_is_not_said_to_have_none() -> None:
         ({}, []),
     ],
 )
-def test_values_that_are_held_to_vllms_range(options: dict[str, Any], told: list[str]) -> None:
-    assert out_of_range(options) == told
+def test_out_of_range_names_options_outside_vllms_range(options: dict[str, Any], expected: list[str]) -> None:
+    assert out_of_range(options) == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["temperature", "num_predict"])
-def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
+def test_resolve_raises_an_error_for_a_number_that_is_not_finite(name: str, value: float) -> None:
     with pytest.raises(ResponseError, match=f'option "{name}" must be a finite number'):
         resolve({name: value}, {})

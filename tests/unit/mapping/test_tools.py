@@ -1,4 +1,4 @@
-"""Tools: offered to vLLM, and their calls put together from pieces."""
+"""Tool definitions for vLLM, and the assembly of streamed tool calls."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from ollama_compat.mapping.tools import names, offered
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-# The offer
-
-
-def test_a_tool_is_offered_as_openai_writes_it() -> None:
+def test_offered_returns_openai_definitions() -> None:
     assert offered([WEATHER]) == [WEATHER]
 
 
-def test_what_is_none_is_left_out() -> None:
+def test_offered_drops_fields_that_are_none() -> None:
     tool = {"type": None, "function": {"name": "weather", "description": None, "parameters": {"type": "object"}}}
     assert offered([tool]) == [WEATHER]
 
 
 @pytest.mark.parametrize("tool", [{}, {"function": None}, {"function": {}}, {"function": {"name": ""}}])
-def test_a_tool_without_a_name_is_left_out(tool: dict[str, Any]) -> None:
+def test_offered_drops_tools_without_a_name(tool: dict[str, Any]) -> None:
     assert offered([tool, WEATHER]) == [WEATHER]
 
 
-def test_names_of_the_offer() -> None:
+def test_names_returns_the_function_names() -> None:
     assert names(offered([WEATHER])) == {"weather"}

@@ -1,4 +1,4 @@
-"""Server-sent events from bytes that arrive in pieces."""
+"""Server-sent events from bytes that arrive in chunks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ollama_compat.transport.sse import MAX_EVENT_BYTES, EventDecoder
 URL = "http://vllm:8001"
 HTTP = Path(__file__).parents[2] / "http"
 RECORDED = [(HTTP / name).read_bytes() for name in ("chat.sse", "tools.sse")]
-STRAYS = "\u2028\u2029\u0085\x0b\x0c\x1c".encode()
+LINE_ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c".encode()
 
 
-def events(*pieces: bytes) -> list[bytes]:
-    """The events of bytes that come in these pieces."""
+def events(*chunks: bytes) -> list[bytes]:
+    """The events in a stream that arrives in these chunks."""
     decoder = EventDecoder(URL)
-    return [event for piece in pieces for event in decoder.feed(piece)] + decoder.finish()
+    return [event for chunk in chunks for event in decoder.feed(chunk)] + decoder.finish()
 
 
-def cut(whole: bytes, places: list[int]) -> list[bytes]:
-    """`whole` in pieces."""
-    ends = sorted({0, len(whole), *(place % (len(whole) + 1) for place in places)})
+def split(whole: bytes, offsets: list[int]) -> list[bytes]:
+    """`whole` in chunks that end at `offsets`."""
+    ends = sorted({0, len(whole), *(offset % (len(whole) + 1) for offset in offsets)})
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
@@ -43,30 +43,30 @@ def cut(whole: bytes, places: list[int]) -> list[bytes]:
         (b"\n\n\n", []),
         (b"", []),
         (b"<html>\n<body>\n", []),
-        (b"data: " + STRAYS + b"x\n", [STRAYS + b"x"]),
+        (b"data: " + LINE_ENDS + b"x\n", [LINE_ENDS + b"x"]),
     ],
 )
-def test_events_are_the_data_lines(stream: bytes, found: list[bytes]) -> None:
+def test_event_decoder_returns_the_data_lines(stream: bytes, found: list[bytes]) -> None:
     assert events(stream) == found
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=["chat", "tools"])
-def test_a_recorded_stream_split_at_any_byte_is_the_same(recorded: bytes) -> None:
+def test_recorded_stream_decodes_equally_when_split_at_any_byte(recorded: bytes) -> None:
     whole = events(recorded)
     assert len(whole) > 8
     assert all(events(recorded[:at], recorded[at:]) == whole for at in range(len(recorded)))
 
 
 @given(
-    st.lists(st.sampled_from([b"data: ", b"data", b":", b"\n", b"\r\n", b"x", STRAYS, "한".encode()])).map(b"".join),
+    st.lists(st.sampled_from([b"data: ", b"data", b":", b"\n", b"\r\n", b"x", LINE_ENDS, "한".encode()])).map(b"".join),
     st.data(),
 )
-def test_any_bytes_split_in_any_way_are_the_same_events(stream: bytes, data: st.DataObject) -> None:
-    places = data.draw(st.lists(st.integers(0, len(stream))))
-    assert events(*cut(stream, places)) == events(stream)
+def test_events_do_not_depend_on_the_chunks(stream: bytes, data: st.DataObject) -> None:
+    offsets = data.draw(st.lists(st.integers(0, len(stream))))
+    assert events(*split(stream, offsets)) == events(stream)
 
 
-def test_a_line_that_does_not_end_is_given_up() -> None:
+def test_line_longer_than_the_maximum_raises_malformed_reply() -> None:
     decoder = EventDecoder(URL)
     half = b"x" * (MAX_EVENT_BYTES // 2 + 1)
     decoder.feed(half)
@@ -74,7 +74,7 @@ def test_a_line_that_does_not_end_is_given_up() -> None:
         decoder.feed(half)
 
 
-def test_the_limit_is_of_one_line_and_not_of_a_stream() -> None:
+def test_maximum_applies_to_a_line_and_not_to_the_stream() -> None:
     decoder = EventDecoder(URL)
-    begin, end = b"data: " + b"x" * (MAX_EVENT_BYTES // 3), b"\n"
-    assert [len(decoder.feed(piece)) for piece in (begin, end) * 4] == [0, 1] * 4
+    start, end = b"data: " + b"x" * (MAX_EVENT_BYTES // 3), b"\n"
+    assert [len(decoder.feed(chunk)) for chunk in (start, end) * 4] == [0, 1] * 4

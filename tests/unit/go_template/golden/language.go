@@ -1,6 +1,8 @@
-// Writes into language.json what Go's own text/template makes of each case: `go run tests/unit/golden/language.go`.
+// Writes the results of Go's own text/template into language.json:
 //
-// All cases have the same data; each gets its text, or "fails": true. Errors are not compared by their words.
+//	go run tests/unit/go_template/golden/language.go
+//
+// All cases have the same data. Each receives its text, or "fails": true. Error texts are not compared.
 
 package main
 
@@ -12,7 +14,7 @@ import (
 	"text/template"
 )
 
-const path = "tests/unit/golden/language.json"
+const path = "tests/unit/go_template/golden/language.json"
 
 type testCase struct {
 	Template string `json:"template"`

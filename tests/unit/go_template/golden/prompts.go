@@ -1,10 +1,11 @@
-// Writes into prompts.json what Ollama itself makes of each case, with its own packages. By hand, in an empty folder:
+// Writes the results of Ollama's own packages into prompts.json. Run it in an empty folder:
 //
-//	go mod init golden && go get github.com/ollama/ollama/template && cp REPOSITORY/tests/unit/golden/prompts.* .
-//	go run prompts.go && cp prompts.json REPOSITORY/tests/unit/golden/
+//	go mod init golden && go get github.com/ollama/ollama/template
+//	cp REPOSITORY/tests/unit/go_template/golden/prompts.* .
+//	go run prompts.go && cp prompts.json REPOSITORY/tests/unit/go_template/golden/
 //
-// A case has what a request has, and a template by its name; it gets the prompt, or "fails": true, and what Ollama
-// infers from the template.
+// A case has the fields of a request and the name of a template. It receives the prompt, or "fails": true, and the
+// tags that Ollama infers from the template.
 
 package main
 
