@@ -148,7 +148,7 @@ def test_wrong_settings_are_told_and_nobody_is_asked(
     assert main(["health"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'" in shown.err
+    assert "BACKEND_MODE (in the environment) has the invalid value 'vlm'; allowed: 'ollama' or 'vllm'" in shown.err
 
 
 def test_it_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
