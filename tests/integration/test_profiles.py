@@ -66,9 +66,7 @@ def test_created_model_is_visible_to_other_processes(client, chat_server):
     client.create("mario", from_="smol", parameters=GREEDY)
     script = "import ollama_compat as o; print(o.chat('mario', [{'role': 'user', 'content': 'hi'}]).eval_count)"
     environment = {"BACKEND_MODE": "vllm", "VLLM_URLS": chat_server.url, **_environment()}
-    process = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "4"
 
 
