@@ -117,7 +117,7 @@ class Provider(Frozen):
         url = url.strip()
         url = url if "://" in url else f"https://{url}"
         if urlsplit(url).username is not None:
-            raise ValueError("the URL contains a user or a password; name the variable of the key in api_key_env")
+            raise ValueError("the URL contains a user or a password; name the key's variable in api_key_env")
         normalized_url(url)
         return url
 
