@@ -1,6 +1,6 @@
-"""What is checked when a client is made, beside each setting by itself: what stands in exists, and keys can be sent.
+"""Checks at the creation of a client that involve several settings: fallbacks exist, and their keys can be sent.
 
-Nothing here quotes a key: errors name the variable or the header that holds it.
+No message contains a key. The messages name the variable or the header that holds it.
 """
 
 from __future__ import annotations
@@ -11,61 +11,58 @@ from difflib import get_close_matches
 
 from .mapping.model_names import is_cloud, same
 from .providers.dialects import DIALECTS
-from .settings import OLLAMA, Settings, SettingsError, named, sendable
+from .settings import OLLAMA, UNSENDABLE, Settings, SettingsError, named, sendable
 
-_ALIKE = 0.85  # of difflib: `deepsek` is that close to `deepseek`, `deepseek-r1` and `qwen3-coder` are other words
-_TAG = re.compile(r"latest|v?\d.*", re.IGNORECASE)  # Ollama's tags: `7b-instruct`, `v0.3`; no provider's models
+_SIMILARITY = 0.85
+"""Minimum ratio of difflib for a misspelling: `deepsek` reaches it for `deepseek`; `deepseek-r1` does not."""
+_TAG = re.compile(r"latest|v?\d.*", re.IGNORECASE)
+"""Tags of Ollama models, such as `7b-instruct` and `v0.3`. Model names of providers differ from them."""
 
 
 def check(settings: Settings, headers: Mapping[str, object], environ: Mapping[str, str]) -> None:
-    """Say now, and not when it is needed, what is wrong with what stands in, or with a key. Raises `SettingsError`.
+    """Raise `SettingsError` for a header that cannot be sent, an unknown provider, or a missing or unsendable key.
 
-    `headers` are those that the client was given.
+    `headers` are the `headers=` of the client. `environ` holds the keys of the providers.
     """
     for name, value in headers.items():
         if isinstance(value, str) and not sendable(value):
-            raise SettingsError(
-                f"the header {name!r} given to the client has characters that no HTTP header can carry (a line end?)"
-            )
-    for model, chain in settings.vllm_failover.items():
-        for other in chain:
-            where = f"VLLM_FAILOVER has {other!r} stand in for {model!r}"
-            _check_provider(settings, other, where)
-            _check_key(settings, other, where, environ)
+            raise SettingsError(f"the header {name!r} given to the client {UNSENDABLE}")
+    for model, fallbacks in settings.vllm_failover.items():
+        for fallback in fallbacks:
+            start = f"VLLM_FAILOVER has the fallback {fallback!r} for {model!r}, but"
+            _check_provider(settings, fallback, start)
+            _check_key(settings, fallback, start, environ)
 
 
-def _check_key(settings: Settings, other: str, where: str, environ: Mapping[str, str]) -> None:
-    name = other.partition(":")[0]
+def _check_key(settings: Settings, fallback: str, start: str, environ: Mapping[str, str]) -> None:
+    name = fallback.partition(":")[0]
     provider = settings.providers.get(name)
     if provider is None or provider.api_key_env is None:
         return
     key = environ.get(provider.api_key_env, "").strip()
     if not key:
-        raise SettingsError(f"{where}, and the key of {name} is missing: set {provider.api_key_env}")
+        raise SettingsError(f"{start} the key of {name} is missing: set {provider.api_key_env}")
     if not sendable(key):
-        raise SettingsError(
-            f"{where}, and {provider.api_key_env} holds a key with characters that no HTTP header can carry (a line "
-            "end in it?)"
-        )
+        raise SettingsError(f"{start} the key in {provider.api_key_env} {UNSENDABLE}")
 
 
-def _check_provider(settings: Settings, other: str, where: str) -> None:
-    """A word before `:` is a provider's, or else begins a model's name: one that looks like the former is told."""
-    word, colon, tag = other.partition(":")
+def _check_provider(settings: Settings, fallback: str, start: str) -> None:
+    """Raise `SettingsError` if the part before `:` looks like a provider that does not exist.
+
+    That part is either a provider or the beginning of a model name.
+    """
+    word, colon, tag = fallback.partition(":")
     known = {OLLAMA, *settings.providers}
-    if not colon or word in known or is_cloud(other) or _TAG.fullmatch(tag):
+    if not colon or word in known or is_cloud(fallback) or _TAG.fullmatch(tag):
         return
-    if any(same(name, other) for name in named(settings)):
+    if any(same(name, fallback) for name in named(settings)):
         return
-    meant = get_close_matches(word.lower(), known, n=1, cutoff=_ALIKE)
-    if meant:
-        raise SettingsError(
-            f"{where}, and there is no provider {word!r}: did you mean {meant[0]!r}? "
-            "(If it is a model's name, give it a row in VLLM_MODEL_MAP.)"
-        )
+    otherwise = f"(If {fallback!r} is a model, add it to VLLM_MODEL_MAP.)"
+    similar = get_close_matches(word.lower(), known, n=1, cutoff=_SIMILARITY)
+    if similar:
+        raise SettingsError(f"{start} there is no provider {word!r}. Did you mean {similar[0]!r}? {otherwise}")
     if word.lower() in {dialect.name for dialect in DIALECTS}:
         raise SettingsError(
-            f"{where}, and there is no provider {word!r}: give it a table [providers.{word}] with its base_url and "
-            "api_key_env in the TOML file that OLLAMA_COMPAT_CONFIG names. (If it is a model's name, give it a row in "
-            "VLLM_MODEL_MAP.)"
+            f"{start} there is no provider {word!r}. Add a table [providers.{word}] with base_url and api_key_env to "
+            f"the TOML file that OLLAMA_COMPAT_CONFIG names. {otherwise}"
         )

@@ -1,19 +1,9 @@
-"""Translates tool definitions into OpenAI's, and streamed tool calls into Ollama's.
-
-vLLM streams a tool call in deltas: first its name, then its arguments in fragments of JSON text. Ollama returns a
-complete call with its arguments as an object. `ToolCalls` drops a call that is incomplete, that has arguments other
-than a JSON object, or that calls an unknown tool, as Ollama does (0.33, tools/tools.go).
-"""
+"""Translates tool definitions into OpenAI's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
-
-from ..steps import JsonObject
-from .vllm_schema import ToolCallDelta
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionFunctionToolParam

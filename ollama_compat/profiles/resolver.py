@@ -1,45 +1,80 @@
-"""Which served model an Ollama name means: profiles of the settings, profiles that were created, the model map."""
+"""Resolution of an Ollama model name: its profile, and the name under which vLLM serves the model.
+
+Profiles of the settings have priority over created profiles. Names are compared as Ollama compares them (letter case,
+`:latest` and the default registry do not matter). A result is cached per name until the created profiles change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from typing import NamedTuple, TypeVar
 
 from ..mapping.model_names import same
 from ..settings import NO_PROFILE, Profile, Settings
-from .store import Profiles
+from .store import Profiles, Version
+
+_MAX_NAMES = 1024
+"""Number of names that a client caches. Callers can invent names, so the cache is bounded."""
+_MAX_LENGTH = 512
+"""Length of the longest name that is cached (characters), which bounds the memory of the cache."""
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+class ResolvedName(NamedTuple):
+    """The result for one name."""
+
+    profile: Profile
+    served: str
+    """Name under which vLLM serves the model."""
+
+
 class ModelResolver:
-    """The names of a client."""
+    """Resolves the model names of one client."""
 
-    settings: Settings
-    created: Profiles
+    def __init__(self, settings: Settings, created: Profiles) -> None:
+        """Use the profiles and the model map of `settings`, and the profiles in the store `created`."""
+        self.settings = settings
+        self.created = created
+        # A result belongs to a version of the store. The version is part of the key, so threads need no lock.
+        self._cached = lru_cache(_MAX_NAMES)(partial(_resolve, settings, created))
+
+    def resolve(self, name: str) -> ResolvedName:
+        """Return the profile and the served name of `name`: one `stat` of the store and one cache lookup."""
+        if len(name) > _MAX_LENGTH:
+            return _resolve(self.settings, self.created, name)
+        return self._cached(name, self.created.version)
 
     def profile(self, name: str) -> Profile:
-        """The profile of a name; an empty one where it has none."""
-        return self.configured(name) or self.created_profile(name) or NO_PROFILE
-
-    def configured(self, name: str) -> Profile | None:
-        """The profile that the settings give a name."""
-        return next((profile for key, profile in self.settings.models.items() if same(key, name)), None)
-
-    def created_profile(self, name: str) -> Profile | None:
-        """The profile that was created under a name."""
-        return next((profile for key, profile in self.created.all().items() if same(key, name)), None)
+        """Return the profile of `name`, or `NO_PROFILE`."""
+        return self.resolve(name).profile
 
     def served(self, name: str) -> str:
-        """The name under which vLLM serves it: its profile's `from`, through the map."""
-        name = self.profile(name).from_ or name
-        return next((served for key, served in self.settings.vllm_model_map.items() if same(key, name)), name)
+        """Return the name under which vLLM serves `name`: the `from` of its profile, through the model map."""
+        return self.resolve(name).served
 
-    def version(self) -> int:
-        """Changes when a created profile changes."""
-        return hash(tuple(self.created.all()))
+    def configured(self, name: str) -> Profile | None:
+        """Return the profile that the settings contain for `name`."""
+        return _find(self.settings.models, name)
+
+    def created_profile(self, name: str) -> Profile | None:
+        """Return the created profile of `name`."""
+        return _find(self.created.all(), name)
 
     def __iter__(self) -> Iterator[str]:
-        """Every name that is known beside the served ones."""
+        """Yield every known name in addition to the served names. A name may occur twice."""
         yield from self.settings.models
         yield from self.created.all()
         yield from self.settings.vllm_model_map
+
+
+def _resolve(settings: Settings, created: Profiles, name: str, _: Version | None = None) -> ResolvedName:
+    profile = _find(settings.models, name) or _find(created.all(), name) or NO_PROFILE
+    base = profile.from_ or name
+    served = _find(settings.vllm_model_map, base)
+    return ResolvedName(profile, base if served is None else served)
+
+
+def _find(table: Mapping[str, T], name: str) -> T | None:
+    return next((value for key, value in table.items() if same(key, name)), None)

@@ -14,6 +14,7 @@ from ..mapping.errors import model_not_found, model_required, response_error
 from ..mapping.model_names import canonical, is_cloud, same
 from ..mapping.vllm_schema import ModelCard
 from ..profiles.resolver import ModelResolver
+from ..profiles.store import Version
 from ..settings import NO_PROFILE, OLLAMA, Profile, Settings
 from ..steps import Clock, Steps
 from ..telemetry.notices import Notices
@@ -52,7 +53,7 @@ class Backends:
     clock: Clock
     _remote_servers: dict[str, Server] = field(default_factory=dict)
     """Ollama and the providers: each has a circuit breaker too."""
-    _chains: dict[str, tuple[int, tuple[Backend, ...]]] = field(default_factory=dict)
+    _chains: dict[str, tuple[Version, tuple[Backend, ...]]] = field(default_factory=dict)
     """The backends of a name, with the version of the profiles that they were computed from."""
 
     def fallbacks(self, name: str) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class Backends:
 
     def chain(self, name: str) -> tuple[Backend, ...]:
         """The backends of a model, in the order in which a call tries them."""
-        version = self.resolver.version()
+        version = self.resolver.created.version
         known = self._chains.get(name)
         if known is not None and known[0] == version:
             return known[1]

@@ -1,64 +1,79 @@
-"""Whose key goes where. Keys are shown nowhere: not in a `repr`, and not where a server says one back."""
+"""The credentials of each destination (vLLM, Ollama, providers), and their redaction.
+
+No key appears in a `repr`, and `redact` removes keys from replies, because some servers quote the key that they reject.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from ..settings import OLLAMA, Settings
 
-_HIDDEN = b"[key]"
-_SHORTEST = 6  # characters: a key shorter than that is a word that error messages may hold
+_REDACTED = b"[key]"
+_MIN_LENGTH = 6
+"""Length of the shortest key that is redacted (characters). A shorter one could be a word of an error message."""
+_NO_HEADERS: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
 class Credentials:
-    """The authorization of each credential (see `exchange.Request`): a header's value, or None for no header."""
+    """The HTTP headers of each destination. `Request.credential` names the destination."""
 
-    authorization: Mapping[str, str | None] = field(repr=False)
-    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    """Further headers that a provider wants."""
+    __slots__ = ("_headers", "_secrets", "authorization")
 
-    def headers(self, credential: str) -> dict[str, str]:
-        """The headers that go with a request."""
-        value = self.authorization.get(credential)
-        return {**self.extra.get(credential, {}), **({"authorization": value} if value is not None else {})}
+    def __init__(
+        self, authorization: Mapping[str, str | None], extra: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Combine destination -> `authorization` header (None: no header), and destination -> additional headers."""
+        self.authorization = authorization
+        self._headers = {name: dict(headers) for name, headers in (extra or {}).items()}
+        for name, value in authorization.items():
+            if value is not None:
+                self._headers.setdefault(name, {})["authorization"] = value
+        secrets = {(value or "").rpartition(" ")[2].encode() for value in authorization.values()}
+        # The longest first: one key can be the beginning of another one.
+        self._secrets = sorted((each for each in secrets if len(each) >= _MIN_LENGTH), key=len, reverse=True)
+
+    def headers(self, credential: str) -> Mapping[str, str]:
+        """Return the headers of a destination. Do not change them."""
+        return self._headers.get(credential, _NO_HEADERS)
 
     def is_provider(self, credential: str) -> bool:
-        """Whether the request goes to a service that is neither vLLM nor Ollama."""
+        """Whether the destination is neither vLLM nor Ollama."""
         return credential not in ("vllm", OLLAMA)
 
-    def hidden(self, body: bytes) -> bytes:
-        """`body` without any of the keys: some servers quote the one that they refuse."""
-        secrets = [(value or "").rpartition(" ")[2].encode() for value in self.authorization.values()]
-        for secret in sorted(secrets, key=len, reverse=True):  # one key may begin as another does
-            if len(secret) >= _SHORTEST:
-                body = re.sub(_escaped(secret), _HIDDEN, body) if b"\\" in body else body.replace(secret, _HIDDEN)
+    def redact(self, body: bytes) -> bytes:
+        """Return `body` with `[key]` in place of each key."""
+        for secret in self._secrets:
+            body = re.sub(_escaped(secret), _REDACTED, body) if b"\\" in body else body.replace(secret, _REDACTED)
         return body
 
+    hidden = redact
+
     def redact_text(self, text: str) -> str:
-        """The same of a text."""
-        return self.hidden(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+        """Return `text` with `[key]` in place of each key."""
+        return self.redact(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
 
 
 def _escaped(secret: bytes) -> bytes:
-    """A pattern of a key as JSON may write it: `/` as `\\/`, any character by its number."""
-    written = []
+    r"""Return a pattern for all JSON forms of a key: `/` may be `\/`, and any character may be `\uXXXX`."""
+    forms = []
     for char in secret.decode("latin-1"):
         plain = re.escape(char)
         by_number = rf"(?i:\\u{ord(char):04x})"
-        # Its number first: a backslash alone is how the number of one begins.
-        written.append(rf"(?:{by_number}|\\{plain}|{plain})" if char in '/"\\' else rf"(?:{by_number}|{plain})")
-    return "".join(written).encode("latin-1")
+        # The number first: a lone backslash is also the beginning of a number.
+        forms.append(rf"(?:{by_number}|\\{plain}|{plain})" if char in '/"\\' else rf"(?:{by_number}|{plain})")
+    return "".join(forms).encode("latin-1")
 
 
 def read_credentials(
     settings: Settings, headers: Mapping[str, str | None], ollama: str | None, environ: Mapping[str, str]
 ) -> Credentials:
-    """The keys of a client: VLLM_API_KEY, else what the caller's own `headers` say; and each provider's variable.
+    """Read the credentials of a client.
 
-    `ollama` is the authorization that the official client has for Ollama: OLLAMA_API_KEY is never sent to vLLM.
+    vLLM receives VLLM_API_KEY, or the `authorization` of the client's own `headers`. Ollama receives `ollama`, the
+    `authorization` header of the official client; OLLAMA_API_KEY is therefore never sent to vLLM. A provider receives
+    the key in its variable in `environ`.
     """
     given = {str(key).lower(): value for key, value in headers.items()}
     vllm = given.get("authorization")

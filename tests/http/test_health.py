@@ -227,7 +227,7 @@ def test_the_command_ends_whatever_a_server_does(server: Server, what: str) -> N
 def test_the_command_tells_what_is_wrong_with_the_settings() -> None:
     done = command("health", BACKEND_MODE="vlm")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
+    assert done.stderr == "BACKEND_MODE (in the environment) has the invalid value 'vlm'; allowed: 'ollama' or 'vllm'\n"
 
 
 WRONG = [
@@ -237,7 +237,7 @@ WRONG = [
     ("OLLAMA_HOST", "host:99999999", "please check OLLAMA_HOST"),
     ("OLLAMA_HOST", "http://\x01", "please check OLLAMA_HOST"),
     ("HTTP_PROXY", "carrier-pigeon://user:secret@x", "please check HTTP_PROXY"),
-    ("OLLAMA_API_KEY", "sk-top\u00e9secret", "OLLAMA_API_KEY has characters that no HTTP header can carry"),
+    ("OLLAMA_API_KEY", "sk-top\u00e9secret", "OLLAMA_API_KEY contains characters that an HTTP header cannot carry"),
 ]
 """Variables that the official client takes, and fails over as soon as it is imported."""
 

@@ -1,4 +1,4 @@
-"""`create`, `copy`, `delete` over a real server: profiles last, and two processes lose nothing of each other's."""
+"""`create`, `copy` and `delete` with a real server: profiles are permanent, and concurrent writers lose nothing."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from .test_chat import QUESTION
 
 pytestmark = pytest.mark.vllm
 
-SURE = {"temperature": 0, "num_predict": 4}
+GREEDY = {"temperature": 0, "num_predict": 4}
 
 
 @pytest.fixture
-def ask(connect, chat_server):
+def client(connect, chat_server):
     return connect(vllm_urls=chat_server.url)
 
 
-def test_a_created_model_has_its_system_prompt_and_its_parameters(ask):
-    assert ask.create("mario", from_="smol", system="You are Mario.", parameters=SURE).status == "success"
-    plain = ask.chat("smol", QUESTION, options=SURE)
-    mario = ask.chat("mario:latest", QUESTION)
+def test_created_model_uses_its_system_prompt_and_parameters(client):
+    assert client.create("mario", from_="smol", system="You are Mario.", parameters=GREEDY).status == "success"
+    plain = client.chat("smol", QUESTION, options=GREEDY)
+    mario = client.chat("mario:latest", QUESTION)
     assert (mario.eval_count, mario.done_reason, mario.model) == (4, "length", "mario:latest")
     assert mario.prompt_eval_count > plain.prompt_eval_count
-    shown = ask.show("mario")
+    shown = client.show("mario")
     assert "num_predict" in shown.parameters
     assert 'SYSTEM """You are Mario."""' in shown.modelfile
-    assert "mario:latest" in [model.model for model in ask.list().models]
+    assert "mario:latest" in [model.model for model in client.list().models]
 
 
-def test_progress_is_streamed(ask):
-    statuses = [part.status for part in ask.create("mario", from_="smol", system="x", stream=True)]
+def test_create_streams_progress(client):
+    statuses = [part.status for part in client.create("mario", from_="smol", system="x", stream=True)]
     assert statuses[-2:] == ["writing manifest", "success"]
 
 
-def test_a_model_made_from_a_made_one_inherits(ask):
-    ask.create("base", from_="smol", system="You are terse.", parameters={"temperature": 0, "num_predict": 9})
-    ask.create("child", from_="base", parameters={"num_predict": 2})
-    reply = ask.chat("child", QUESTION)
+def test_model_created_from_created_model_inherits(client):
+    client.create("base", from_="smol", system="You are terse.", parameters={"temperature": 0, "num_predict": 9})
+    client.create("child", from_="base", parameters={"num_predict": 2})
+    reply = client.chat("child", QUESTION)
     assert (reply.eval_count, reply.prompt_eval_count) == (2, 26)
 
 
-def test_messages_begin_every_conversation(ask):
-    turns = [{"role": "user", "content": "Be short."}, {"role": "assistant", "content": "Yes."}]
-    ask.create("short", from_="smol", messages=turns)
-    made = ask.chat("short", QUESTION, options=SURE).prompt_eval_count
-    assert made == ask.chat("smol", [*turns, *QUESTION], options=SURE).prompt_eval_count
+def test_messages_of_created_model_precede_every_conversation(client):
+    before = [{"role": "user", "content": "Be short."}, {"role": "assistant", "content": "Yes."}]
+    client.create("short", from_="smol", messages=before)
+    created = client.chat("short", QUESTION, options=GREEDY).prompt_eval_count
+    assert created == client.chat("smol", [*before, *QUESTION], options=GREEDY).prompt_eval_count
 
 
-def test_copy_and_delete(ask):
-    assert ask.copy("smol", "smolcopy").status == "success"
-    assert ask.chat("smolcopy", QUESTION, options=SURE).eval_count == 4
-    assert ask.delete("smolcopy").status == "success"
+def test_copy_creates_model_and_delete_removes_it(client):
+    assert client.copy("smol", "smolcopy").status == "success"
+    assert client.chat("smolcopy", QUESTION, options=GREEDY).eval_count == 4
+    assert client.delete("smolcopy").status == "success"
     with pytest.raises(ollama.ResponseError, match="model 'smolcopy' not found"):
-        ask.chat("smolcopy", QUESTION)
+        client.chat("smolcopy", QUESTION)
 
 
-def test_a_profile_lasts_and_other_processes_see_it(ask, chat_server):
-    ask.create("mario", from_="smol", parameters=SURE)
+def test_created_model_is_visible_to_other_processes(client, chat_server):
+    client.create("mario", from_="smol", parameters=GREEDY)
     script = "import ollama_compat as o; print(o.chat('mario', [{'role': 'user', 'content': 'hi'}]).eval_count)"
     environment = {"BACKEND_MODE": "vllm", "VLLM_URLS": chat_server.url, **_environment()}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "4"
 
 
-def test_processes_that_write_at_once_lose_nothing(ask, tmp_path):
+def test_concurrent_writes_of_processes_lose_nothing(client, tmp_path):
     script = (
         "import sys; from pathlib import Path; from ollama_compat.profiles.store import ProfileFile; "
         "from ollama_compat.settings import Profile\n"
@@ -92,17 +92,17 @@ def test_processes_that_write_at_once_lose_nothing(ask, tmp_path):
         ("delete", {"model": "nope"}, 404, "model 'nope' not found"),
     ],
 )
-def test_refusals_are_ollamas(ask, call, arguments, status, text):
+def test_rejections_have_ollama_status_and_text(client, call, arguments, status, text):
     with pytest.raises(ollama.ResponseError) as raised:
-        getattr(ask, call)(**arguments)
+        getattr(client, call)(**arguments)
     assert (raised.value.status_code, raised.value.error) == (status, text)
 
 
-def test_what_needs_other_weights_says_what_to_do(ask):
+def test_error_names_remedy_when_other_weights_are_needed(client):
     with pytest.raises(ollama.ResponseError, match="--enable-lora"):
-        ask.create("x", from_="smol", adapters={"a.gguf": "sha256:0"})
+        client.create("x", from_="smol", adapters={"a.gguf": "sha256:0"})
     with pytest.raises(ollama.ResponseError, match="stop that vLLM server"):
-        ask.delete("smol")
+        client.delete("smol")
 
 
 def _environment() -> dict[str, str]:

@@ -151,9 +151,9 @@ def test_invalid_settings_are_printed_and_no_request_is_sent(
     monkeypatch.undo()
     monkeypatch.setenv("BACKEND_MODE", "vlm")
     assert main(["health"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'" in captured.err
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "BACKEND_MODE (in the environment) has the invalid value 'vlm'; allowed: 'ollama' or 'vllm'" in shown.err
 
 
 def test_package_runs_as_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

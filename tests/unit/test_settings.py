@@ -1,4 +1,4 @@
-"""Keyword over environment over TOML over default; a wrong value is an error that says which, where, what and why."""
+"""Precedence of the sources of settings, validation of each setting, and error messages for invalid values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ollama_compat import Client, Settings, SettingsError
 from ollama_compat.settings import DEFAULT_MODEL_MAP, DEFAULT_URLS, load
 
-KEY = "key-that-nobody-may-see"
+KEY = "key-that-must-not-be-shown"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def toml(tmp_path: Path) -> Path:
 
 
 def message(keywords: dict[str, object] | None = None, **environ: str) -> str:
-    """What the error says."""
+    """Return the message of the `SettingsError` that `load` raises."""
     with pytest.raises(SettingsError) as caught:
         load(keywords, environ)
     return str(caught.value)
@@ -31,7 +31,7 @@ def message(keywords: dict[str, object] | None = None, **environ: str) -> str:
 # Precedence
 
 
-def test_nothing_set_is_the_default() -> None:
+def test_load_uses_defaults_when_nothing_is_set() -> None:
     settings = load(environ={})
     assert settings.backend_mode == "ollama"
     assert settings.vllm_urls == DEFAULT_URLS == ("http://127.0.0.1:8001", "http://127.0.0.1:8002")
@@ -40,37 +40,37 @@ def test_nothing_set_is_the_default() -> None:
     assert settings.models == {}
 
 
-def test_the_file_goes_over_the_default(toml: Path) -> None:
+def test_file_overrides_defaults(toml: Path) -> None:
     assert load(environ={"OLLAMA_COMPAT_CONFIG": str(toml)}).vllm_urls == ("http://toml",)
 
 
-def test_the_environment_goes_over_the_file(toml: Path) -> None:
+def test_environment_overrides_file(toml: Path) -> None:
     environ = {"OLLAMA_COMPAT_CONFIG": str(toml), "VLLM_URLS": "http://env"}
     settings = load(environ=environ)
     assert (settings.vllm_urls, settings.backend_mode) == (("http://env",), "vllm")
 
 
-def test_a_keyword_goes_over_the_environment(toml: Path) -> None:
+def test_keyword_overrides_environment(toml: Path) -> None:
     environ = {"OLLAMA_COMPAT_CONFIG": str(toml), "VLLM_URLS": "http://env"}
     assert load({"vllm_urls": "http://keyword"}, environ).vllm_urls == ("http://keyword",)
 
 
-def test_the_keyword_for_the_file_goes_over_its_variable(toml: Path) -> None:
+def test_config_keyword_overrides_config_variable(toml: Path) -> None:
     settings = load({"ollama_compat_config": toml}, {"OLLAMA_COMPAT_CONFIG": "/nowhere"})
     assert settings.vllm_urls == ("http://toml",)
 
 
-def test_a_keyword_of_none_is_not_given() -> None:
+def test_load_ignores_keyword_when_it_is_none() -> None:
     assert load({"backend_mode": None}, {"BACKEND_MODE": "vllm"}).backend_mode == "vllm"
 
 
-def test_the_environment_is_read_when_a_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_reads_environment_when_it_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKEND_MODE", "vllm")
     with Client() as client:
         assert client.settings.backend_mode == "vllm"
 
 
-def test_ready_made_settings_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_uses_settings_object_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKEND_MODE", "ollama")
     settings = Settings(backend_mode="vllm")
     with Client(settings=settings) as client:
@@ -78,12 +78,12 @@ def test_ready_made_settings_are_taken_as_they_are(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("wrong", [{"backend_mode": "vllm"}, "vllm"])
-def test_settings_of_another_type_are_refused(wrong: object) -> None:
+def test_client_rejects_settings_of_another_type(wrong: object) -> None:
     with pytest.raises((SettingsError, TypeError)):
         Client(settings=wrong)
 
 
-def test_settings_and_a_keyword_beside_them_are_refused() -> None:
+def test_client_rejects_settings_combined_with_a_keyword() -> None:
     with pytest.raises((SettingsError, TypeError)):
         Client(settings=Settings(), backend_mode="vllm")
 
@@ -92,15 +92,15 @@ def test_settings_and_a_keyword_beside_them_are_refused() -> None:
 @pytest.mark.parametrize(
     "name", ["BACKEND_MODE", "VLLM_URLS", "VLLM_API_KEY", "VLLM_MODEL_MAP", "OLLAMA_COMPAT_CONFIG"]
 )
-def test_a_blank_variable_counts_as_unset(name: str, blank: str) -> None:
+def test_load_treats_blank_variable_as_unset(name: str, blank: str) -> None:
     assert load(environ={name: blank}) == load(environ={})
 
 
-def test_a_blank_key_by_keyword_is_no_key() -> None:
+def test_load_treats_blank_key_keyword_as_no_key() -> None:
     assert load({"vllm_api_key": " "}, {}).vllm_api_key is None
 
 
-def test_spaces_around_a_value_mean_nothing() -> None:
+def test_load_strips_whitespace_around_values() -> None:
     settings = load(environ={"BACKEND_MODE": " vllm\n", "VLLM_API_KEY": f" {KEY}\r\n"})
     assert settings.backend_mode == "vllm"
     assert settings.vllm_api_key is not None
@@ -128,7 +128,7 @@ def test_spaces_around_a_value_mean_nothing() -> None:
         (("http://a",), ("http://a",)),
     ],
 )
-def test_urls_in_any_form(given: object, read: tuple[str, ...]) -> None:
+def test_load_normalizes_urls(given: object, read: tuple[str, ...]) -> None:
     assert load({"vllm_urls": given}, {}).vllm_urls == read
 
 
@@ -139,32 +139,33 @@ def test_urls_in_any_form(given: object, read: tuple[str, ...]) -> None:
         *("http://a http://b", "http://a/ http://b", "http://a;http://b", "/v1", "http://a\\b"),
     ],
 )
-def test_what_is_no_url_is_refused(wrong: str) -> None:
-    assert "VLLM_URLS (in the environment) holds" in message(VLLM_URLS=wrong)
+def test_load_rejects_invalid_url(wrong: str) -> None:
+    assert "VLLM_URLS (in the environment) has the invalid value" in message(VLLM_URLS=wrong)
 
 
-def test_an_empty_list_of_urls_is_refused() -> None:
-    assert "VLLM_URLS (given to the client) holds []" in message({"vllm_urls": []})
+def test_load_rejects_empty_list_of_urls() -> None:
+    assert "VLLM_URLS (given to the client) has the invalid value []" in message({"vllm_urls": []})
 
 
 @pytest.mark.parametrize("url", [f"http://{KEY}@a", f"http://user:{KEY}@a", f"http://a,https://user:{KEY}@b"])
-def test_a_url_with_a_password_is_refused_and_not_shown(url: str) -> None:
-    said = message(VLLM_URLS=url)
-    assert "VLLM_API_KEY" in said
-    assert KEY not in said
+def test_load_rejects_url_with_password_without_showing_it(url: str) -> None:
+    text = message(VLLM_URLS=url)
+    assert "VLLM_API_KEY" in text
+    assert KEY not in text
 
 
 # Wrong values
 
 
-def test_a_wrong_mode_names_both() -> None:
+def test_error_for_backend_mode_names_both_modes() -> None:
     assert (
-        message(BACKEND_MODE="VLLM") == "BACKEND_MODE (in the environment) holds 'VLLM'; it may hold 'ollama' or 'vllm'"
+        message(BACKEND_MODE="VLLM")
+        == "BACKEND_MODE (in the environment) has the invalid value 'VLLM'; allowed: 'ollama' or 'vllm'"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "may_hold"),
+    ("name", "wrong", "allowed"),
     [
         ("VLLM_URLS", "ftp://a", "http or https URLs, separated by commas, with or without /v1"),
         ("VLLM_MODEL_MAP", "{'a': 'b'}", 'a JSON object of strings: {"ollama name": "served name"}'),
@@ -173,52 +174,52 @@ def test_a_wrong_mode_names_both() -> None:
         ("VLLM_MODEL_MAP", "a=b", "a JSON object of strings"),
     ],
 )
-def test_a_wrong_value_says_which_what_and_what_it_may_hold(name: str, wrong: str, may_hold: str) -> None:
-    said = message(**{name: wrong})
-    assert said.startswith(f"{name} (in the environment) holds ")
-    assert f"it may hold {may_hold}" in said
+def test_error_names_variable_value_and_allowed_values(name: str, wrong: str, allowed: str) -> None:
+    text = message(**{name: wrong})
+    assert text.startswith(f"{name} (in the environment) has the invalid value ")
+    assert f"; allowed: {allowed}" in text
 
 
-def test_a_wrong_keyword_says_that_it_was_given_to_the_client() -> None:
-    assert message({"backend_mode": "gpu"}).startswith("BACKEND_MODE (given to the client) holds 'gpu'")
+def test_error_names_client_as_source_when_keyword_is_invalid() -> None:
+    assert message({"backend_mode": "gpu"}).startswith("BACKEND_MODE (given to the client) has the invalid value 'gpu'")
 
 
-def test_a_wrong_value_of_the_file_says_which_file(toml: Path) -> None:
+def test_error_names_file_when_its_value_is_invalid(toml: Path) -> None:
     toml.write_text('backend_mode = "gpu"')
-    assert message(OLLAMA_COMPAT_CONFIG=str(toml)).startswith(f"BACKEND_MODE (in {toml}) holds 'gpu'")
+    assert message(OLLAMA_COMPAT_CONFIG=str(toml)).startswith(f"BACKEND_MODE (in {toml}) has the invalid value 'gpu'")
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
-    said = message(BACKEND_MODE="gpu", VLLM_URLS="ftp://a").splitlines()
-    assert [line.split()[0] for line in said] == ["BACKEND_MODE", "VLLM_URLS"]
+def test_error_lists_all_invalid_values() -> None:
+    text = message(BACKEND_MODE="gpu", VLLM_URLS="ftp://a").splitlines()
+    assert [line.split()[0] for line in text] == ["BACKEND_MODE", "VLLM_URLS"]
 
 
 # The file
 
 
-def test_a_missing_file_is_named() -> None:
+def test_error_names_config_file_when_it_is_missing() -> None:
     assert message(OLLAMA_COMPAT_CONFIG="/no/such.toml") == (
-        "OLLAMA_COMPAT_CONFIG names '/no/such.toml', and there is no such file"
+        "OLLAMA_COMPAT_CONFIG names '/no/such.toml', which does not exist"
     )
 
 
-def test_a_folder_for_a_file_is_named(tmp_path: Path) -> None:
-    assert "which can't be read: Is a directory" in message(OLLAMA_COMPAT_CONFIG=str(tmp_path))
+def test_error_names_config_file_when_it_is_a_folder(tmp_path: Path) -> None:
+    assert "which cannot be read: Is a directory" in message(OLLAMA_COMPAT_CONFIG=str(tmp_path))
 
 
 @pytest.mark.parametrize("malformed", [b"backend_mode = ", b"\xff\xfe", b"[models", b"a = 1\na = 2"])
-def test_a_malformed_file_is_named(toml: Path, malformed: bytes) -> None:
+def test_error_names_config_file_when_it_is_malformed(toml: Path, malformed: bytes) -> None:
     toml.write_bytes(malformed)
     assert message(OLLAMA_COMPAT_CONFIG=str(toml)).startswith(
-        f"OLLAMA_COMPAT_CONFIG names {str(toml)!r}, which is no valid TOML"
+        f"OLLAMA_COMPAT_CONFIG names {str(toml)!r}, which is not valid TOML"
     )
 
 
-def test_an_unknown_key_is_told_with_the_known_ones(toml: Path) -> None:
+def test_error_lists_known_keys_when_key_is_unknown(toml: Path) -> None:
     toml.write_text('vllm_url = "http://a"')
-    said = message(OLLAMA_COMPAT_CONFIG=str(toml))
-    assert said.startswith(f"vllm_url (in {toml}): ")
-    assert "the keys are models, providers, backend_mode, vllm_urls, vllm_api_key, vllm_model_map" in said
+    text = message(OLLAMA_COMPAT_CONFIG=str(toml))
+    assert text.startswith(f"vllm_url (in {toml}): ")
+    assert "the keys are models, providers, backend_mode, vllm_urls, vllm_api_key, vllm_model_map" in text
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_an_unknown_key_is_told_with_the_known_ones(toml: Path) -> None:
         ("[models.smol]\nfrom = 1", "models.smol.from"),
     ],
 )
-def test_a_wrong_profile_says_where(toml: Path, text: str, spot: str) -> None:
+def test_error_names_location_in_invalid_profile(toml: Path, text: str, spot: str) -> None:
     toml.write_text(text)
     assert message(OLLAMA_COMPAT_CONFIG=str(toml)).startswith(f"{spot} (in {toml}): ")
 
@@ -239,77 +240,77 @@ def test_a_wrong_profile_says_where(toml: Path, text: str, spot: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [f"{KEY}\n", f"{KEY}é", f"{KEY}\x00"])
-def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(wrong: str) -> None:
-    said = message({"vllm_api_key": wrong})
-    assert said.startswith("VLLM_API_KEY (given to the client) holds a value that is not shown; it may hold")
-    assert KEY not in said
+def test_load_rejects_unsendable_key_without_showing_it(wrong: str) -> None:
+    text = message({"vllm_api_key": wrong})
+    assert text.startswith("VLLM_API_KEY (given to the client) has the invalid value (not shown); allowed:")
+    assert KEY not in text
 
 
-def test_a_key_of_another_type_is_not_shown() -> None:
+def test_error_does_not_show_key_of_another_type() -> None:
     assert KEY not in message({"vllm_api_key": [KEY]})
 
 
-def test_settings_made_by_hand_do_not_show_a_wrong_key() -> None:
+def test_settings_error_does_not_show_invalid_key() -> None:
     with pytest.raises((SettingsError, ValidationError)) as caught:
         Settings(vllm_api_key=f"{KEY}\n")
     assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("show", [repr, str, lambda settings: settings.model_dump_json()])
-def test_the_key_is_in_no_text_of_the_settings(show: Any) -> None:
+def test_settings_text_does_not_contain_key(show: Any) -> None:
     assert KEY not in show(load({"vllm_api_key": KEY}, {}))
 
 
 # Profiles
 
 
-def test_a_profile_lacks_what_it_does_not_name_once_it_names_anything() -> None:
-    told, untold = (Settings.model_validate({"models": {"a": {"capabilities": c}}}) for c in (["completion"], None))
-    assert told.models["a"].lacks("tools")
-    assert not told.models["a"].lacks("completion")
-    assert not untold.models["a"].lacks("tools")
+def test_profile_lacks_unlisted_capability_when_it_lists_any() -> None:
+    listed, unlisted = (Settings.model_validate({"models": {"a": {"capabilities": c}}}) for c in (["completion"], None))
+    assert listed.models["a"].lacks("tools")
+    assert not listed.models["a"].lacks("completion")
+    assert not unlisted.models["a"].lacks("tools")
 
 
-def test_wrong_parameters_of_a_profile_are_found_when_the_settings_are_read() -> None:
+def test_load_rejects_invalid_profile_parameters() -> None:
     assert "models.smol.parameters" in message({"models": {"smol": {"parameters": {"temperature": "hot"}}}})
 
 
-def test_settings_are_frozen() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         load(environ={}).backend_mode = "vllm"  # type: ignore[misc]
 
 
-# What stands in
+# Fallbacks and providers
 
 
-def test_one_stand_in_is_written_without_a_list() -> None:
+def test_load_accepts_single_fallback_without_list() -> None:
     read = load(environ={"VLLM_FAILOVER": '{"smol": "other", "big": ["a", "deepseek:b"]}'})
     assert read.vllm_failover == {"smol": ("other",), "big": ("a", "deepseek:b")}
 
 
-def test_a_header_of_a_provider_that_can_not_be_sent_is_told_and_not_shown(toml: Path) -> None:
+def test_load_rejects_unsendable_provider_header_without_showing_it(toml: Path) -> None:
     toml.write_text('[providers.x]\nbase_url = "https://x.example"\nheaders = {x-team = "sk-se\\ncret"}')
-    said = message(OLLAMA_COMPAT_CONFIG=str(toml))
-    assert "providers.x.headers" in said
-    assert "'x-team' has characters that no HTTP header can carry" in said
-    assert "cret" not in said
+    text = message(OLLAMA_COMPAT_CONFIG=str(toml))
+    assert "providers.x.headers" in text
+    assert "'x-team' contains characters that an HTTP header cannot carry" in text
+    assert "cret" not in text
 
 
-def test_the_key_itself_is_refused_where_its_variables_name_belongs(toml: Path) -> None:
+def test_load_rejects_key_in_place_of_variable_name(toml: Path) -> None:
     toml.write_text('[providers.x]\nbase_url = "https://x.example"\napi_key_env = "sk-secret"')
-    said = message(OLLAMA_COMPAT_CONFIG=str(toml))
-    assert "it must be the NAME of a variable, not the key itself" in said
-    assert "sk-secret" not in said
+    text = message(OLLAMA_COMPAT_CONFIG=str(toml))
+    assert "the value must be the NAME of an environment variable, not the key itself" in text
+    assert "sk-secret" not in text
 
 
-def test_a_provider_of_ones_own_stands_beside_the_built_in_one(toml: Path) -> None:
+def test_load_keeps_built_in_provider_when_provider_is_added(toml: Path) -> None:
     toml.write_text('[providers.x]\nbase_url = "x.example/api"\napi_key_env = "X_KEY"')
     providers = load(environ={"OLLAMA_COMPAT_CONFIG": str(toml)}).providers
     assert set(providers) == {"deepseek", "x"}
     assert providers["x"].base_url == "https://x.example/api"
 
 
-def test_no_provider_takes_the_name_of_ollama(toml: Path) -> None:
+def test_load_rejects_provider_named_ollama(toml: Path) -> None:
     toml.write_text('[providers.ollama]\nbase_url = "https://x.example"')
     assert "give the provider another name" in message(OLLAMA_COMPAT_CONFIG=str(toml))
 
@@ -317,17 +318,17 @@ def test_no_provider_takes_the_name_of_ollama(toml: Path) -> None:
 # Limits
 
 
-def test_without_limits_there_are_no_places() -> None:
+def test_concurrency_is_unlimited_without_limits() -> None:
     assert load(environ={}).places is None
 
 
-def test_the_gateways_figures_are_the_defaults() -> None:
+def test_limits_have_default_rates_and_concurrency() -> None:
     read = load(environ={"VLLM_LIMITS": "memory://"})
     assert read.rates == {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
     assert read.places == 10
 
 
-def test_places_can_be_had_without_rates() -> None:
+def test_max_concurrent_works_without_rates() -> None:
     read = load(environ={"VLLM_MAX_CONCURRENT": "3"})
     assert (read.places, read.vllm_limits) == (3, None)
 
@@ -343,7 +344,7 @@ def test_places_can_be_had_without_rates() -> None:
         ("VLLM_FAILOVER", '{"a": 1}', "a JSON object"),
     ],
 )
-def test_a_wrong_limit_or_chain_is_told(variable: str, value: str, hint: str) -> None:
-    said = message(**{"VLLM_LIMITS": "memory://", variable: value})
-    assert said.startswith(f"{variable} (in the environment) holds ")
-    assert hint in said
+def test_error_names_variable_when_limit_or_fallback_is_invalid(variable: str, value: str, hint: str) -> None:
+    text = message(**{"VLLM_LIMITS": "memory://", variable: value})
+    assert text.startswith(f"{variable} (in the environment) has the invalid value ")
+    assert hint in text

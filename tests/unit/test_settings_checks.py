@@ -1,4 +1,4 @@
-"""What is checked when a client is made: what stands in exists, and keys can be sent."""
+"""Checks at the creation of a client: fallbacks exist, and their keys can be sent."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ def refusal(made: Settings, headers: Mapping[str, object] | None = None, **envir
 # Keys
 
 
-def test_a_missing_key_is_told() -> None:
-    said = refusal(settings("deepseek:deepseek-chat"), DEEPSEEK_API_KEY=" ")
-    assert "'deepseek:deepseek-chat' stand in for 'smol'" in said
-    assert "set DEEPSEEK_API_KEY" in said
+def test_check_rejects_missing_key() -> None:
+    text = refusal(settings("deepseek:deepseek-chat"), DEEPSEEK_API_KEY=" ")
+    assert "the fallback 'deepseek:deepseek-chat' for 'smol'" in text
+    assert "set DEEPSEEK_API_KEY" in text
 
 
-def test_a_key_is_enough() -> None:
+def test_check_accepts_key() -> None:
     check(settings("deepseek:deepseek-chat"), {}, KEYS)
 
 
 @pytest.mark.parametrize("key", UNSENDABLE)
-def test_a_key_that_no_header_can_carry_is_told_by_its_variable(key: str) -> None:
-    said = refusal(settings("deepseek:deepseek-chat"), DEEPSEEK_API_KEY=key)
-    assert "DEEPSEEK_API_KEY holds a key with characters that no HTTP header can carry" in said
+def test_check_names_variable_when_key_is_unsendable(key: str) -> None:
+    text = refusal(settings("deepseek:deepseek-chat"), DEEPSEEK_API_KEY=key)
+    assert "the key in DEEPSEEK_API_KEY contains characters that an HTTP header cannot carry" in text
 
 
-def test_blanks_and_line_ends_around_a_key_are_no_part_of_it() -> None:
+def test_check_ignores_whitespace_around_key() -> None:
     check(settings("deepseek:deepseek-chat"), {}, {"DEEPSEEK_API_KEY": " sk-1\r\n"})
 
 
 @pytest.mark.parametrize("key", UNSENDABLE)
 @pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
-def test_a_header_that_can_not_be_sent_is_told_by_its_name(name: str, key: str) -> None:
-    said = refusal(settings(), {name: f"Bearer {key}"})
-    assert f"the header '{name}' given to the client has characters that no HTTP header can carry" in said
+def test_check_names_header_when_it_is_unsendable(name: str, key: str) -> None:
+    text = refusal(settings(), {name: f"Bearer {key}"})
+    assert f"the header '{name}' given to the client contains characters that an HTTP header cannot carry" in text
 
 
-def test_headers_that_can_be_sent_are_not_touched() -> None:
+def test_check_accepts_sendable_headers() -> None:
     check(settings(), {"Authorization": "Bearer sk-1", "X-Team": "a\tb c", "X-None": None}, {})
 
 
 @pytest.mark.parametrize("kind", [ollama.Client, ollama.AsyncClient])
-def test_a_client_is_not_made_of_what_can_not_be_sent(kind: Any) -> None:
+def test_client_rejects_unsendable_header(kind: Any) -> None:
     with pytest.raises(SettingsError, match="the header 'Authorization'"):
         kind(backend_mode="vllm", headers={"Authorization": "Bearer sk-top\nsecret"})
 
@@ -72,7 +72,7 @@ def test_a_client_is_not_made_of_what_can_not_be_sent(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "meant"),
+    ("fallback", "meant"),
     [
         ("deepsek:deepseek-chat", "deepseek"),
         ("deepseeek:deepseek-chat", "deepseek"),
@@ -82,21 +82,21 @@ def test_a_client_is_not_made_of_what_can_not_be_sent(kind: Any) -> None:
         ("olama:qwen3", "ollama"),
     ],
 )
-def test_a_misspelt_provider_is_told_with_the_one_that_was_meant(other: str, meant: str) -> None:
-    said = refusal(settings(other, providers=MYCLOUD))
-    word = other.partition(":")[0]
-    assert f"there is no provider '{word}': did you mean '{meant}'?" in said
-    assert f"{other!r} stand in for 'smol'" in said
+def test_check_suggests_provider_when_name_is_misspelled(fallback: str, meant: str) -> None:
+    text = refusal(settings(fallback, providers=MYCLOUD))
+    word = fallback.partition(":")[0]
+    assert f"there is no provider '{word}'. Did you mean '{meant}'?" in text
+    assert f"the fallback {fallback!r} for 'smol'" in text
 
 
-@pytest.mark.parametrize("other", ["openai:gpt-4o", "groq:llama-3.3-70b-versatile", "mistral:mistral-large-latest"])
-def test_a_provider_without_a_table_is_told(other: str) -> None:
-    word = other.partition(":")[0]
-    assert f"there is no provider '{word}': give it a table [providers.{word}]" in refusal(settings(other))
+@pytest.mark.parametrize("fallback", ["openai:gpt-4o", "groq:llama-3.3-70b-versatile", "mistral:mistral-large-latest"])
+def test_check_rejects_provider_without_table(fallback: str) -> None:
+    word = fallback.partition(":")[0]
+    assert f"there is no provider '{word}'. Add a table [providers.{word}]" in refusal(settings(fallback))
 
 
 @pytest.mark.parametrize(
-    "other",
+    "fallback",
     [
         "other",
         "other:instruct",
@@ -116,8 +116,8 @@ def test_a_provider_without_a_table_is_told(other: str) -> None:
         "mycloud:big",
     ],
 )
-def test_any_other_name_is_a_models(other: str) -> None:
-    check(settings(other, providers=MYCLOUD), {}, KEYS)
+def test_check_accepts_other_names_as_models(fallback: str) -> None:
+    check(settings(fallback, providers=MYCLOUD), {}, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_any_other_name_is_a_models(other: str) -> None:
         {"models": {"openai:large": {}}},
     ],
 )
-def test_a_model_that_the_settings_name_is_no_misspelt_provider(known: dict[str, Any]) -> None:
+def test_check_accepts_model_that_settings_name(known: dict[str, Any]) -> None:
     check(settings("openai:large", **known), {}, {})

@@ -1,4 +1,4 @@
-"""Which served model an Ollama name means."""
+"""Resolution of an Ollama name to a profile and a served name, and its cache."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from ollama_compat import Profile, Settings
 from ollama_compat.profiles.resolver import ModelResolver
+from ollama_compat.profiles.store import Version
 
 SETTINGS: dict[str, Any] = {
     "vllm_model_map": {"smol": "org/Smol-135M", "big": "org/Big"},
@@ -15,21 +16,34 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Kept:
-    """Created profiles, kept in memory."""
+class MemoryStore:
+    """Created profiles in memory. Counts the calls of `all`."""
 
     def __init__(self, **profiles: Profile) -> None:
         self.profiles = profiles
+        self.version: Version = (0,)
+        self.reads = 0
 
     def all(self) -> dict[str, Profile]:
+        self.reads += 1
         return self.profiles
 
     def put(self, name: str, profile: Profile | None) -> None:
         raise NotImplementedError
 
 
-def names(**created: Profile) -> ModelResolver:
-    return ModelResolver(Settings.model_validate(SETTINGS), Kept(**created))
+def resolver(**created: Profile) -> ModelResolver:
+    return ModelResolver(Settings.model_validate(SETTINGS), MemoryStore(**created))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(mine=Profile.model_validate({"from": "smol"}))
+
+
+@pytest.fixture
+def cached(store: MemoryStore) -> ModelResolver:
+    return ModelResolver(Settings.model_validate(SETTINGS), store)
 
 
 @pytest.mark.parametrize(
@@ -48,20 +62,67 @@ def names(**created: Profile) -> ModelResolver:
         ("mine", "org/Smol-135M"),
     ],
 )
-def test_a_name_goes_through_its_profile_and_the_map(name: str, served: str) -> None:
-    assert names(mine=Profile.model_validate({"from": "smol"})).served(name) == served
+def test_served_name_follows_profile_and_model_map(name: str, served: str) -> None:
+    assert resolver(mine=Profile.model_validate({"from": "smol"})).served(name) == served
 
 
 @pytest.mark.parametrize(
     ("name", "system"), [("PIRATE:latest", "Arr"), ("big", "Be brief"), ("mine", "Mine"), ("x", None)]
 )
-def test_a_profile_is_found_as_ollama_compares_names(name: str, system: str | None) -> None:
-    assert names(mine=Profile(system="Mine")).profile(name).system == system
+def test_profile_is_found_by_ollama_name_comparison(name: str, system: str | None) -> None:
+    assert resolver(mine=Profile(system="Mine")).profile(name).system == system
 
 
-def test_a_profile_of_the_settings_goes_over_a_created_one() -> None:
-    assert names(pirate=Profile(system="Mine")).profile("pirate").system == "Arr"
+def test_configured_profile_overrides_created_profile() -> None:
+    assert resolver(pirate=Profile(system="Mine")).profile("pirate").system == "Arr"
 
 
-def test_every_name_beside_the_served_ones() -> None:
-    assert list(names(mine=Profile())) == ["pirate", "big", "raw", "mine", "smol", "big"]
+def test_iteration_yields_all_names_besides_served_names() -> None:
+    assert list(resolver(mine=Profile())) == ["pirate", "big", "raw", "mine", "smol", "big"]
+
+
+# Cache
+
+
+def test_name_is_resolved_once_while_store_is_unchanged(store: MemoryStore, cached: ModelResolver) -> None:
+    assert [cached.served("mine") for _ in range(3)] == ["org/Smol-135M"] * 3
+    assert cached.profile("mine").from_ == "smol"
+    assert store.reads == 1
+
+
+def test_name_is_resolved_again_when_store_changes(store: MemoryStore, cached: ModelResolver) -> None:
+    assert cached.served("mine") == "org/Smol-135M"
+    store.profiles, store.version = {"mine": Profile.model_validate({"from": "big"})}, (1,)
+    assert cached.served("mine") == "org/Big"
+    store.profiles, store.version = {}, None
+    assert cached.served("mine") == "mine"
+
+
+def test_cache_is_bounded(store: MemoryStore, cached: ModelResolver) -> None:
+    for number in range(2000):
+        cached.served(f"name-{number}")
+    reads = store.reads
+    cached.served("name-1999")
+    assert store.reads == reads
+    cached.served("name-0")
+    assert store.reads == reads + 1
+
+
+def test_very_long_name_is_not_cached(store: MemoryStore, cached: ModelResolver) -> None:
+    name = "x" * 100_000
+    assert [cached.served(name) for _ in range(2)] == [name] * 2
+    assert store.reads == 2
+
+
+def test_error_of_store_is_not_cached(
+    store: MemoryStore, cached: ModelResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> dict[str, Profile]:
+        raise OSError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "all", fails)
+        assert cached.served("pirate") == "org/Smol-135M"
+        with pytest.raises(OSError, match="broken"):
+            cached.served("mine")
+    assert cached.served("mine") == "org/Smol-135M"

@@ -1,8 +1,12 @@
-"""Profiles that last."""
+"""The file of created profiles, and the folder that contains it."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,97 +28,169 @@ FULL = Profile.model_validate(
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> ProfileFile:
+def store(tmp_path: Path) -> ProfileFile:
     return ProfileFile(tmp_path / "data" / "ollama-compat")
 
 
-def test_without_a_file_there_are_none_and_none_is_made(kept: ProfileFile) -> None:
-    assert kept.all() == {}
-    assert not kept.path.parent.exists()
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder, as in some containers."""
+    import pwd
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("XDG_DATA_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_store_is_empty_and_creates_nothing_without_file(store: ProfileFile) -> None:
+    assert store.all() == {}
+    assert not store.path.parent.exists()
 
 
 @pytest.mark.parametrize("profile", [FULL, Profile()], ids=["full", "empty"])
-def test_what_is_kept_comes_back(kept: ProfileFile, profile: Profile) -> None:
-    kept.put("mine", profile)
-    assert kept.all() == {"mine": profile}
+def test_all_returns_profile_that_was_put(store: ProfileFile, profile: Profile) -> None:
+    store.put("mine", profile)
+    assert store.all() == {"mine": profile}
 
 
-def test_what_one_keeps_another_finds(kept: ProfileFile) -> None:
-    other = ProfileFile(kept.path.parent)
-    kept.put("mine", FULL)
+def test_all_returns_profile_that_another_store_put(store: ProfileFile) -> None:
+    other = ProfileFile(store.path.parent)
+    store.put("mine", FULL)
     assert other.all() == {"mine": FULL}
-    kept.put("mine", Profile())
+    store.put("mine", Profile())
     assert other.all() == {"mine": Profile()}
 
 
-def test_a_name_in_another_form_is_the_same_profile(kept: ProfileFile) -> None:
-    kept.put("mine", FULL)
-    kept.put("MINE:latest", Profile())
-    assert kept.all() == {"MINE:latest": Profile()}
+def test_put_replaces_profile_when_name_has_another_form(store: ProfileFile) -> None:
+    store.put("mine", FULL)
+    store.put("MINE:latest", Profile())
+    assert store.all() == {"MINE:latest": Profile()}
 
 
-def test_what_is_removed_is_gone(kept: ProfileFile) -> None:
-    kept.put("mine", FULL)
-    kept.put("other", FULL)
-    kept.put("mine", None)
-    assert list(kept.all()) == ["other"]
+def test_put_deletes_profile_when_it_is_none(store: ProfileFile) -> None:
+    store.put("mine", FULL)
+    store.put("other", FULL)
+    store.put("mine", None)
+    assert list(store.all()) == ["other"]
 
 
-def test_nothing_else_is_left_in_the_folder(kept: ProfileFile) -> None:
-    kept.put("mine", FULL)
-    assert sorted(path.name for path in kept.path.parent.iterdir()) == ["profiles.json", "profiles.lock"]
+def test_put_leaves_only_profiles_and_lock_in_folder(store: ProfileFile) -> None:
+    store.put("mine", FULL)
+    assert sorted(path.name for path in store.path.parent.iterdir()) == ["profiles.json", "profiles.lock"]
+
+
+def test_put_of_concurrent_threads_loses_nothing(store: ProfileFile) -> None:
+    stores = [ProfileFile(store.path.parent) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda each=each, i=i: [each.put(f"m{i}-{n}", Profile()) for n in range(5)])
+        for i, each in enumerate(stores)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.all()) == 20
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"mine": {"system": 1}}', '{"mine": 1}'])
-def test_a_file_that_is_none_of_ours_is_an_error_that_names_it(kept: ProfileFile, content: str) -> None:
-    kept.put("mine", FULL)
-    kept.path.write_text(content)
-    with pytest.raises(ResponseError, match=f"{kept.path} is no file of profiles") as caught:
-        kept.all()
+def test_error_names_file_when_its_content_is_foreign(store: ProfileFile, content: str) -> None:
+    store.put("mine", FULL)
+    store.path.write_text(content)
+    with pytest.raises(ResponseError, match=f"{store.path} is not a file of model profiles") as caught:
+        store.all()
     assert caught.value.status_code == 500
 
 
-def test_a_folder_that_cant_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_error_names_folder_when_it_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResponseError, match=str(tmp_path)):
         ProfileFile(tmp_path / "file" / "data").put("mine", FULL)
 
 
-def test_a_folder_that_cant_be_is_no_hindrance_to_a_call(tmp_path: Path) -> None:
+def test_error_names_file_when_lock_cannot_be_opened(store: ProfileFile) -> None:
+    store.path.with_suffix(".lock").mkdir(parents=True)
+    with pytest.raises(ResponseError, match=str(store.path)) as caught:
+        store.put("mine", FULL)
+    assert caught.value.status_code == 500
+
+
+def test_store_is_empty_when_folder_cannot_exist(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert ProfileFile(tmp_path / "file" / "data").all() == {}
 
 
-def test_a_system_that_has_no_home_is_no_hindrance_to_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_DATA_HOME")
-    monkeypatch.setattr(Path, "home", homeless)
-    Client(backend_mode="vllm").close()
+def test_store_is_empty_when_file_is_not_readable(tmp_path: Path) -> None:
+    (tmp_path / "profiles.json").mkdir()
+    assert ProfileFile(tmp_path).all() == {}
 
 
-@pytest.mark.parametrize(
-    ("platform", "environ", "folder"),
-    [
-        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/ollama-compat"),
-        ("linux", {}, "/home/me/.local/share/ollama-compat"),
-        ("darwin", {}, "/home/me/Library/Application Support/ollama-compat"),
-    ],
-)
-def test_where_a_users_data_is_kept(
-    monkeypatch: pytest.MonkeyPatch, platform: str, environ: dict[str, str], folder: str
-) -> None:
-    monkeypatch.setattr("sys.platform", platform)
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    assert data_folder(environ) == Path(folder)
-
-
-def test_what_only_a_later_version_knows_is_left_out(tmp_path: Path) -> None:
+def test_all_ignores_keys_of_later_versions(tmp_path: Path) -> None:
     (tmp_path / "profiles.json").write_text('{"mine": {"system": "Arr", "mood": "good"}}')
     assert ProfileFile(tmp_path).all()["mine"].system == "Arr"
 
 
-def test_a_file_that_cant_be_read_is_no_hindrance_to_a_call(tmp_path: Path) -> None:
-    (tmp_path / "profiles.json").mkdir()
-    assert ProfileFile(tmp_path).all() == {}
+# Version
+
+
+def test_version_changes_with_every_write(store: ProfileFile) -> None:
+    other = ProfileFile(store.path.parent)
+    versions = [store.version]
+    for writer in (store, store, other, store):
+        writer.put("mine", FULL)
+        versions.append(store.version)
+    assert versions[0] is None
+    assert len(set(versions)) == len(versions)
+    assert store.version == versions[-1]
+
+
+def test_all_costs_one_stat_while_file_is_unchanged(store: ProfileFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("mine", FULL)
+    store.all()
+    stats: list[object] = []
+    stat = os.stat
+
+    def counted(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        stats.append(path)
+        return stat(path, *args, **kwargs)
+
+    def fails(*_: object) -> None:
+        raise AssertionError("the file must not be read")
+
+    monkeypatch.setattr(os, "stat", counted)
+    monkeypatch.setattr(Path, "read_text", fails)
+    assert store.all() == {"mine": FULL}
+    assert stats == [store.path]
+
+
+# Data folder
+
+
+@pytest.mark.parametrize(
+    ("platform", "xdg", "folder"),
+    [
+        ("linux", "/data", "/data/ollama-compat"),
+        ("linux", "", "/home/me/.local/share/ollama-compat"),
+        ("darwin", "/data", "/data/ollama-compat"),
+        ("darwin", "", "/home/me/Library/Application Support/ollama-compat"),
+    ],
+)
+def test_data_folder_is_that_of_the_platform(
+    monkeypatch: pytest.MonkeyPatch, platform: str, xdg: str, folder: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "platformdirs"]:
+        monkeypatch.delitem(sys.modules, name)  # it selects the platform when it is imported
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("XDG_DATA_HOME", xdg)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert data_folder() == Path(folder)
+
+
+def test_data_folder_is_below_root_without_home(no_home: None) -> None:
+    assert data_folder() == Path("/.local/share/ollama-compat")
+
+
+def test_client_is_created_without_home(no_home: None) -> None:
+    Client(backend_mode="vllm").close()

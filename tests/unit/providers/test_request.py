@@ -227,10 +227,10 @@ def test_dialect_of_the_settings_overrides_the_host() -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"dialect": "klingon"}, "no dialect 'klingon': it may be deepseek, openai"),
+        ({"dialect": "klingon"}, "unknown dialect 'klingon'; allowed: deepseek, openai"),
         ({"base_url": "https://me:secret@x.example"}, "name the key's variable in api_key_env"),
-        ({"base_url": "ftp://x.example"}, "no http or https URL"),
-        ({"api_key_env": "sk-secret"}, "the NAME of a variable"),
+        ({"base_url": "ftp://x.example"}, "not an http or https URL"),
+        ({"api_key_env": "sk-secret"}, "the NAME of an environment variable"),
     ],
 )
 def test_invalid_provider_settings_are_rejected(fields: JsonObject, why: str) -> None:
