@@ -20,6 +20,7 @@ from pathlib import Path
 
 import launch_tables
 import plan_tables
+from ollama import ResponseError
 
 from ollama_compat import exceptions
 from ollama_compat.dispatch import REFUSED
@@ -37,13 +38,8 @@ from tests.faults.matrix import LEARNING, MATRIX
 from vllm_launch import router
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (
-    "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in ("differences", "errors", "reliability", "providers", "launch", "gpu-memory", "scale")
-    ),
-)
+_PAGES = ("differences", "errors", "reliability", "providers", "launch", "gpu-memory", "scale")
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in _PAGES))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -103,16 +99,16 @@ def refused() -> str:
 ACTIONS: Mapping[type[Exception], str] = {
     exceptions.ServerUnreachable: "Check that the server runs, that it has loaded its model (`GET /health` returns "
     "200), and that `VLLM_URLS` contains its URL.",
-    exceptions.ServerTimeout: "Check the server's log for overload or a hang. If the client's `timeout` is shorter than "
-    "the server needs, increase it.",
-    exceptions.CircuitOpen: f"Fix the last failure, which the message contains. The circuit stays open for {OPEN_S:g} s; "
-    "then one call probes the server. `VLLM_FAILOVER` can name a fallback.",
+    exceptions.ServerTimeout: "Check the server's log for overload or a hang. Increase the client's `timeout` if the "
+    "server needs more time.",
+    exceptions.CircuitOpen: "Fix the last failure, which the message contains. The circuit stays open for "
+    f"{OPEN_S:g} s; then one call probes the server. `VLLM_FAILOVER` can name a fallback.",
     exceptions.ConnectionsExhausted: "Raise the limit of the process (`ulimit -n`), or limit the number of concurrent "
     "calls with `VLLM_MAX_CONCURRENT`.",
     exceptions.ServerNotReady: "Call again after `retry_after` seconds. If it is `None`, wait until `GET /health` "
     "returns 200.",
-    exceptions.IncompleteReply: "Check the logs of the server and of any proxy in front of it. Call again if the service "
-    "can discard the part that it already received.",
+    exceptions.IncompleteReply: "Check the logs of the server and of any proxy in front of it. Call again if the "
+    "service can discard the part that it already received.",
     exceptions.MalformedReply: "Check that the URL in the message belongs to an OpenAI-compatible server.",
     exceptions.RateLimited: "Send fewer calls at once, raise `VLLM_GENERATE_RATE`, `VLLM_CHAT_RATE`, `VLLM_EMBED_RATE` "
     "or `VLLM_MAX_CONCURRENT`, or give the client a longer `timeout`.",
@@ -139,7 +135,7 @@ def errors() -> str:
 def _public_exceptions() -> list[type[Exception]]:
     """The exceptions that a caller can receive: each is also an exception of the official client."""
     own = [kind for kind in vars(exceptions).values() if getattr(kind, "__module__", "") == exceptions.__name__]
-    return [kind for kind in own if issubclass(kind, (ConnectionError, exceptions.ResponseError))]
+    return [kind for kind in own if issubclass(kind, (ConnectionError, ResponseError))]
 
 
 def _base(kind: type) -> str:
