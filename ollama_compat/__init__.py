@@ -1,9 +1,10 @@
-"""ollama_compat: the `ollama` package, answered by vLLM where `BACKEND_MODE=vllm`.
+"""ollama_compat: the `ollama` package, answered by vLLM with `BACKEND_MODE=vllm`.
 
     import ollama_compat as ollama
 
-Every name of `ollama` is here: the clients are subclasses of the official ones, all types and exceptions are the
-official package's own. The module-level functions (`ollama.chat`) use a client that is made at their first use.
+It exports every name of `ollama`: the clients are subclasses of the official ones, and all types and exceptions are the
+official package's own. The module's functions (`ollama.chat`) use a client that they make at their first use. Beside
+them it exports the settings and the exceptions of this package (exceptions.py).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ except ImportError:
 except Exception as _problem:  # it makes a client at once, so something is wrong with the environment
     import sys as _sys
 
-    from .import_error import explained as _explained
+    from .import_error import explain as _explain
     from .import_error import is_command as _is_command
 
     if _is_command():
-        print(_explained(_problem), file=_sys.stderr)
+        print(_explain(_problem), file=_sys.stderr)
         raise SystemExit(2) from None
-    _problem.add_note(_explained(_problem))
+    _problem.add_note(_explain(_problem))
     raise
 
 if not TYPE_CHECKING:
@@ -35,10 +36,19 @@ if not TYPE_CHECKING:
 
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
-from .exceptions import ServerUnreachable
+from .exceptions import (
+    CircuitOpen,
+    ConnectionsExhausted,
+    IncompleteReply,
+    MalformedReply,
+    RateLimited,
+    ServerNotReady,
+    ServerTimeout,
+    ServerUnreachable,
+)
 from .settings import Profile, Provider, Settings, SettingsError, Thinking
 
-if TYPE_CHECKING:  # by name: a type checker would take the official clients, which the line above names too
+if TYPE_CHECKING:  # by name, because the line above also names the official clients
     from ollama import ChatResponse as ChatResponse
     from ollama import EmbeddingsResponse as EmbeddingsResponse
     from ollama import EmbedResponse as EmbedResponse
@@ -69,15 +79,22 @@ if TYPE_CHECKING:  # by name: a type checker would take the official clients, wh
     from ollama import WebFetchResponse as WebFetchResponse
     from ollama import WebSearchResponse as WebSearchResponse
 
-    from .telemetry.health import Health
+    from .servers.health import Health
     from .telemetry.stats import Snapshot
 
 __version__ = "0.1.0"
 
 __all__ = [
     *_ollama.__all__,
+    "CircuitOpen",
+    "ConnectionsExhausted",
+    "IncompleteReply",
+    "MalformedReply",
     "Profile",
     "Provider",
+    "RateLimited",
+    "ServerNotReady",
+    "ServerTimeout",
     "ServerUnreachable",
     "Settings",
     "SettingsError",
@@ -89,7 +106,7 @@ _making = _threading.Lock()
 
 
 def _client() -> Client:
-    """The client of the module-level functions, made at their first use."""
+    """The client of the module's functions, made at the first use."""
     global _default
     with _making:
         if _default is None:
@@ -112,12 +129,12 @@ def _function(name: str) -> _Callable[..., Any]:
 
 
 def health(timeout: float = 2.0) -> Health:
-    """How the servers are, within `timeout` seconds: see `Client.health`, which `AsyncClient` has too."""
+    """The health of all servers, within `timeout` seconds: see `Client.health`."""
     return _client().health(timeout)
 
 
 def stats() -> Snapshot:
-    """What happened since the first call: see `Client.stats`."""
+    """The statistics since the first call: see `Client.stats`."""
     return _client().stats()
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from .client import Client
 from .mapping.errors import printable
+from .servers.health import Health
 from .settings import SettingsError
-from .telemetry.health import Health
 
 EXIT_UNHEALTHY = 1
 EXIT_SETTINGS = 2

@@ -18,8 +18,8 @@ from .servers.failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE,
 from .servers.registry import ServerRegistry
 from .servers.retry import RetrySchedule
 from .servers.server import Server, Target
+from .telemetry.call_record import CallRecord
 from .telemetry.log import log_decision
-from .telemetry.stats import CallRecord
 
 MAX_WAIT_BEFORE_FALLBACK_S = 1.0
 """The longest wait for a retry while a fallback is left (seconds)."""

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
     from .dispatch import Dispatcher
     from .limits.rates import AsyncRates, SyncRates
+    from .servers.health import Health
     from .steps import JsonObject, Steps
-    from .telemetry.health import Health
-    from .telemetry.stats import Observer, Row, Snapshot
+    from .telemetry.call_record import Observer
+    from .telemetry.stats import Row, Snapshot
     from .transport.credentials import Credentials
     from .transport.driver import AsyncDriver, SyncDriver
 
@@ -132,6 +133,13 @@ class _BaseClient:
         dispatcher = self._own_dispatcher()
         if dispatcher is not None:
             dispatcher.observers.add(observer)
+
+    def _health_steps(self, timeout: float) -> Steps[None]:
+        from .servers.health import health_steps
+
+        dispatcher = self._own_dispatcher()
+        registry = None if dispatcher is None else dispatcher.registry
+        return health_steps(registry, timeout, self._credentials.redact_text, self._ollama_url)
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: the model to request from `openai()`."""
@@ -238,11 +246,8 @@ class Client(_BaseClient, ollama.Client):
         return OpenAI(**options, http_client=DefaultHttpxClient(**self._openai_http_options()))
 
     def health(self, timeout: float = 2.0) -> Health:
-        """The health of all servers, within `timeout` seconds whatever they do: see `telemetry.health.Health`."""
-        from .telemetry.health import examined
-
-        steps = examined(self._own_dispatcher(), timeout, self._credentials, self._ollama_url)
-        return cast("Health", self._first_part(steps))
+        """The health of all servers, within `timeout` seconds whatever they do: see `servers.health.Health`."""
+        return cast("Health", self._first_part(self._health_steps(timeout)))
 
     def _first_part(self, steps: Steps[None]) -> JsonObject:
         with contextlib.closing(self._driver.run(steps)) as parts:
@@ -302,10 +307,7 @@ class AsyncClient(_BaseClient, ollama.AsyncClient):
 
     async def health(self, timeout: float = 2.0) -> Health:
         """The health of all servers: the async twin of `Client.health`."""
-        from .telemetry.health import examined
-
-        steps = examined(self._own_dispatcher(), timeout, self._credentials, self._ollama_url)
-        return cast("Health", await self._first_part(steps))
+        return cast("Health", await self._first_part(self._health_steps(timeout)))
 
     async def _first_part(self, steps: Steps[None]) -> JsonObject:
         async with contextlib.aclosing(self._run(steps)) as parts:

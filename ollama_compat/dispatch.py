@@ -25,16 +25,17 @@ from .operations.generate import generate
 from .operations.passthrough import passthrough
 from .operations.systemone import systemone
 from .profiles.resolver import ModelResolver
-from .profiles.store import ProfileFile, Profiles, data_folder
+from .profiles.store import ProfileFile, ProfileStore, data_folder
 from .providers.adapter import ProviderAdapter
 from .servers.backends import VLLM, Backend, Backends
 from .servers.failures import classify
 from .servers.registry import ServerRegistry
 from .servers.server import Target
-from .settings import OLLAMA, Settings, named
+from .settings import OLLAMA, Settings, model_names
 from .steps import Clock, Sleep, Steps, SystemClock, intercept
+from .telemetry.call_record import CANCELLED, CallRecord
 from .telemetry.observers import Contexts, Observers
-from .telemetry.stats import CANCELLED, CallRecord, Stats
+from .telemetry.stats import Stats
 
 Operation = Callable[[Call], Steps[None]]
 
@@ -84,14 +85,14 @@ class ModelRequest:
 class Dispatcher:
     """The vLLM half of a client: its servers and what it knows of them. All calls of the client share it."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None, created: Profiles | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, created: ProfileStore | None = None) -> None:
         """`clock`: the system's by default; `created`: the profiles file in the user's data folder by default."""
         self.settings = settings
         self.context = ClientContext(clock or SystemClock())
         self.registry = ServerRegistry(settings.vllm_urls, self.context.clock)
         self.resolver = ModelResolver(settings, created or ProfileFile(data_folder()))
         self.backends = Backends(settings, self.registry, self.resolver, self.context.notices, self.context.clock)
-        self.stats = Stats(self.context.clock, named(settings))
+        self.stats = Stats(self.context.clock, model_names(settings))
         self.observers = Observers(self.stats)
         self._admission = Admission(settings, self.context.clock)
 

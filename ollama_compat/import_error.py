@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 
-def explained(problem: Exception) -> str:
+def explain(problem: Exception) -> str:
     """Return a sentence that names the variables which may cause `problem`, without keys and passwords."""
     message = ascii(str(problem))[1:-1]
     if isinstance(problem, OSError):  # includes ssl.SSLError

@@ -161,7 +161,7 @@ class Variable:
 
     name: str
     """Name of the environment variable."""
-    may_hold: str
+    allowed: str
     """Allowed values."""
     meaning: str
     default: str
@@ -237,7 +237,7 @@ def load(keywords: Mapping[str, object] | None = None, environ: Mapping[str, str
         raise SettingsError(_explain(problem, sources)) from None
 
 
-def named(settings: Settings) -> Iterator[str]:
+def model_names(settings: Settings) -> Iterator[str]:
     """Yield every name in the settings that is certainly the name of a model."""
     yield from settings.models
     yield from settings.vllm_model_map
@@ -276,15 +276,15 @@ def _explain(problem: ValidationError, sources: Mapping[str, str]) -> str:
             continue
         value = _shown(variable, error["input"])
         why = "" if error["type"] == "literal_error" else f" ({reason})"
-        lines.append(f"{variable.name} ({source}) has the invalid value {value}; allowed: {variable.may_hold}{why}")
+        lines.append(f"{variable.name} ({source}) has the invalid value {value}; allowed: {variable.allowed}{why}")
     return "\n".join(lines)
 
 
 def _shown(variable: Variable, value: object) -> str:
     """Return a value for an error message, without the password that it may contain."""
     if variable.name == "VLLM_LIMITS" and isinstance(value, str):
-        from .limits.rates import shown
+        from .limits.storage_url import redact_url
 
-        return repr(shown(value))
+        return repr(redact_url(value))
     has_password = variable.name == "VLLM_URLS" and "@" in str(value)
     return "(not shown)" if variable.secret or has_password else repr(value)

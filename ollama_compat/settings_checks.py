@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from .mapping.model_names import is_cloud, same
 from .providers.dialects import DIALECTS
-from .settings import OLLAMA, UNSENDABLE, Settings, SettingsError, named, sendable
+from .settings import OLLAMA, UNSENDABLE, Settings, SettingsError, model_names, sendable
 
 _SIMILARITY = 0.85
 """Minimum ratio of difflib for a misspelling: `deepsek` reaches it for `deepseek`; `deepseek-r1` does not."""
@@ -55,7 +55,7 @@ def _check_provider(settings: Settings, fallback: str, start: str) -> None:
     known = {OLLAMA, *settings.providers}
     if not colon or word in known or is_cloud(fallback) or _TAG.fullmatch(tag):
         return
-    if any(same(name, fallback) for name in named(settings)):
+    if any(same(name, fallback) for name in model_names(settings)):
         return
     otherwise = f"(If {fallback!r} is a model, add it to VLLM_MODEL_MAP.)"
     similar = get_close_matches(word.lower(), known, n=1, cutoff=_SIMILARITY)

@@ -19,7 +19,7 @@ from ..steps import AcquireSlot, Clock, Sleep, Steps, TakeToken
 if TYPE_CHECKING:
     import aiologic
 
-    from ..telemetry.stats import CallRecord
+    from ..telemetry.call_record import CallRecord
 
 
 class Admission:

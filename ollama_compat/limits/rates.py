@@ -43,8 +43,6 @@ RETRY_S = 10.0
 MIN_WAIT_S = 0.001
 """Minimum wait that a refused call receives (seconds): 0.0 means that the call is admitted."""
 
-shown = redact_url  # settings.py imports this name
-
 
 def check(url: str, rates: Mapping[str, str]) -> None:
     """Raise `ValueError` if `url` or a rate is invalid. Opens no connection.

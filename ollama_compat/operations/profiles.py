@@ -43,7 +43,7 @@ def create(context: CatalogContext) -> Steps[None]:
     yield from _served(context, base)
     profile = _derived(context, base)
     statuses: list[JsonObject] = [{"status": f"using existing model {context.resolver.served(base)}"}]
-    context.resolver.created.put(name, profile)
+    context.resolver.store.put(name, profile)
     statuses += [{"status": "writing manifest"}, {"status": "success"}]
     yield from statuses if body.get("stream") else statuses[-1:]
 
@@ -56,7 +56,7 @@ def copy(context: CatalogContext) -> Steps[None]:
             raise response_error(f'{role} "{name}" is invalid', 400)
     _refuse_configured(context, destination)
     yield from _served(context, source)
-    context.resolver.created.put(destination, _based_on(context, source))
+    context.resolver.store.put(destination, _based_on(context, source))
     yield {}
 
 
@@ -66,7 +66,7 @@ def delete(context: CatalogContext) -> Steps[None]:
     if canonical(name) is None:
         raise response_error(f'name "{name}" is invalid', 400)
     if context.resolver.created_profile(name) is not None:
-        context.resolver.created.put(name, None)
+        context.resolver.store.put(name, None)
         yield {}
         return
     _refuse_configured(context, name)
@@ -77,7 +77,7 @@ def delete(context: CatalogContext) -> Steps[None]:
 
 
 def _refuse_configured(context: CatalogContext, name: str) -> None:
-    if context.resolver.configured(name) is not None:
+    if context.resolver.configured_profile(name) is not None:
         raise response_error(f"{name!r} is a profile in the file that OLLAMA_COMPAT_CONFIG names: change it there", 501)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from ..mapping.model_names import same
 from ..settings import NO_PROFILE, Profile, Settings
-from .store import Profiles, Version
+from .store import ProfileStore, Version
 
 _MAX_NAMES = 1024
 """Number of names that a client caches. Callers can invent names, so the cache is bounded."""
@@ -33,18 +33,18 @@ class ResolvedName(NamedTuple):
 class ModelResolver:
     """Resolves the model names of one client."""
 
-    def __init__(self, settings: Settings, created: Profiles) -> None:
-        """Use the profiles and the model map of `settings`, and the profiles in the store `created`."""
+    def __init__(self, settings: Settings, store: ProfileStore) -> None:
+        """Use the profiles and the model map of `settings`, and the profiles in `store`."""
         self.settings = settings
-        self.created = created
+        self.store = store
         # A result belongs to a version of the store. The version is part of the key, so threads need no lock.
-        self._cached = lru_cache(_MAX_NAMES)(partial(_resolve, settings, created))
+        self._cached = lru_cache(_MAX_NAMES)(partial(_resolve, settings, store))
 
     def resolve(self, name: str) -> ResolvedName:
         """Return the profile and the served name of `name`: one `stat` of the store and one cache lookup."""
         if len(name) > _MAX_LENGTH:
-            return _resolve(self.settings, self.created, name)
-        return self._cached(name, self.created.version)
+            return _resolve(self.settings, self.store, name)
+        return self._cached(name, self.store.version)
 
     def profile(self, name: str) -> Profile:
         """Return the profile of `name`, or `NO_PROFILE`."""
@@ -54,23 +54,23 @@ class ModelResolver:
         """Return the name under which vLLM serves `name`: the `from` of its profile, through the model map."""
         return self.resolve(name).served
 
-    def configured(self, name: str) -> Profile | None:
+    def configured_profile(self, name: str) -> Profile | None:
         """Return the profile that the settings contain for `name`."""
         return _find(self.settings.models, name)
 
     def created_profile(self, name: str) -> Profile | None:
         """Return the created profile of `name`."""
-        return _find(self.created.all(), name)
+        return _find(self.store.all(), name)
 
     def __iter__(self) -> Iterator[str]:
         """Yield every known name in addition to the served names. A name may occur twice."""
         yield from self.settings.models
-        yield from self.created.all()
+        yield from self.store.all()
         yield from self.settings.vllm_model_map
 
 
-def _resolve(settings: Settings, created: Profiles, name: str, _: Version | None = None) -> ResolvedName:
-    profile = _find(settings.models, name) or _find(created.all(), name) or NO_PROFILE
+def _resolve(settings: Settings, store: ProfileStore, name: str, _: Version | None = None) -> ResolvedName:
+    profile = _find(settings.models, name) or _find(store.all(), name) or NO_PROFILE
     base = profile.from_ or name
     served = _find(settings.vllm_model_map, base)
     return ResolvedName(profile, base if served is None else served)

@@ -27,7 +27,7 @@ Version: TypeAlias = tuple[int, ...] | None
 """Identifies the contents of a store: two equal versions have equal contents."""
 
 
-class Profiles(Protocol):
+class ProfileStore(Protocol):
     """A store of created profiles."""
 
     @property

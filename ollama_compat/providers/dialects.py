@@ -47,15 +47,15 @@ class Dialect:
     """The path in front of `/chat/completions`, for a `base_url` without a path."""
     thinking: tuple[Switch, ...] = ()
     """The first row that matches the model's name applies. If none matches, `think` is not sent."""
-    shown: str = "reasoning_content"
+    reasoning_field: str = "reasoning_content"
     """The field of a reply that holds the thinking; empty: the provider does not return it."""
     history: str = ""
     """The field of a message that holds earlier thinking; empty: the provider does not accept it."""
     replays: bool = False
     """Whether the provider refuses to think after tool calls whose thinking is missing from the history."""
-    schema: Literal["enforced", "asked", "told"] = "asked"
-    """What happens to a schema in `response_format`. "enforced": the reply fits it. "asked": it is sent, but not
-    enforced. "told": the provider accepts no schema, so it is written into the system prompt."""
+    schema: Literal["enforced", "requested", "prompt"] = "requested"
+    """What happens to a schema in `response_format`. "enforced": the reply fits it. "requested": it is sent, but not
+    enforced. "prompt": the provider accepts no schema, so it is written into the system prompt."""
     prefix: bool = False
     """Whether the key `prefix` of the last message makes the model continue it. Other providers have no such key: the
     model continues the message or answers it."""
@@ -144,7 +144,7 @@ DIALECTS = (
         ),
         history="reasoning_content",
         replays=True,
-        schema="told",
+        schema="prompt",
     ),
     Dialect(
         "openai",
@@ -158,7 +158,7 @@ DIALECTS = (
             _effort(r"^gpt-5(?!.*chat)", "medium", "minimal"),  # its lowest effort
             _effort(r"^o\d", "medium", "low"),
         ),
-        shown="",
+        reasoning_field="",
         limits={"logprobs": 5},  # of raw prompts; in a chat, `logprobs` is a boolean
         refused={
             r"^(o\d|gpt-[5-9])(?!.*chat)": frozenset(
@@ -174,7 +174,7 @@ DIALECTS = (
         hosts=("openrouter.ai",),
         root="/api/v1",
         thinking=(_effort("", "medium", "none"),),
-        shown="reasoning",
+        reasoning_field="reasoning",
         history="reasoning",
     ),
     Dialect(
@@ -189,7 +189,7 @@ DIALECTS = (
             _effort(r"qwen3\.8", "medium", "none", also=_PARSED),
             _toggle(r"qwen3", {**_PARSED, "reasoning_effort": "default"}, {"reasoning_effort": "none"}),
         ),
-        shown="reasoning",
+        reasoning_field="reasoning",
         history="reasoning",
     ),
     Dialect(
@@ -207,7 +207,7 @@ DIALECTS = (
                 {"reasoning": {"enabled": False}},
             ),
         ),
-        shown="reasoning",
+        reasoning_field="reasoning",
         history="reasoning",
         schema="enforced",
     ),
@@ -243,7 +243,7 @@ DIALECTS = (
                 r"mistral-(small|medium-[3-9]|large-[4-9])", {"reasoning_effort": "high"}, {"reasoning_effort": "none"}
             ),
         ),
-        shown="content",
+        reasoning_field="content",
         schema="enforced",
         prefix=True,
         tool_names=True,
@@ -260,12 +260,12 @@ DIALECTS = (
             _effort(r"gemini-2\.5-flash", "medium", "none"),
             _effort(r"gemini-(2\.5|[3-9])", "medium", "low"),  # their lowest effort
         ),
-        shown="",
+        reasoning_field="",
         schema="enforced",
         signed={r"gemini-[3-9]": _UNSIGNED},
         tool_names=True,
     ),
-    Dialect("vllm", "vLLM 0.32", everything=True, shown="reasoning", schema="enforced"),
+    Dialect("vllm", "vLLM 0.32", everything=True, reasoning_field="reasoning", schema="enforced"),
     Dialect(
         "openai-compatible",
         "the long-standing keys of OpenAI's API, openai-python 3.54",

@@ -214,11 +214,11 @@ def _format(payload: JsonObject, dialect: Dialect) -> tuple[JsonObject, tuple[st
     if schema == {"type": "object"}:
         if not any("json" in _text(message).lower() for message in messages):
             messages = _instructed(messages, _ANY_OBJECT)
-    elif dialect.schema == "told":
+    elif dialect.schema == "prompt":
         messages = _instructed(messages, _BY_SCHEMA.format(json.dumps(schema, ensure_ascii=False)))
         lost = (SCHEMA_IN_PROMPT,)
     else:
-        return payload, (SCHEMA_NOT_ENFORCED,) if dialect.schema == "asked" else ()
+        return payload, (SCHEMA_NOT_ENFORCED,) if dialect.schema == "requested" else ()
     return {**payload, "response_format": {"type": "json_object"}, "messages": messages}, lost
 
 

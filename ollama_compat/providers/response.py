@@ -22,11 +22,11 @@ from ..steps import JsonObject, Reply
 class Finish:
     """A `finish_reason` that vLLM does not have."""
 
-    said: str
+    prefix: str
     """Its first characters, in lower case."""
     means: str
     """The `finish_reason` of vLLM that replaces it."""
-    told: str
+    warning: str
     """The warning for the log; empty: no warning."""
     source: str
 
@@ -139,9 +139,9 @@ class StreamNormalizer:
 class Shape:
     """A row of the table of normalisations."""
 
-    what: str
+    received: str
     """What the provider sends."""
-    who: str
+    providers: str
     """The providers that send it."""
     becomes: str
     source: str
@@ -197,12 +197,12 @@ def _finish_reasons(event: JsonObject, stream: StreamNormalizer) -> None:
         reason = choice.get("finish_reason")
         if not reason or reason in _KNOWN_FINISHES:
             continue
-        row = next((row for row in FINISHES if str(reason).lower().startswith(row.said)), None)
+        row = next((row for row in FINISHES if str(reason).lower().startswith(row.prefix)), None)
         choice["finish_reason"] = "stop" if row is None else row.means
         if row is None:
             stream.warnings.append(f"the unknown finish_reason {str(reason)[:_QUOTED]!r} (it is handled as 'stop')")
-        elif row.told:
-            stream.warnings.append(row.told)
+        elif row.warning:
+            stream.warnings.append(row.warning)
 
 
 def _logprobs(event: JsonObject, _: StreamNormalizer) -> None:

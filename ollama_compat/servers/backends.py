@@ -63,7 +63,7 @@ class Backends:
 
     def chain(self, name: str) -> tuple[Backend, ...]:
         """The backends of a model, in the order in which a call tries them."""
-        version = self.resolver.created.version
+        version = self.resolver.store.version
         known = self._chains.get(name)
         if known is not None and known[0] == version:
             return known[1]

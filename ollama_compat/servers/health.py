@@ -15,16 +15,17 @@ from ollama import ResponseError
 from ..exceptions import MalformedReply
 from ..mapping.errors import elsewhere, refusal
 from ..mapping.vllm_schema import ModelList, decode
-from ..servers.circuit_breaker import State
 from ..settings import OLLAMA
-from ..steps import LIST, Reply, Request, SendAll, Steps
+from ..steps import MODELS_PATH, Reply, Request, SendAll, Steps
+from .circuit_breaker import State
 
 if TYPE_CHECKING:
-    from ..servers.registry import Server, ServerRegistry
+    from .registry import ServerRegistry
+    from .server import Server
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 
-_PATHS = ("/health", LIST)
+_PATHS = ("/health", MODELS_PATH)
 _WORST_FIRST: tuple[State, ...] = ("open", "half-open", "closed")
 
 

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Literal, Protocol, runtime_checkable
 
 from ..steps import Interceptor
+from .call_record import CallRecord, Observer
 from .log import log_decision
-from .stats import CallRecord, Observer
 
 
 @runtime_checkable

@@ -23,13 +23,13 @@ class AbortHandle:
 
     def __init__(self) -> None:
         """Create a handle without a request."""
-        self.stands = False
+        self.connected = False
         """Whether the connection is established."""
         self._aborted = False
         self._request: httpx.Request | None = None
         self._pool: object = None
 
-    def carries(self, request: httpx.Request, client: httpx.Client | httpx.AsyncClient) -> None:
+    def attach(self, request: httpx.Request, client: httpx.Client | httpx.AsyncClient) -> None:
         """Attach the handle to `request`, which `client` is about to send."""
         self._request = request
         if isinstance(client, httpx.Client):
@@ -47,7 +47,7 @@ class AbortHandle:
 
     def _trace(self, stage: str, _: Mapping[str, Any]) -> None:
         if stage.endswith(".send_request_headers.started"):
-            self.stands = True
+            self.connected = True
             if self._aborted:
                 raise httpx.ReadTimeout("the time limit passed before the request was sent")
 

@@ -48,8 +48,6 @@ class Credentials:
             body = re.sub(_escaped(secret), _REDACTED, body) if b"\\" in body else body.replace(secret, _REDACTED)
         return body
 
-    hidden = redact
-
     def redact_text(self, text: str) -> str:
         """Return `text` with `[key]` in place of each key."""
         return self.redact(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")

@@ -34,7 +34,7 @@ from ..steps import (
 )
 from .abort import AbortHandle
 from .credentials import Credentials
-from .errors import late, translate_error
+from .errors import timeout_error, translate_error
 from .http import BodyReader, Exchange
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class SyncDriver:
     def _send(self, request: Request, abort: AbortHandle | None = None) -> httpx.Response:
         built = self._exchange.build(request)
         if abort is not None:
-            abort.carries(built, self.client)
+            abort.attach(built, self.client)
         auth = self._exchange.auth(request)
         response = self.client.send(built, stream=True, auth=auth, follow_redirects=False)
         try:
@@ -215,7 +215,7 @@ class AsyncDriver:
     async def _send(self, request: Request, abort: AbortHandle | None = None) -> httpx.Response:
         built = self._exchange.build(request)
         if abort is not None:
-            abort.carries(built, self.client)
+            abort.attach(built, self.client)
         auth = self._exchange.auth(request)
         response = await self.client.send(built, stream=True, auth=auth, follow_redirects=False)
         try:
@@ -281,6 +281,6 @@ def _with_timeouts(
     """The outcomes; a request that was not answered in time has the exception for that."""
     seconds = min(step.timeout, round(waited, 2))
     return [
-        outcome or late(client, request, handle.stands, seconds)
+        outcome or timeout_error(client, request, handle.connected, seconds)
         for request, outcome, handle in zip(step.requests, outcomes, handles, strict=True)
     ]

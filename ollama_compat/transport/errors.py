@@ -22,7 +22,9 @@ def translate_error(error: Exception, client: httpx.Client | httpx.AsyncClient, 
     An error that does not come from the transport is returned unchanged.
     """
     if last.timeout is not None and isinstance(error, httpx.TimeoutException):
-        return late(client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout)
+        return timeout_error(
+            client, last, not isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)), last.timeout
+        )
     if isinstance(error, httpx.ConnectTimeout) and client.timeout.connect is None:
         return _unreachable(client, last, f"no answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, httpx.ConnectError) and (shortage := _shortage(error)):
@@ -58,7 +60,9 @@ def _shortage(error: BaseException) -> str | None:
     return None
 
 
-def late(client: httpx.Client | httpx.AsyncClient, last: Request, connected: bool, seconds: float) -> ServerUnreachable:
+def timeout_error(
+    client: httpx.Client | httpx.AsyncClient, last: Request, connected: bool, seconds: float
+) -> ServerUnreachable:
     """Return the error of a request whose own time limit has passed.
 
     `connected`: whether the connection was established. `seconds`: how long the client waited.

@@ -77,18 +77,18 @@ class Exchange:
         decoder = self._decoder(response, request)
         for piece in response.iter_bytes():
             for event in decoder.feed(piece):
-                yield self.credentials.hidden(event) if b'"error"' in event else event
+                yield self.credentials.redact(event) if b'"error"' in event else event
         for event in decoder.finish():
-            yield self.credentials.hidden(event) if b'"error"' in event else event
+            yield self.credentials.redact(event) if b'"error"' in event else event
 
     async def aevents(self, response: httpx.Response, request: Request) -> AsyncIterator[bytes]:
         """The events of a stream."""
         decoder = self._decoder(response, request)
         async for piece in response.aiter_bytes():
             for event in decoder.feed(piece):
-                yield self.credentials.hidden(event) if b'"error"' in event else event
+                yield self.credentials.redact(event) if b'"error"' in event else event
         for event in decoder.finish():
-            yield self.credentials.hidden(event) if b'"error"' in event else event
+            yield self.credentials.redact(event) if b'"error"' in event else event
 
     def _decoder(self, response: httpx.Response, request: Request) -> EventDecoder | LineDecoder:
         kind = response.headers.get("content-type", "")
@@ -127,7 +127,7 @@ class BodyReader:
         body = bytes(self._body)
         if self._response.is_success and self._request.path != MODELS_PATH:
             return Reply(self._response.status_code, body)
-        return Reply(self._response.status_code, credentials.hidden(body), _retry_after(self._response))
+        return Reply(self._response.status_code, credentials.redact(body), _retry_after(self._response))
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -116,7 +116,7 @@ def test_a_fault_of_learning_what_is_served_comes_to_what_it_must(
         first.close()
     fault, _ = (FAULTS | OF_LEARNING)[row.fault]
     if isinstance(fault, StallBeforeReply | EndlessHints):
-        monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", SHORT_S / 2)
+        monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", SHORT_S / 2)
     asker = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=TIMEOUT_S)
     with contextlib.nullcontext() if isinstance(fault, Refuse) else Leaks():
         proxy.inject(fault, on="/v1/models", times=None if lasting else 1)

@@ -113,7 +113,7 @@ def test_a_server_that_falls_silent_is_a_timeout_that_names_it(over_sockets: Con
 def test_a_server_that_falls_silent_on_what_it_serves_is_given_up(
     over_sockets: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", 0.2)
     with serving({"/v1/models": None}) as url, pytest.raises((ConnectionError, httpx.TimeoutException), match=url):
         over_sockets(url).chat(**HI)
 

@@ -59,7 +59,7 @@ def test_a_reply_without_an_end_is_hung_up_on(
     caller = to(server.url)
     if kept:
         caller.list()
-    monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", 0.3)
     server.answers[LIST] = UNENDING[what]
     with Leaks():
         with pytest.raises(ConnectionError, match=r"within 0\.3 s"):

@@ -319,18 +319,18 @@ def test_load_rejects_provider_named_ollama(toml: Path) -> None:
 
 
 def test_concurrency_is_unlimited_without_limits() -> None:
-    assert load(environ={}).places is None
+    assert load(environ={}).max_concurrent is None
 
 
 def test_limits_have_default_rates_and_concurrency() -> None:
     read = load(environ={"VLLM_LIMITS": "memory://"})
     assert read.rates == {"generate": "300/minute", "chat": "600/minute", "embed": "6000/minute"}
-    assert read.places == 10
+    assert read.max_concurrent == 10
 
 
 def test_max_concurrent_works_without_rates() -> None:
     read = load(environ={"VLLM_MAX_CONCURRENT": "3"})
-    assert (read.places, read.vllm_limits) == (3, None)
+    assert (read.max_concurrent, read.vllm_limits) == (3, None)
 
 
 @pytest.mark.parametrize(

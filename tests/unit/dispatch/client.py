@@ -14,7 +14,8 @@ from ollama_compat.dispatch import Dispatcher
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.steps import Reply, SendAll, Steps
-from ollama_compat.telemetry.stats import CallRecord, Counts
+from ollama_compat.telemetry.call_record import CallRecord
+from ollama_compat.telemetry.stats import Counts
 from tests.play import Play, StillClock, refused, reply
 
 A, B = "http://a:8001", "http://b:8002"

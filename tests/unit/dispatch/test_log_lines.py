@@ -11,8 +11,8 @@ import pytest
 from ollama_compat.exceptions import RateLimited
 from ollama_compat.mapping.errors import incomplete_reply
 from ollama_compat.steps import Reply
+from ollama_compat.telemetry.call_record import CallRecord
 from ollama_compat.telemetry.observers import Observers
-from ollama_compat.telemetry.stats import CallRecord
 from tests.play import SECOND, Play, delta, refused, reply, said
 from tests.unit.dispatch.client import (
     ANSWER,

@@ -25,7 +25,7 @@ def start(name):
     return (STARTS / f"{name}.log").read_bytes().decode()
 
 
-def explained(written, ended="with status 1"):
+def explain(written, ended="with status 1"):
     cause = causes.explain(written, ended)
     assert cause is not None
     return cause
@@ -106,7 +106,7 @@ LINES = (
 
 @pytest.mark.parametrize(("name", "written", "told"), LINES)
 def test_a_known_message_has_its_cause(name, written, told):
-    cause = explained(written)
+    cause = explain(written)
     assert cause.name == name
     assert told in str(cause)
     assert cause.evidence.strip() in written
@@ -140,7 +140,7 @@ def test_a_row_says_what_to_do_in_sentences(fault):
     ],
 )
 def test_a_whole_log_has_its_cause(log, name):
-    assert explained(start(log)).name == name
+    assert explain(start(log)).name == name
 
 
 @pytest.mark.parametrize("log", ["cpu", "gpu"])
@@ -160,8 +160,8 @@ def test_a_start_that_went_well_has_none(log):
     ],
 )
 def test_a_signal_is_a_cause_where_the_log_says_nothing(ended, name):
-    assert explained("INFO 01-31 12:00:00 [a.py:1] fine\n", ended).name == name
-    assert explained("ValueError: LoRA rank 64 is greater than max_lora_rank 16.", ended).name == "LoRA rank"
+    assert explain("INFO 01-31 12:00:00 [a.py:1] fine\n", ended).name == name
+    assert explain("ValueError: LoRA rank 64 is greater than max_lora_rank 16.", ended).name == "LoRA rank"
 
 
 def test_what_is_no_error_is_no_cause():
@@ -179,15 +179,13 @@ def test_without_a_known_message_the_first_exception_is_the_cause():
         "(Worker pid=1) RuntimeError: Another\n"
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}\n"
     )
-    assert explained(written) == Cause("exception", "RuntimeError: The first", "", "RuntimeError: The first")
-    assert str(explained(written)) == "Cause: RuntimeError: The first"
+    assert explain(written) == Cause("exception", "RuntimeError: The first", "", "RuntimeError: The first")
+    assert str(explain(written)) == "Cause: RuntimeError: The first"
 
 
 def test_the_line_after_a_validation_error_says_what_is_wrong():
     written = "pydantic_core.ValidationError: 1 validation error for X\n  Value error, too long\n"
-    assert (
-        explained(written).sentence == "pydantic_core.ValidationError: 1 validation error for X: Value error, too long"
-    )
+    assert explain(written).sentence == "pydantic_core.ValidationError: 1 validation error for X: Value error, too long"
 
 
 @pytest.mark.parametrize(
@@ -203,12 +201,12 @@ def test_a_consequence_is_never_the_cause(consequence):
 
 
 def test_an_unknown_flag_is_told_with_the_nearest_that_the_usage_knows():
-    cause = explained(USAGE + "vllm: error: unrecognized arguments: --max-model-length=9 --max-nmu-seqs --zzz\n")
+    cause = explain(USAGE + "vllm: error: unrecognized arguments: --max-model-length=9 --max-nmu-seqs --zzz\n")
     assert cause.advice.startswith("Nearest: --max-model-len, --max-num-seqs. ")
 
 
 def test_a_cause_shows_neither_keys_nor_escapes():
-    cause = explained("\x1b[31mValueError: token hf_abcDEF1234567890xyz is no good\x1b[0m")
+    cause = explain("\x1b[31mValueError: token hf_abcDEF1234567890xyz is no good\x1b[0m")
     assert str(cause) == "Cause: ValueError: token hf_… is no good"
     assert cause.evidence == "ValueError: token hf_… is no good"
 

@@ -10,7 +10,7 @@ from ollama_compat import Settings
 from ollama_compat.exceptions import RateLimited
 from ollama_compat.limits.admission import Admission
 from ollama_compat.steps import NEXT_EVENT, AcquireSlot, Sleep, Steps, TakeToken
-from ollama_compat.telemetry.stats import CallRecord
+from ollama_compat.telemetry.call_record import CallRecord
 from tests.play import SECOND, Play, StillClock, play
 
 ANSWER = {"message": "hi"}

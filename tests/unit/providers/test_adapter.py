@@ -12,10 +12,10 @@ from ollama_compat.mapping.errors import malformed_reply, redirected
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
 from ollama_compat.operations.generate import generate
-from ollama_compat.providers.adapter import ProviderAdapter, adapt
+from ollama_compat.providers.adapter import ProviderAdapter
 from ollama_compat.providers.dialects import CHAT, COMPLETIONS, EMBEDDINGS
 from ollama_compat.settings import PROVIDERS, Provider
-from ollama_compat.steps import JsonObject, Reply, Request, Send, Steps
+from ollama_compat.steps import JsonObject, Reply, Request, Send, Steps, intercept
 from tests.payloads import VLLM_ONLY
 from tests.play import Play, call, completed, delta, play, refused, reply, said, usage
 
@@ -71,7 +71,7 @@ def through(
         if warnings is not None:
             warnings.append(text % facts)
 
-    return play(adapt(steps, provider, name, notice), *script)
+    return play(intercept(steps, ProviderAdapter(provider, name, notice)), *script)
 
 
 def test_chat_is_sent_to_the_provider_and_returns_its_reply() -> None:
@@ -159,7 +159,7 @@ def test_close_closes_the_wrapped_steps() -> None:
             closed.append(True)
 
     inner = open_()  # a reference, so that the garbage collector does not close it
-    wrapped = adapt(inner, DEEPSEEK, "deepseek", lambda *_, **__: None)
+    wrapped = intercept(inner, ProviderAdapter(DEEPSEEK, "deepseek", lambda *_, **__: None))
     next(wrapped)
     wrapped.close()
     assert closed == [True]
@@ -172,7 +172,7 @@ def test_warnings_have_a_subject_per_key_and_provider() -> None:
         subjects.append(f"{event}: {subject}")
 
     steps = send_one(CHAT, {"model": "m", "messages": [], "top_k": 40, "seed": 1})
-    play(adapt(steps, DEEPSEEK, "deepseek", notice), reply({}))
+    play(intercept(steps, ProviderAdapter(DEEPSEEK, "deepseek", notice)), reply({}))
     assert subjects == ["unsupported by provider: deepseek top_k", "unsupported by provider: deepseek seed"]
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ollama_compat import ResponseError
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.embed import embed
-from ollama_compat.providers.adapter import adapt
+from ollama_compat.providers.adapter import ProviderAdapter
 from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, StreamNormalizer, error_status, normalized
 from ollama_compat.settings import Provider
-from ollama_compat.steps import JsonObject, Reply
+from ollama_compat.steps import JsonObject, Reply, intercept
 from ollama_compat.transport.sse import EventDecoder
 from tests.play import Play, call, choice, completed, delta, event, play, reply, said, usage
 
@@ -34,7 +34,9 @@ def answered(*events: Any, warnings: list[str] | None = None, **body: Any) -> Pl
         if warnings is not None:
             warnings.append(text % facts)
 
-    return play(adapt(chat(call("/api/chat", {**HI, **body})), PROVIDER, "cloud", notice), list(events))
+    return play(
+        intercept(chat(call("/api/chat", {**HI, **body})), ProviderAdapter(PROVIDER, "cloud", notice)), list(events)
+    )
 
 
 def message(*events: Any, **body: Any) -> JsonObject:
@@ -59,6 +61,11 @@ def test_content_parts_become_text_and_thinking() -> None:
         delta(content=[thinking]), delta(content=both), delta(content="lo"), delta("stop", content=""), DONE
     )
     assert answer == {"role": "assistant", "content": "Hello", "thinking": "Hm. So."}
+
+
+def silent() -> ProviderAdapter:
+    """An adapter whose notices go nowhere."""
+    return ProviderAdapter(PROVIDER, "cloud", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("detail", [{"type": "reasoning.text", "text": "Hm."}, {"type": "x", "summary": "Hm."}])
@@ -118,18 +125,20 @@ def test_arguments_may_be_an_object_or_missing(arguments: Any, found: JsonObject
 # The end
 
 
-@pytest.mark.parametrize("row", FINISHES, ids=lambda row: row.said)
+@pytest.mark.parametrize("row", FINISHES, ids=lambda row: row.prefix)
 @pytest.mark.parametrize("write", [str.lower, str.upper, lambda text: f"{text}: WHY"], ids=["lower", "upper", "why"])
 def test_finish_reason_becomes_one_of_vllm(row: Any, write: Any) -> None:
     warnings: list[str] = []
     if row.means == "error":
         with pytest.raises(ResponseError, match="gave the generation up"):
-            answered(*said("Hel", finish=write(row.said)), warnings=warnings)
+            answered(*said("Hel", finish=write(row.prefix)), warnings=warnings)
         return
-    played = answered(*said("Hel", "lo", finish=write(row.said)), warnings=warnings)
+    played = answered(*said("Hel", "lo", finish=write(row.prefix)), warnings=warnings)
     assert played.parts[-1]["message"]["content"] == "Hello"
     assert played.parts[-1]["done_reason"] == ("length" if row.means == "length" else "stop")
-    assert [line for line in warnings if "sent" in line] == ([f"provider cloud sent {row.told}"] if row.told else [])
+    assert [line for line in warnings if "sent" in line] == (
+        [f"provider cloud sent {row.warning}"] if row.warning else []
+    )
 
 
 def test_unknown_finish_reason_becomes_stop_with_a_warning() -> None:
@@ -298,14 +307,20 @@ def test_error_without_a_status_has_status_500(error: object) -> None:
 )
 def test_error_reply_has_the_providers_message(document: Any, text: str) -> None:
     with pytest.raises(ResponseError) as caught:
-        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 422))
+        play(
+            intercept(chat(call("/api/chat", HI)), silent()),
+            reply(document, 422),
+        )
     assert caught.value.error == f"{text} (status 422 from http://vllm:8001)"
 
 
 def test_missing_model_error_names_the_settings_to_check() -> None:
     document = {"error": {"message": "The model `smol` does not exist", "code": "model_not_found"}}
     with pytest.raises(ResponseError) as caught:
-        play(adapt(chat(call("/api/chat", HI)), PROVIDER, "cloud", lambda *_, **__: None), reply(document, 404))
+        play(
+            intercept(chat(call("/api/chat", HI)), silent()),
+            reply(document, 404),
+        )
     assert caught.value.status_code == 404
     assert caught.value.error == (
         "The model `smol` does not exist (provider cloud, https://llm.example/v1: check the model's name, and models "
@@ -317,7 +332,7 @@ def test_error_with_status_200_is_raised() -> None:
     document = {"error": {"message": "Provider returned error", "code": 502}}
     texts = call("/api/embed", {"input": "a"})
     with pytest.raises(ResponseError) as caught:
-        play(adapt(embed(texts), PROVIDER, "cloud", lambda *_, **__: None), reply(document))
+        play(intercept(embed(texts), silent()), reply(document))
     assert caught.value.status_code == 502
     assert "Provider returned error" in caught.value.error
 

@@ -144,7 +144,7 @@ def test_chain_of_a_model_is_computed_once() -> None:
 def test_chain_of_a_model_is_computed_again_when_a_profile_is_created() -> None:
     made = backends()
     first = made.chain("mine")
-    made.resolver.created.put("mine", Profile.model_validate({"from": "other"}))
+    made.resolver.store.put("mine", Profile.model_validate({"from": "other"}))
     assert (first[0].served, made.chain("mine")[0].served) == ("mine", "other")
 
 

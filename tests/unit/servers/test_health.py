@@ -10,9 +10,9 @@ import pytest
 
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.servers.circuit_breaker import FAILURES, OPEN_S
+from ollama_compat.servers.health import health_steps
 from ollama_compat.servers.registry import ServerRegistry
 from ollama_compat.steps import Reply, SendAll
-from ollama_compat.telemetry.health import health_steps
 from tests.play import SECOND, Play, StillClock, play, reply
 
 A, B = "http://a:8001", "http://b:8002"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import ollama_compat
-from ollama_compat.call import Memory
 from ollama_compat.telemetry import log
 from ollama_compat.telemetry.log import MAX_FACT_LENGTH, log_decision, write
+from ollama_compat.telemetry.notices import Notices
 from tests.unit.dispatch.client import A, Client
 
 EVIL = "\x1b[2J\x1b[31mEVIL\n2026 CRITICAL forged\u2028line\x85\ud800"
@@ -51,7 +51,7 @@ def test_log_decision_does_not_expand_percent_signs_in_facts(caplog: pytest.LogC
 
 
 def notice(fact: str) -> None:
-    Memory().notice("event", "subject", "there is %(fact)s", fact=fact)
+    Notices().notice("event", "subject", "there is %(fact)s", fact=fact)
 
 
 both = pytest.mark.parametrize("write_fact", [lambda fact: log_decision("event", fact, fact=fact), notice])
@@ -85,24 +85,24 @@ def test_write_keeps_numbers_and_none_as_they_are(caplog: pytest.LogCaptureFixtu
 
 
 def test_notice_is_written_once_per_event_and_subject(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory()
+    notices = Notices()
     for event, subject in (("option", "a"), ("option", "a"), ("option", "b"), ("model", "a")):
-        memory.notice(event, subject, "%(subject)s", subject=subject)
+        notices.notice(event, subject, "%(subject)s", subject=subject)
     notices = [(vars(record)["event"], record.getMessage()) for record in caplog.records]
     assert notices == [("option", "a"), ("option", "b"), ("model", "a")]
     assert {record.name for record in caplog.records} == {"ollama_compat"}
 
 
 def test_number_and_length_of_remembered_subjects_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory()
+    notices = Notices()
     for number in range(500):
-        memory.notice("model", "x" * 1000 + str(number), "invented")
+        notices.notice("model", "x" * 1000 + str(number), "invented")
     assert len(caplog.records) == 1, "subjects are cut before they are compared"
     for number in range(500):
-        memory.notice("model", f"invented {number}", "invented")
+        notices.notice("model", f"invented {number}", "invented")
     assert len(caplog.records) == 100
-    assert max(len(subject) for subject in memory.noticed["model"]) <= MAX_FACT_LENGTH + 1
-    memory.notice("option", "mirostat", "an option")
+    assert max(len(subject) for subject in notices.logged["model"]) <= MAX_FACT_LENGTH + 1
+    notices.notice("option", "mirostat", "an option")
     assert caplog.records[-1].getMessage() == "an option", "one event does not block the notices of other events"
 
 
@@ -136,8 +136,8 @@ def _stderr(setup: str) -> str:
 import logging
 {setup}
 from ollama_compat.telemetry.log import log_decision
-from ollama_compat.call import Memory
-Memory().notice("event", "subject", "a notice")
+from ollama_compat.telemetry.notices import Notices
+Notices().notice("event", "subject", "a notice")
 log_decision("decided", model="smol")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

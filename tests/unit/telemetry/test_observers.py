@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from ollama_compat.steps import JsonObject, Sleep, Step, Steps, intercept
+from ollama_compat.telemetry.call_record import CallRecord
 from ollama_compat.telemetry.observers import Contexts, Observers
-from ollama_compat.telemetry.stats import CallRecord
 
 ONE: JsonObject = {"part": 1}
 TWO: JsonObject = {"part": 2}
