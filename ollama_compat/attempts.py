@@ -6,7 +6,7 @@ table that says what each failure allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from .servers.backends import VLLM, Backend
 from .servers.failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE, classify
 from .servers.registry import ServerRegistry
 from .servers.retry import RetrySchedule
-from .servers.server import Server, Target
+from .servers.server import Server
 from .telemetry.call_record import CallRecord
 from .telemetry.log import log_decision
 
@@ -35,56 +35,49 @@ class CallState:
     timeout_s: float | None
     """The caller's timeout (seconds); None: none."""
     record: CallRecord
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
+    admitted: bool = False
+    """Whether the call holds a concurrency slot."""
     admitted_at: int = 0
-    """When the call was admitted (ticks)."""
+    """When the call was admitted, or began if nothing limits it (ticks)."""
 
 
+@dataclass(slots=True)
 class Attempts:
     """The attempts of one call at the servers of one backend."""
 
-    def __init__(
-        self, backend: Backend, state: CallState, registry: ServerRegistry, context: ClientContext, *, is_last: bool
-    ) -> None:
-        """`is_last`: no fallback is left after this backend."""
-        self.backend = backend
-        self.tried: list[Server] = []
-        """The servers that get no request: they failed in this round, or a retry cannot help them."""
-        self._state, self._registry, self._context, self._is_last = state, registry, context, is_last
-        self._schedule = RetrySchedule(state.timeout_s)
-        self._retryable: list[Server] = []
-        self._discovery_retryable = False
-        self._first_error: Exception | None = None
+    backend: Backend
+    state: CallState
+    registry: ServerRegistry
+    context: ClientContext
+    is_last: bool
+    """Whether no fallback is left after this backend."""
+    tried: list[Server] = field(default_factory=list)
+    """The servers that get no request: they failed in this round, or a retry cannot help them."""
+    _schedule: RetrySchedule | None = None
+    _retryable: list[Server] = field(default_factory=list)
+    _discovery_retryable: bool = False
+    _first_error: Exception | None = None
 
     def seconds_left(self) -> float | None:
         """What is left of the caller's timeout since the admission (seconds); None: no timeout."""
-        if self._state.timeout_s is None:
+        if self.state.timeout_s is None:
             return None
-        return self._state.timeout_s - (self._context.clock.ticks() - self._state.admitted_at) / 1e9
+        return self.state.timeout_s - (self.context.clock.ticks() - self.state.admitted_at) / 1e9
 
-    def begin(self, target: Target) -> bool:
-        """Begin an attempt. Returns False if the server's circuit admits no call."""
-        server, record = target.server, self._state.record
-        self._state.progress.first_token = None  # of an earlier attempt
-        if self.tried:
-            record.failovers += 1
-            cause = _cause(self._first_error)
-            log_decision("failover", cause, model=record.model, of=self.tried[-1].url, to=server.url)
-        self.tried.append(server)
-        now = self._context.clock.ticks()
-        if server.breaker.closed or server.breaker.admit(now):
-            self._registry.begin_request(server)
-            return True
-        self._keep(server.circuit_open_error(now))
-        return False
+    def circuit_refused(self, server: Server) -> None:
+        """Note that the server's circuit admits no call."""
+        self._keep(server.circuit_open_error(self.context.clock.ticks()))
 
-    def succeeded(self, server: Server) -> None:
-        """Note that the server answered the call."""
-        server.record_success(self._context.clock.ticks())
+    def log_failover(self, server: Server) -> None:
+        """Note that the call goes to another server after a failure."""
+        record = self.state.record
+        record.failovers += 1
+        log_decision("failover", _cause(self._first_error), model=record.model, of=self.tried[-1].url, to=server.url)
 
     def failed(self, server: Server, error: Exception) -> None:
         """Note that an attempt failed. Raises the error unless another server may answer the call."""
-        failure, now = classify(error, delivered=self._state.progress.delivered), self._context.clock.ticks()
+        failure, now = classify(error, delivered=self.state.progress.delivered), self.context.clock.ticks()
         if failure.counts:
             server.record_failure(now, error)
         elif failure not in (EXHAUSTED, OTHER):
@@ -94,29 +87,16 @@ class Attempts:
         if failure.retry:
             self._retryable.append(server)
         if failure in (UNREACHABLE, GONE):  # its list is no longer valid; GONE: the model may be on any server now
-            for changed in self._registry.servers if failure is GONE else [server]:
-                self._registry.forget(changed)
-                self._context.facts.forget(changed.url)
+            for changed in self.registry.servers if failure is GONE else [server]:
+                self.registry.forget(changed)
+                self.context.facts.forget(changed.url)
         if not failure.other_server:
             raise error
         self._keep(error)
 
-    def cancelled(self, server: Server) -> None:
-        """Note that the caller closed the call during an attempt."""
-        if self._state.progress.first_token is not None:
-            self.succeeded(server)
-
-    def ended(self, target: Target) -> None:
-        """End an attempt, whatever its result."""
-        self._registry.end_request(target.server)
-        target.server.breaker.release_probe()
-        provider, record = self.backend.provider, self._state.record
-        record.provider, record.served = provider, target.card.id
-        record.answered_by = target.url if provider == VLLM else provider
-
     def discovery_failed(self, error: Exception) -> None:
         """Note that no server was found. Raises the error unless a retry or a fallback may help."""
-        failure = classify(error, delivered=self._state.progress.delivered)
+        failure = classify(error, delivered=self.state.progress.delivered)
         if not failure.other_server:
             raise error
         self._keep(error)
@@ -126,10 +106,11 @@ class Attempts:
         """The seconds until the servers get another round; None: they get none."""
         if not (self._retryable or self._discovery_retryable):
             return None
-        record, progress = self._state.record, self._state.progress
-        now = self._context.clock.ticks()
+        record, progress = self.state.record, self.state.progress
+        now = self.context.clock.ticks()
+        self._schedule = self._schedule or RetrySchedule(self.state.timeout_s)
         seconds = self._schedule.next_wait(progress.retry_after, (now - record.started) / 1e9)
-        if seconds is None or (seconds > MAX_WAIT_BEFORE_FALLBACK_S and not self._is_last):
+        if seconds is None or (seconds > MAX_WAIT_BEFORE_FALLBACK_S and not self.is_last):
             return None
         if not self._may_answer_at(now + int(seconds * 1e9)):
             return None
@@ -151,52 +132,40 @@ class Attempts:
     def final_error(self) -> Exception:
         """The exception if no server of the backend answered."""
         if self._first_error is None or isinstance(self._first_error, ModelGone):
-            self._registry.raise_last_error(self.backend.name)
-            return model_not_found(self._state.path, str(self._state.body.get("model", "")))
+            self.registry.raise_last_error(self.backend.name)
+            return model_not_found(self.state.path, str(self.state.body.get("model", "")))
         return self._first_error
 
     def _keep(self, error: Exception) -> None:
         self._first_error = self._first_error or error
         self._discovery_retryable = False
         if isinstance(error, ServerNotReady):
-            self._state.progress.retry_after = error.retry_after
+            self.state.progress.retry_after = error.retry_after
 
     def _may_answer_at(self, then: int) -> bool:
         """Whether a server admits calls at that time: this call itself may have opened the last circuit."""
         return self._discovery_retryable or any(server.breaker.allows(then) for server in self._retryable)
 
 
+@dataclass(slots=True)
 class FallbackChain:
-    """The backends of one call, one after another."""
+    """What happened at the backends of one call so far."""
 
-    def __init__(self, backends: tuple[Backend, ...], state: CallState) -> None:
-        """`backends`: in the order in which the call tries them."""
-        self._backends, self._state = backends, state
-        self._position = 0
-        self._first_error: Exception | None = None
+    backends: tuple[Backend, ...]
+    state: CallState
+    _first_error: Exception | None = None
 
-    def __iter__(self) -> Iterator[Backend]:
-        """Go through the backends. `failed` ends the iteration by raising."""
-        for position, backend in enumerate(self._backends):
-            self._position = position
-            yield backend
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the current backend is the last one."""
-        return self._position == len(self._backends) - 1
-
-    def failed(self, error: Exception) -> None:
-        """Note that the current backend failed. Raises the first backend's error unless a fallback may answer."""
-        if self._state.progress.delivered:  # the caller has received a part of this backend's answer
+    def failed(self, position: int, error: Exception) -> None:
+        """Note that the backend at `position` failed. Raises the first backend's error unless a fallback may answer."""
+        if self.state.progress.delivered:  # the caller has received a part of this backend's answer
             raise error
-        backend = self._backends[self._position]
+        backend = self.backends[position]
         if self._first_error is not None:
             self._first_error.add_note(f"The fallback {backend.name} failed too: {error}")
         first = self._first_error = self._first_error or error
-        if self.is_last or not _may_fall_back(error, backend):
+        if backend is self.backends[-1] or not _may_fall_back(error, backend):
             raise first from None
-        record, fallback = self._state.record, self._backends[self._position + 1]
+        record, fallback = self.state.record, self.backends[position + 1]
         record.failovers += 1
         log_decision("failover", _cause(error), model=record.model, of=backend.name, to=fallback.name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -17,26 +17,16 @@ from .telemetry.notices import Notices
 T = TypeVar("T")
 
 
-class ModelFacts:
-    """What a client has determined about served models, such as how a chat template renders thinking."""
+class ModelFacts(dict[tuple[str, str, Hashable], object]):
+    """What a client has determined about served models, such as how a chat template renders thinking.
 
-    def __init__(self) -> None:
-        """Nothing is known."""
-        self._facts: dict[tuple[str, str, str], object] = {}
-
-    def get(self, url: str, served: str, subject: str, kind: type[T]) -> T | None:
-        """A fact about the model `served` at a server; None: not known."""
-        fact = self._facts.get((url, served, subject))
-        return fact if isinstance(fact, kind) else None
-
-    def set(self, url: str, served: str, subject: str, fact: object) -> None:
-        """Keep a fact until `forget` drops all facts of the server."""
-        self._facts[url, served, subject] = fact
+    The keys are the server's URL, the served name and the subject.
+    """
 
     def forget(self, url: str) -> None:
         """Drop the facts of a server: it may have been restarted with another model."""
-        for key in [key for key in self._facts if key[0] == url]:
-            self._facts.pop(key, None)
+        for key in [key for key in self if key[0] == url]:
+            self.pop(key, None)
 
 
 @dataclass(frozen=True)
@@ -97,13 +87,14 @@ class Call:
         self.window = self.target.card.max_model_len
         self.url = self.target.server.url
 
-    def fact(self, subject: str, kind: type[T]) -> T | None:
+    def fact(self, subject: Hashable, kind: type[T]) -> T | None:
         """What is known about the served model; None: not known."""
-        return self.context.facts.get(self.url, self.served, subject, kind)
+        fact = self.context.facts.get((self.url, self.served, subject))
+        return fact if isinstance(fact, kind) else None
 
-    def keep_fact(self, subject: str, fact: object) -> None:
+    def keep_fact(self, subject: Hashable, fact: object) -> None:
         """Keep a fact about the served model until its server changes."""
-        self.context.facts.set(self.url, self.served, subject, fact)
+        self.context.facts[self.url, self.served, subject] = fact
 
     def notice(self, event: str, subject: str, text: str, /, **facts: object) -> None:
         """Log a warning once per client and subject."""

@@ -8,14 +8,14 @@ received a part of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .attempts import Attempts, CallState, FallbackChain
-from .call import Call, ClientContext
+from .call import Call, ClientContext, Progress
 from .limits.admission import Admission
-from .mapping.errors import response_error
+from .mapping.errors import model_required, response_error
 from .mapping.model_names import is_cloud
 from .operations import catalog, profiles
 from .operations.catalog_context import CatalogContext
@@ -25,15 +25,16 @@ from .operations.generate import generate
 from .operations.passthrough import passthrough
 from .operations.systemone import systemone
 from .profiles.resolver import ModelResolver
-from .profiles.store import ProfileFile, ProfileStore, data_folder
+from .profiles.store import ProfileFile, ProfileStore, Version, data_folder
 from .providers.adapter import ProviderAdapter
 from .servers.backends import VLLM, Backend, Backends
 from .servers.failures import classify
 from .servers.registry import ServerRegistry
-from .servers.server import Target
-from .settings import OLLAMA, Settings, model_names
+from .servers.server import Server, Target
+from .settings import OLLAMA, RATES, Settings, model_names
 from .steps import Clock, Sleep, Steps, SystemClock, intercept
 from .telemetry.call_record import CANCELLED, CallRecord
+from .telemetry.log import log_decision
 from .telemetry.observers import Contexts, Observers
 from .telemetry.stats import Stats
 
@@ -68,6 +69,7 @@ REFUSED: Mapping[str, str] = {
 }
 """The endpoints that vLLM cannot answer, and what to do instead."""
 
+_MAX_CHAINS = 1000  # names: callers make names up
 _RECORDED_AS = {"/api/embeddings": "embed"}  # limited and counted together with the newer endpoint
 
 
@@ -94,7 +96,8 @@ class Dispatcher:
         self.backends = Backends(settings, self.registry, self.resolver, self.context.notices, self.context.clock)
         self.stats = Stats(self.context.clock, model_names(settings))
         self.observers = Observers(self.stats)
-        self._admission = Admission(settings, self.context.clock)
+        self._admission = Admission(settings, self.context.clock) if settings.max_concurrent is not None else None
+        self._chains: dict[str, tuple[Version, tuple[Backend, ...]]] = {}
 
     def after_fork(self, parent: Dispatcher) -> None:
         """Take over the observers of the parent process's dispatcher, with fresh counts."""
@@ -121,66 +124,85 @@ class Dispatcher:
 
     def locate(self, name: str, timeout_s: float | None = None) -> Steps[None]:
         """Yield one part, `{"url": base URL of the vLLM server for a model, without /v1}`."""
-        backend = Backend(name, self.resolver.served(name), self.resolver.profile(name))
-        target = yield from self.backends.find(backend, "/api/chat", left_s=timeout_s)
+        path = "/api/chat"
+        target = yield from self._find(self._chain(path, name)[0], path, (), None, timeout_s)
         yield {"url": target.url if target is not None else ""}
 
     def call(self, request: ModelRequest) -> Steps[None]:
         """Answer a request: observe, admit, then for each backend and each of its servers, run the operation."""
-        state = CallState(request.path, request.body, request.timeout_s, self._record(request))
-        admitted = False
-        self.observers.notify("started", state.record)
-        contexts = self.observers.contexts(state.record)
+        record, progress = self._record(request), Progress()
+        state = CallState(request.path, request.body, request.timeout_s, record, progress)
+        admission = self._admission if record.operation in RATES else None
+        contexts = None
+        self._notify("started", record)
         try:
-            if self._admission.limits(state.record.operation):
-                yield from self._admission.acquire(state.record, request.timeout_s)
-                admitted = True
+            if self.observers.with_context:
+                contexts = Contexts(self.observers.with_context, record)
+            if admission is not None:
+                yield from admission.acquire(record, request.timeout_s)
+                state.admitted = True
             state.admitted_at = self.context.clock.ticks()
-            chain = FallbackChain(self.backends.chain(state.record.model), state)
-            for backend in chain:
-                attempts = Attempts(backend, state, self.registry, self.context, is_last=chain.is_last)
+            chain = FallbackChain(self._chain(request.path, record.model), state)
+            for position, backend in enumerate(chain.backends):
+                attempts = Attempts(backend, state, self.registry, self.context, backend is chain.backends[-1])
                 try:
                     while True:
-                        target = yield from self._next_target(attempts, state)
+                        target = yield from self._next_target(attempts)
+                        answered = False
                         try:
                             yield from self._operate(request.operation, backend, target, state, contexts)
-                            attempts.succeeded(target.server)
+                            answered = True
                             return
+                        except GeneratorExit:  # the caller closed the call, possibly after a part of the answer
+                            answered = progress.first_token is not None
+                            raise
                         except Exception as error:
                             attempts.failed(target.server, error)  # raises unless another server may answer
-                        except GeneratorExit:
-                            attempts.cancelled(target.server)
-                            raise
                         finally:
-                            attempts.ended(target)
+                            self.registry.end_request(target.server, succeeded=answered)
                 except Exception as error:
-                    chain.failed(error)  # raises unless a fallback may answer
+                    chain.failed(position, error)  # raises unless a fallback may answer
         except GeneratorExit:  # the caller closed or cancelled the call
-            state.record.error = None if state.progress.done else CANCELLED
+            record.error = None if progress.done else CANCELLED
             raise
         except Exception as error:
-            state.record.error = classify(error, delivered=state.progress.delivered).kind
+            record.error = classify(error, delivered=progress.delivered).kind
             raise
         finally:
-            if admitted:
-                self._admission.release()
-            if contexts is not None:
-                contexts.exit()
-            self._end(state)
+            self._end(state, contexts)
 
-    def _next_target(self, attempts: Attempts, state: CallState) -> Steps[Target]:
-        """The server for the next attempt. Waits before the servers get another round. Raises if none is left."""
+    def _chain(self, path: str, name: str) -> tuple[Backend, ...]:
+        """The backends of a model: computed once, and again when a created profile changes."""
+        if not name.strip():
+            raise model_required(path)
+        version = self.resolver.store.version
+        known = self._chains.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
+        if len(self._chains) >= _MAX_CHAINS:
+            self._chains.clear()
+        chain = self.backends.chain(name)
+        self._chains[name] = version, chain
+        return chain
+
+    def _next_target(self, attempts: Attempts) -> Steps[Target]:
+        """Begin the next attempt. Waits before the servers get another round. Raises if no server is left."""
+        backend, state = attempts.backend, attempts.state
         while True:
             target = None
             try:
-                target = yield from self.backends.find(
-                    attempts.backend, state.path, attempts.tried, state.admitted_at, attempts.seconds_left()
-                )
+                left = None if state.timeout_s is None else attempts.seconds_left()
+                target = yield from self._find(backend, state.path, attempts.tried, state.admitted_at, left)
             except Exception as error:
                 attempts.discovery_failed(error)  # raises unless a retry or a fallback may help
             if target is not None:
-                if attempts.begin(target):
+                if attempts.tried:
+                    attempts.log_failover(target.server)
+                attempts.tried.append(target.server)
+                if self.registry.begin_request(target.server):
+                    state.progress.first_token = None  # of an earlier attempt
                     return target
+                attempts.circuit_refused(target.server)
                 continue
             seconds = attempts.next_wait()
             if seconds is None:
@@ -188,25 +210,39 @@ class Dispatcher:
             yield Sleep(seconds)
             attempts.start_round()
 
+    def _find(
+        self, backend: Backend, path: str, tried: Sequence[Server], since: int | None, left_s: float | None
+    ) -> Steps[Target | None]:
+        """The server of a backend for the next attempt; None: none is left beside those that were tried."""
+        if backend.server is not None:
+            return self.backends.only_target(backend, tried)
+        target = yield from self.registry.find(backend.served, tried, since, left_s)
+        if target is None and not tried:
+            raise self.backends.not_served(path, backend)
+        return target
+
     def _operate(
         self, operation: Operation, backend: Backend, target: Target, state: CallState, contexts: Contexts | None
     ) -> Steps[None]:
         """The steps of the operation at a server."""
+        provider, record = backend.provider, state.record
+        record.provider, record.served = provider, target.card.id
+        record.answered_by = target.server.url if provider == VLLM else provider
         call = Call(
             state.path,
             state.body,
             target,
             backend.profile,
             self.context,
-            state.record.started,
+            record.started,
             state.progress,
-            from_provider=backend.provider not in (VLLM, OLLAMA),
+            from_provider=provider not in (VLLM, OLLAMA),
         )
-        if backend.provider == OLLAMA:
+        if provider == OLLAMA:
             steps = passthrough(call)
         elif call.from_provider:
-            provider = self.settings.providers[backend.provider]
-            steps = intercept(operation(call), ProviderAdapter(provider, backend.provider, call.notice))
+            settings = self.settings.providers[provider]
+            steps = intercept(operation(call), ProviderAdapter(settings, provider, call.notice))
         else:
             steps = operation(call)
         return steps if contexts is None else intercept(steps, contexts)
@@ -219,13 +255,29 @@ class Dispatcher:
             streamed=bool(request.body.get("stream")),
         )
 
-    def _end(self, state: CallState) -> None:
+    def _end(self, state: CallState, contexts: Contexts | None) -> None:
+        """End a call, whatever its result."""
+        if state.admitted and self._admission is not None:
+            self._admission.release()
+        if contexts is not None:
+            contexts.exit()
         record, progress = state.record, state.progress
         record.waiting = False
         record.ended = self.context.clock.ticks()
         record.first_token = progress.first_token
         record.tokens_in, record.tokens_out = progress.tokens_in, progress.tokens_out
-        self.observers.notify("ended", record)
+        self._notify("ended", record)
+
+    def _notify(self, event: Literal["started", "ended"], record: CallRecord) -> None:
+        """Notify the observers. An observer that raises is logged and does not break the call."""
+        for observer in self.observers.all:
+            try:
+                if event == "started":
+                    observer.started(record)
+                else:
+                    observer.ended(record)
+            except Exception as error:
+                log_decision("observer failed", f"{type(error).__name__}: {error}", observer=type(observer).__name__)
 
     def _is_for_ollama(self, path: str, body: Mapping[str, Any]) -> bool:
         """Whether a request concerns a cloud model for which the settings list no fallbacks."""

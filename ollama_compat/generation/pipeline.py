@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..call import Call
 from ..mapping.errors import Refusal, incomplete_reply, refusal, response_error
 from ..mapping.errors import failure as stream_error
-from ..mapping.vllm_schema import Chunk, decode
+from ..mapping.vllm_schema import DECODE_ERRORS, Chunk, decode_chunk, undecodable
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Steps
 from .prompt import CHAT_PATH, Prompt
 from .reader import ReplyDelta, ReplyFormat, ReplyReader
@@ -45,30 +45,37 @@ def _stream(call: Call, request: GenerationRequest, prompt: Prompt) -> Steps[Ref
     if refused is not None:
         progress.retry_after = refused.retry_after
         return refusal(call.url, refused.status, refused.body)
-    plain = None if call.stream else ReplyDelta()
+    delta = ReplyDelta()
     unresolved = plan.style if plan.reasoning == "unknown" else None
     while (data := (yield NEXT_EVENT)) is not None:
         if data == DONE:
             continue  # read to the end of the stream, so that the connection can be reused
-        chunk = decode(data, Chunk, call.url)
-        if bytes(chunk.error) not in (b"", b"null"):
+        try:
+            chunk = decode_chunk(data)
+        except DECODE_ERRORS as error:
+            raise undecodable(data, call.url, error) from None
+        if chunk.error is not None:
             raise stream_error(call.url, data)
         if progress.first_token is None:
             progress.first_token = clock.ticks()
-        if chunk.prompt_text is not None and plan.opened is None:
+        if plan.opened is None and chunk.prompt_text is not None:
             keep_opened(call, opened=reader.prompt_opened(chunk.prompt_text))
         if unresolved is not None and _has_reasoning(chunk):
             reader.reasoning, unresolved = (yield from resolve_reasoning(call, unresolved)), None
-        delta = reader.feed(chunk)
-        if delta and plain is None:
+        reader.feed(chunk, delta)
+        if call.stream and delta:
             progress.delivered = True
             yield _part(call, reply, delta)
-        elif plain is not None:
-            plain.add(delta)
+            delta = ReplyDelta()
         if reader.stopped:
             break
-    _check_end(call, reader)
-    yield from _last_parts(call, reply, reader, plain, sent_at)
+    if not reader.stopped and (reader.finish_reason is None or reader.finish_reason in _FAILED):
+        raise _unfinished(call, reader.finish_reason)
+    reader.finish(delta)
+    if call.stream and delta:
+        yield _part(call, reply, delta)
+        delta = ReplyDelta()
+    yield _part(call, reply, delta) | _summary(call, reader, reply, sent_at)
     return None
 
 
@@ -101,33 +108,14 @@ def _has_reasoning(chunk: Chunk) -> bool:
     return False
 
 
-def _check_end(call: Call, reader: ReplyReader) -> None:
-    """Raise if the server ended the stream without finishing the answer."""
-    if reader.stopped:
-        return
-    if reader.finish_reason is None:
-        raise incomplete_reply(call.url, "the stream ended without a finish_reason")
-    status = _FAILED.get(reader.finish_reason)
-    if status is not None:
-        cause = f"finish_reason {reader.finish_reason!r}"
-        raise response_error(f"{call.url} stopped generating before the answer was complete ({cause})", status)
-
-
-def _last_parts(
-    call: Call, reply: ReplyFormat, reader: ReplyReader, plain: ReplyDelta | None, sent_at: int
-) -> Steps[None]:
-    """Yield what the reader held back, then the last part with the counts; a plain call gets one part."""
-    rest = reader.finish()
-    if plain is not None:
-        plain.add(rest)
-        rest = plain
-    if misread := reader.misread_answer():
-        rest = ReplyDelta(misread, logprobs=rest.logprobs)
-    if plain is None:
-        if rest:
-            yield _part(call, reply, rest)
-        rest = ReplyDelta()
-    yield _part(call, reply, rest) | _summary(call, reader, reply, sent_at)
+def _unfinished(call: Call, finish_reason: str | None) -> Exception:
+    """The exception for a stream that ended before the answer was complete."""
+    if finish_reason is None:
+        return incomplete_reply(call.url, "the stream ended without a finish_reason")
+    cause = f"finish_reason {finish_reason!r}"
+    return response_error(
+        f"{call.url} stopped generating before the answer was complete ({cause})", _FAILED[finish_reason]
+    )
 
 
 def _part(call: Call, reply: ReplyFormat, delta: ReplyDelta) -> JsonObject:
@@ -150,7 +138,7 @@ def _part(call: Call, reply: ReplyFormat, delta: ReplyDelta) -> JsonObject:
 
 
 def _summary(call: Call, reader: ReplyReader, reply: ReplyFormat, sent_at: int) -> JsonObject:
-    for dropped in reader.tool_calls.dropped:
+    for dropped in reader.dropped_calls:
         call.notice("tool call dropped", dropped, "model %(model)s: dropped %(what)s", model=call.name, what=dropped)
     ended, progress = call.context.clock.ticks(), call.progress
     first_token = progress.first_token or ended

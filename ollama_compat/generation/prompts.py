@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..call import Call
+from ..mapping import tools
+from ..mapping.errors import lacks
 from ..mapping.messages import continues, joined, to_openai
 from ..steps import JsonObject, Steps
 from .prompt import CHAT_PATH, COMPLETIONS_PATH, Messages
-from .reader import ReplyFormat
-from .request import unavailable
+from .reader import PartField, ReplyFormat
+from .request import GenerationRequest, unavailable
+from .thinking_plan import ThinkingPlan, plan_thinking
 from .window import tokenize, without_oldest
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ class ChatPrompt:
 
     messages: Messages
     reply: ReplyFormat
+    continued: bool = False
+    """Whether the model continues the last message."""
     tools: tuple[ChatCompletionFunctionToolParam, ...] = ()
     path: str = CHAT_PATH
 
@@ -38,7 +44,7 @@ class ChatPrompt:
     def fields(self) -> JsonObject:
         """The messages, the tools and the switch of thinking: what the chat template reads."""
         fields: JsonObject = {"messages": to_openai(joined(self.messages)), **self.reply.thinking.fields}
-        if continues(self.messages):
+        if self.continued:
             fields["add_generation_prompt"] = False
             fields["continue_final_message"] = True
         if self.tools:  # vLLM refuses an empty list, and the official client always sends one
@@ -133,6 +139,42 @@ class TokenPrompt:
     def cut(self, tokens: list[int]) -> TokenPrompt:
         """The tokens that are left."""
         return replace(self, tokens=tokens)
+
+
+def chat_prompt(
+    call: Call,
+    request: GenerationRequest,
+    messages: Messages,
+    offered: Sequence[Mapping[str, Any]],
+    part_field: PartField,
+) -> Steps[ChatPrompt]:
+    """The prompt of a conversation for the server's chat template.
+
+    Raises Ollama's 400 if the call requests thinking or tools from a model without them.
+    """
+    continued = continues(messages)
+    may_open = request.response_format is None and not continued
+    key = "thinking plan", call.body.get("think"), may_open
+    known = call.context.facts.get((call.url, call.served, key))
+    if isinstance(known, tuple) and known[0] is call.profile:
+        thinking: ThinkingPlan = known[1]
+    else:
+        thinking = yield from plan_thinking(call, may_open=may_open)
+        if thinking.is_final:
+            call.keep_fact(key, (call.profile, thinking))
+    reply = ReplyFormat(
+        part_field,
+        thinking,
+        client_stops=request.client_stops(thinking=thinking.possible) if request.stops else (),
+        top_logprobs=request.top_logprobs,
+        context=part_field == "response",
+    )
+    if not offered:
+        return ChatPrompt(messages, reply, continued)
+    function_tools = tuple(tools.offered(offered))
+    if function_tools and call.profile.lacks("tools"):
+        raise lacks(call.name, "tools")
+    return ChatPrompt(messages, replace(reply, tools=tools.names(function_tools)), continued, function_tools)
 
 
 def text_fits(text: str, limit: int) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ..mapping.vllm_schema import Choice, Chunk, Delta
+from ..mapping.vllm_schema import Chunk, ToolCallDelta
 from ..steps import JsonObject
 from .logprobs import ids_of, logprobs_of
 from .stop_strings import StopFilter
@@ -31,7 +31,7 @@ PartField: TypeAlias = Literal["message", "response"]
 
 @dataclass(slots=True)
 class ReplyDelta:
-    """What one event adds to the answer."""
+    """What one event, or several, add to the answer."""
 
     content: str = ""
     thinking: str = ""
@@ -41,13 +41,6 @@ class ReplyDelta:
     def __bool__(self) -> bool:
         """Whether it adds anything."""
         return bool(self.content or self.thinking or self.tool_calls or self.logprobs)
-
-    def add(self, other: ReplyDelta) -> None:
-        """Append a later delta."""
-        self.content += other.content
-        self.thinking += other.thinking
-        self.tool_calls += other.tool_calls
-        self.logprobs += other.logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +76,25 @@ class ReplyReader:
         """`reply`: its format."""
         plan = reply.thinking
         self.reasoning = plan.reasoning
-        self.tool_calls = ToolCallAssembler(reply.tools)
         self.finish_reason: str | None = None
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.token_ids: list[int] = []
+        self.stopped = False
+        """Whether a stop string that the client applies ended the answer."""
         self._format = reply
-        self._stops = StopFilter(reply.client_stops)
         self._thinking = ThinkingParser(plan.tags, opened=bool(plan.opened)) if plan.parse else None
+        self._stops = StopFilter(reply.client_stops) if reply.client_stops else None
         self._text_calls = TextToolCallParser(reply.tool_tag, reply.text_tools) if reply.text_tools else None
+        self._tool_calls: ToolCallAssembler | None = None
         self._reasoning_text = ""
         self._has_answer = False
         self._trim_answer = True  # white space between thinking and answer is dropped
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string that the client applies ended the answer."""
-        return self._stops.stopped
+    def dropped_calls(self) -> list[str]:
+        """Why tool calls were dropped."""
+        return [] if self._tool_calls is None else self._tool_calls.dropped
 
     def prompt_opened(self, prompt_text: str) -> bool:
         """Whether the prompt opened the thinking. The reader continues with what the text of the prompt shows."""
@@ -108,61 +103,59 @@ class ReplyReader:
         self._thinking = ThinkingParser(tags, opened=opened)
         return opened
 
-    def feed(self, chunk: Chunk) -> ReplyDelta:
-        """What an event adds."""
+    def feed(self, chunk: Chunk, delta: ReplyDelta) -> None:
+        """Add an event to `delta`."""
         if chunk.usage is not None:
             self.prompt_tokens = chunk.usage.prompt_tokens
             self.completion_tokens = chunk.usage.completion_tokens or 0
         if chunk.prompt_token_ids:
             self.token_ids += chunk.prompt_token_ids
-        delta = ReplyDelta()
         for choice in chunk.choices:
-            self.finish_reason = choice.finish_reason or self.finish_reason
-            self._keep_ids(choice)
+            if choice.finish_reason:
+                self.finish_reason = choice.finish_reason
+            if choice.token_ids or choice.prompt_token_ids:
+                self.token_ids += (*(choice.prompt_token_ids or ()), *ids_of(choice))
             if choice.text:
                 self._read_text(choice.text, delta)
-            if choice.delta is not None:
-                self._read_chat_delta(choice.delta, delta)
+            received = choice.delta
+            if received is not None:
+                if received.reasoning or received.reasoning_content:
+                    self._read_reasoning(received.reasoning or received.reasoning_content or "", delta)
+                if received.content:
+                    self._read_text(received.content, delta)
+                if received.tool_calls:
+                    self._read_tool_calls(received.tool_calls, delta)
             if choice.logprobs is not None:
                 delta.logprobs += logprobs_of(choice, self._format.top_logprobs)
-        return delta
 
-    def finish(self) -> ReplyDelta:
-        """What the steps held back until the end."""
-        delta = ReplyDelta(tool_calls=self.tool_calls.finish())
+    def finish(self, delta: ReplyDelta) -> None:
+        """Add what the steps held back until the end, or the answer that a reasoning parser took for thinking."""
+        if self._tool_calls is not None:
+            delta.tool_calls += self._tool_calls.finish()
         if self._thinking is not None:
-            delta.thinking, content = self._thinking.finish()
+            thinking, content = self._thinking.finish()
+            delta.thinking += thinking
             self._add_answer(content, delta)
-        self._add_content(self._stops.finish(), delta)
+        if self._stops is not None:
+            self._add_content(self._stops.finish(), delta)
         if self._text_calls is not None:
             delta.content += self._text_calls.finish()
-        self._has_answer = self._has_answer or bool(delta.content or delta.tool_calls)
-        return delta
+        if self._has_answer or delta.content or delta.tool_calls:
+            return
+        if self.reasoning == "unknown" and self._reasoning_text and self.finish_reason != "length":
+            delta.thinking = ""  # nobody requested thinking, and an answer is never empty
+            self._add_answer(self._reasoning_text, delta)
+            if self._stops is not None:
+                delta.content += self._stops.finish()
 
-    def misread_answer(self) -> str:
-        """The answer, if a reasoning parser took all of it for thinking: an answer is never empty."""
-        if self._has_answer or self.reasoning != "unknown" or self.finish_reason == "length":
-            return ""
-        return self._stops.feed(self._reasoning_text) + self._stops.finish()
-
-    def _keep_ids(self, choice: Choice) -> None:
-        if choice.prompt_token_ids:
-            self.token_ids += choice.prompt_token_ids
-        if choice.token_ids:
-            self.token_ids += ids_of(choice)
-
-    def _read_chat_delta(self, received: Delta, delta: ReplyDelta) -> None:
-        reasoning = received.reasoning or received.reasoning_content
-        if reasoning:
-            self._thinking = None  # the server separates thinking itself
-            self._read_reasoning(reasoning, delta)
-        if received.content:
-            self._read_text(received.content, delta)
-        if received.tool_calls:
-            delta.tool_calls += self.tool_calls.feed(received.tool_calls)
-            self._has_answer = self._has_answer or bool(delta.tool_calls)
+    def _read_tool_calls(self, deltas: list[ToolCallDelta], delta: ReplyDelta) -> None:
+        if self._tool_calls is None:
+            self._tool_calls = ToolCallAssembler(self._format.tools)
+        delta.tool_calls += self._tool_calls.feed(deltas)
+        self._has_answer = self._has_answer or bool(delta.tool_calls)
 
     def _read_reasoning(self, text: str, delta: ReplyDelta) -> None:
+        self._thinking = None  # the server separates thinking itself
         if not self._reasoning_text:
             text = text.lstrip()
         self._reasoning_text += text
@@ -178,16 +171,22 @@ class ReplyReader:
         if self._thinking is not None:
             thinking, text = self._thinking.feed(text)
             delta.thinking += thinking
-        self._add_answer(text, delta)
+            if self._thinking.ended:
+                self._thinking = None  # the rest of the text is the answer
+        if text:
+            self._add_answer(text, delta)
 
     def _add_answer(self, text: str, delta: ReplyDelta) -> None:
-        if self._format.client_stops:
+        """Add text of the answer, up to a stop string that the client applies."""
+        if self._stops is not None:
             text = self._stops.feed(text)
+            self.stopped = self._stops.stopped
         self._add_content(text, delta)
 
     def _add_content(self, text: str, delta: ReplyDelta) -> None:
         if self._text_calls is not None:
             text, calls = self._text_calls.feed(text)
             delta.tool_calls += calls
-        delta.content += text
-        self._has_answer = self._has_answer or bool(text or delta.tool_calls)
+        if text or delta.tool_calls:
+            self._has_answer = True
+            delta.content += text

@@ -31,7 +31,7 @@ class GenerationRequest:
     """The checked fields of a request."""
 
     options: Mapping[str, Any]
-    sampling: JsonObject
+    sampling: Mapping[str, Any]
     """vLLM's sampling parameters."""
     response_format: ResponseFormatJSONSchema | None
     logprobs: bool
@@ -78,19 +78,23 @@ class GenerationRequest:
 def check(call: Call) -> GenerationRequest:
     """Check a request as Ollama does. Raises Ollama's errors."""
     body = call.body
-    top_logprobs = check_top_logprobs(body.get("top_logprobs"))
-    check_think(body.get("think"))
-    check_keep_alive(body.get("keep_alive"))
-    resolved = options.resolve(body.get("options"), call.profile.parameters)
-    notice_unused(call, resolved)
+    top_logprobs = check_top_logprobs(body["top_logprobs"]) if body.get("top_logprobs") else 0
+    if body.get("think") is not None:
+        check_think(body["think"])
+    if body.get("keep_alive") is not None:
+        check_keep_alive(body["keep_alive"])
+    given, parameters = body.get("options"), call.profile.parameters
+    resolved = options.resolve(given, parameters) if given or parameters else {}
+    if resolved or body.get("keep_alive") is not None:
+        notice_unused(call, resolved)
     return GenerationRequest(
         options=resolved,
-        sampling=options.sampling(resolved, call.window),
-        response_format=response_format(body.get("format")),
+        sampling=options.sampling(resolved, call.window) if resolved else options.default_sampling(call.window),
+        response_format=response_format(body["format"]) if body.get("format") is not None else None,
         logprobs=bool(body.get("logprobs")),
         top_logprobs=top_logprobs,
         stops=tuple(resolved.get("stop") or ()),
-        num_ctx=context_limit(resolved.get("num_ctx"), call.window),
+        num_ctx=context_limit(resolved["num_ctx"], call.window) if "num_ctx" in resolved else None,
     )
 
 

@@ -24,6 +24,11 @@ class ThinkingParser:
         self._held = ""
         self._trim = opened  # white space after a tag is dropped, also if it arrives in the next piece
 
+    @property
+    def ended(self) -> bool:
+        """Whether all further text is the answer."""
+        return self._state == "answer" and not self._trim
+
     def feed(self, text: str) -> tuple[str, str]:
         """The thinking and the answer that are certain after `text`."""
         text = self._held + text

@@ -35,6 +35,11 @@ class ThinkingPlan:
     possible: bool = False
     """Whether the reply may hold thinking, which stop strings must not cut."""
 
+    @property
+    def is_final(self) -> bool:
+        """Whether a later call would get the same plan: nothing about the model is left to determine."""
+        return self.opened is not None
+
 
 NO_THINKING = ThinkingPlan()
 """The plan of a prompt whose reply holds no thinking in its text."""

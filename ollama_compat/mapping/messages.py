@@ -77,10 +77,8 @@ def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     calls = 0
     for message in messages:
         role = message.get("role", "")
-        translated: Message = {
-            "role": role,
-            "content": content(message.get("content") or "", message.get("images") or ()),
-        }
+        text, images = message.get("content") or "", message.get("images")
+        translated: Message = {"role": role, "content": content(text, images) if images else text}
         if message.get("thinking"):
             translated["reasoning"] = message["thinking"]
         if message.get("tool_calls"):

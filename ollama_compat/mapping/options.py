@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ollama import ResponseError
@@ -149,6 +150,12 @@ def sampling(options: Mapping[str, Any], window: int | None) -> dict[str, Any]:
     if limits:
         payload["max_tokens"] = min(limits)
     return payload
+
+
+@lru_cache(maxsize=64)
+def default_sampling(window: int | None) -> Mapping[str, Any]:
+    """The sampling parameters of a call without options; see `sampling`. Shared by calls: do not change them."""
+    return sampling({}, window)
 
 
 def _adapted(option: Option, value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..exceptions import MalformedReply
 from .errors import malformed_reply
 
 
@@ -85,7 +86,7 @@ class Chunk(msgspec.Struct):
     usage: Usage | None = None
     prompt_token_ids: list[int] | None = None
     prompt_text: str | None = None
-    error: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    error: object = None
 
 
 class Embedding(msgspec.Struct):
@@ -144,12 +145,25 @@ class ModelList(msgspec.Struct):
 T = TypeVar("T")
 
 
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for a body that does not fit its type."""
+
+
 def decode(body: bytes, shape: type[T], url: str) -> T:
     """Decode the JSON `body` into `shape`. Raises `MalformedReply` with the `url` of the server."""
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed_reply(url, f"{error} in {_excerpt(body)}" if body else "it is empty") from None
+    except DECODE_ERRORS as error:
+        raise undecodable(body, url, error) from None
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+"""Decodes an event of a stream. Raises one of `DECODE_ERRORS`; see `undecodable`."""
+
+
+def undecodable(body: bytes, url: str, error: Exception) -> MalformedReply:
+    """The exception for a body that a decoder refused, with the `url` of the server."""
+    return malformed_reply(url, f"{error} in {_excerpt(body)}" if body else "it is empty")
 
 
 def _excerpt(body: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..call import Call
 from ..generation.pipeline import generate as run_pipeline
 from ..generation.prompt import Prompt
-from ..generation.prompts import TextPrompt, after_context
+from ..generation.prompts import TextPrompt, after_context, chat_prompt
 from ..generation.reader import ReplyFormat
 from ..generation.request import GenerationRequest, check, loaded, unavailable
 from ..generation.template_prompt import conversation_prompt, insertion_prompt, inserts, template_of
@@ -13,7 +13,6 @@ from ..mapping.errors import lacks, response_error
 from ..mapping.messages import begun
 from ..mapping.model_families import fill, infill_of
 from ..steps import JsonObject, Steps
-from .chat import chat_prompt
 
 
 def generate(call: Call) -> Steps[None]:

@@ -2,7 +2,7 @@
 
 A fallback is another model that vLLM serves; a model of Ollama's cloud; `ollama:NAME`, a model of the Ollama server
 that the client was made for; or `PROVIDER:NAME`, a model of an OpenAI-compatible service. A cloud model may have
-fallbacks too. The backends of a model are computed once per client, and again when its profile changes.
+fallbacks too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..mapping.errors import model_not_found, model_required, response_error
+from ..mapping.errors import model_not_found, response_error
 from ..mapping.model_names import canonical, is_cloud, same
 from ..mapping.vllm_schema import ModelCard
 from ..profiles.resolver import ModelResolver
-from ..profiles.store import Version
 from ..settings import NO_PROFILE, OLLAMA, Profile, Settings
-from ..steps import Clock, Steps
+from ..steps import Clock
 from ..telemetry.notices import Notices
 from .registry import ServerRegistry
 from .server import Server, Target
 
 VLLM = "vllm"
 
-_MAX_CACHED = 1000  # names: callers make names up
 _MAX_SHOWN = 10  # model names of a server in a log line
 
 
@@ -53,8 +51,6 @@ class Backends:
     clock: Clock
     _remote_servers: dict[str, Server] = field(default_factory=dict)
     """Ollama and the providers: each has a circuit breaker too."""
-    _chains: dict[str, tuple[Version, tuple[Backend, ...]]] = field(default_factory=dict)
-    """The backends of a name, with the version of the profiles that they were computed from."""
 
     def fallbacks(self, name: str) -> tuple[str, ...]:
         """The fallbacks that the settings list for a model."""
@@ -63,46 +59,20 @@ class Backends:
 
     def chain(self, name: str) -> tuple[Backend, ...]:
         """The backends of a model, in the order in which a call tries them."""
-        version = self.resolver.store.version
-        known = self._chains.get(name)
-        if known is not None and known[0] == version:
-            return known[1]
-        backends = (self._first(name), *(self._fallback(name, other) for other in self.fallbacks(name)))
-        if len(self._chains) >= _MAX_CACHED:
-            self._chains.clear()
-        self._chains[name] = version, backends
-        return backends
+        return (self._first(name), *(self._fallback(name, other) for other in self.fallbacks(name)))
 
-    def find(
-        self,
-        backend: Backend,
-        path: str,
-        avoid: Sequence[Server] = (),
-        since: int | None = None,
-        left_s: float | None = None,
-    ) -> Steps[Target | None]:
-        """The server for the next attempt at a backend; None: none is left beside those in `avoid`.
-
-        Raises what `ServerRegistry.find` raises, `CircuitOpen`, and Ollama's errors for model names.
-        """
-        if backend.server is not None:
-            return self._single(backend.server, backend.served, avoid)
-        if not backend.name.strip():
-            raise model_required(path)
-        target = yield from self.registry.find(backend.served, avoid, since, left_s)
-        if target is None and not avoid:
-            raise self._not_served(path, backend)
-        return target
-
-    def _single(self, server: Server, served: str, avoid: Sequence[Server]) -> Target | None:
-        if server in avoid:
+    def only_target(self, backend: Backend, tried: Sequence[Server]) -> Target | None:
+        """The only server of Ollama or a provider; None: the call has tried it. Raises `CircuitOpen`."""
+        server = backend.server
+        if server is None or server in tried:
             return None
         now = self.clock.ticks()
         if not server.breaker.allows(now):
             raise server.circuit_open_error(now)
-        return Target(server, ModelCard(served))
+        return Target(server, ModelCard(backend.served))
 
-    def _not_served(self, path: str, backend: Backend) -> Exception:
+    def not_served(self, path: str, backend: Backend) -> Exception:
+        """The exception for a model that no vLLM server serves. Logs once which models they serve."""
         if canonical(backend.name) is None:
             return response_error("invalid model name", 400)
         self.notices.notice(

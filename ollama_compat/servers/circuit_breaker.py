@@ -31,19 +31,16 @@ class CircuitBreaker:
     failures: int = 0
     last_failure: str = ""
     """The message of the last failure."""
+    closed: bool = True
+    """Whether all calls go through."""
+    answered_at: int | None = None
+    """When the server last answered a call."""
     _open_until: int | None = None
     """When a probe may begin; None while the circuit is closed."""
     _probe_since: int | None = None
     """When the current probe began."""
-    _answered_at: int | None = None
-    """When the server last answered a call."""
     # Reentrant: the garbage collector may close a forgotten call, which ends its probe, inside any of these methods.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-
-    @property
-    def closed(self) -> bool:
-        """Whether all calls go through."""
-        return self._open_until is None
 
     def state(self, now: int) -> State:
         """Closed: calls go through. Open: none does. Half-open: one may, as a probe."""
@@ -72,19 +69,19 @@ class CircuitBreaker:
 
     def record_success(self, now: int) -> bool:
         """Note that the server answered a call. Returns whether this closed the circuit; only a probe can."""
-        self._answered_at = now
+        self.answered_at = now
         if not self.failures and self._open_until is None:
             return False
         with self._lock:
             if self._open_until is not None and self._probe_since is None:
                 return False  # a call that began before the circuit opened
             closed = self._open_until is not None
-            self.failures, self._open_until, self._probe_since = 0, None, None
+            self.failures, self._open_until, self._probe_since, self.closed = 0, None, None, True
             return closed
 
     def record_reply(self, now: int) -> None:
         """Note that the server replied to some request: a timeout soon after does not count."""
-        self._answered_at = now
+        self.answered_at = now
 
     def record_failure(self, now: int, cause: str) -> bool:
         """Note that the server failed. Returns whether this opened the circuit."""
@@ -95,12 +92,12 @@ class CircuitBreaker:
                 return False  # already open: calls that began before fail one after another
             if self._open_until is None and self.failures < FAILURES:
                 return False
-            self._open_until, self._probe_since = now + int(OPEN_S * 1e9), None
+            self._open_until, self._probe_since, self.closed = now + int(OPEN_S * 1e9), None, False
             return True
 
     def record_timeout(self, now: int, cause: str) -> bool:
         """Note that the server did not answer within a caller's timeout. Returns whether this opened the circuit."""
-        if self._answered_at is not None and now - self._answered_at < QUIET_S * 1e9:
+        if self.answered_at is not None and now - self.answered_at < QUIET_S * 1e9:
             return False
         return self.record_failure(now, cause)
 

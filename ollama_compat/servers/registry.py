@@ -24,7 +24,7 @@ from ..mapping.errors import no_vllm, nowhere, refusal, server_not_ready, server
 from ..mapping.vllm_schema import ModelCard, ModelList, decode
 from ..steps import MODELS_PATH, Clock, Reply, Request, SendAll, Steps
 from .failures import UNREACHABLE, classify
-from .server import Server, Target, find_model
+from .server import Server, Target, find_model, model_index
 from .single_flight import SingleFlight
 
 DISCOVERY_TIMEOUT_S = 5.0
@@ -65,22 +65,22 @@ class ServerRegistry:
         circuits of those that have it are open, and a server's own refusal (a missing key).
         """
         now = self.clock.ticks()
+        found = self._least_busy(name, avoid, now)
+        if found is not None and not self._undiscovered(avoid):
+            return found
         seconds = _discovery_timeout(left_s)
         candidates = [server for server in self.servers if server not in avoid and server.breaker.allows(now)]
-        found = self._least_busy(name, candidates, now)
         due = [server for server in candidates if server.models is None and self._due(server, now)]
-        if found and not due:
-            return found
         if due and not (found and self.discovery.busy):  # another server has the model: no need to wait
             yield from self._discover(due, None, name, seconds if found is None else min(seconds, GRACE_S))
         else:
             due = []
-        found = self._least_busy(name, candidates, self.clock.ticks())
+        found = self._least_busy(name, avoid, self.clock.ticks())
         if found is None:
             left = _discovery_timeout(seconds - (self.clock.ticks() - now) / 1e9)
             unsure = self._unsure(name, candidates, due, left)
             yield from self._discover(unsure, now if since is None else since, name, left)
-            found = self._least_busy(name, candidates, self.clock.ticks())
+            found = self._least_busy(name, avoid, self.clock.ticks())
         if found is None and not avoid:
             self._raise_circuit_open(name)
             self.raise_last_error(name)
@@ -105,15 +105,25 @@ class ServerRegistry:
         server.models = None
         server.listed_at = None
 
-    def begin_request(self, server: Server) -> None:
-        """Count a call as in flight on `server`."""
+    def begin_request(self, server: Server) -> bool:
+        """Count a call as in flight on `server`. Returns False if the server's circuit does not admit it."""
+        if not (server.breaker.closed or server.breaker.admit(self.clock.ticks())):
+            return False
         with self._lock:
             server.in_flight += 1
+        return True
 
-    def end_request(self, server: Server) -> None:
-        """Count the end of a call on `server`."""
+    def end_request(self, server: Server, *, succeeded: bool = False) -> None:
+        """Count the end of a call on `server`. `succeeded`: the server answered it."""
         with self._lock:
             server.in_flight -= 1
+        breaker = server.breaker
+        if not (breaker.closed and not breaker.failures):
+            if succeeded:
+                server.record_success(self.clock.ticks())
+            breaker.release_probe()
+        elif succeeded:
+            breaker.answered_at = self.clock.ticks()
 
     def raise_last_error(self, name: str) -> None:
         """Raise the reason why no server with the model was found; return if every server returned its list."""
@@ -139,15 +149,22 @@ class ServerRegistry:
         """Whether it is time to request the list of a server whose list is not known."""
         return server.listed_at is None or now - server.listed_at > REDISCOVERY_S * 1e9
 
-    def _least_busy(self, name: str, servers: Sequence[Server], now: int) -> Target | None:
+    def _least_busy(self, name: str, avoid: Sequence[Server], now: int) -> Target | None:
+        """The least busy server that serves the model and admits calls, except for those in `avoid`."""
         best: Target | None = None
-        for server in servers:
+        for server in self.servers:
+            if server.models is None or server in avoid:
+                continue
             if best is not None and server.in_flight >= best.server.in_flight:
                 continue
-            card = server.model(name)
-            if card is not None and server.breaker.allows(now):
+            card = model_index(server.models).get(name) or server.model(name)
+            if card is not None and (server.breaker.closed or server.breaker.allows(now)):
                 best = Target(server, card)
         return best
+
+    def _undiscovered(self, avoid: Sequence[Server]) -> bool:
+        """Whether the list of a server that may take the call is not known."""
+        return any(server.models is None and server not in avoid for server in self.servers)
 
     def _raise_circuit_open(self, name: str) -> None:
         now = self.clock.ticks()

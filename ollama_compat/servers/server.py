@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -76,25 +76,18 @@ class Target:
         return self.server.url
 
 
-def find_model(models: Sequence[ModelCard], name: str) -> ModelCard | None:
+def find_model(models: tuple[ModelCard, ...], name: str) -> ModelCard | None:
     """The model with this name: the exact name first, then as Ollama compares names."""
-    by_name = _by_name(models) if isinstance(models, tuple) else _index(models)
-    found = by_name.get(name)
-    if found is not None:
-        return found
+    index = model_index(models)
     full_name = canonical(name)
-    return None if full_name is None else by_name.get(f"{_CANONICAL}{full_name}")
+    return index.get(name) or (None if full_name is None else index.get(f"{_CANONICAL}{full_name}"))
 
 
 _CANONICAL = "\0"  # marks a key that is a canonical name: no served name has it
 
 
 @lru_cache(maxsize=256)
-def _by_name(models: tuple[ModelCard, ...]) -> dict[str, ModelCard]:
-    return _index(models)
-
-
-def _index(models: Iterable[ModelCard]) -> dict[str, ModelCard]:
+def model_index(models: tuple[ModelCard, ...]) -> Mapping[str, ModelCard]:
     """The models by their exact and their canonical names; the first model with a name wins."""
     index: dict[str, ModelCard] = {}
     for model in models:

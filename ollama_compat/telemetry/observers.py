@@ -8,11 +8,10 @@ while the caller handles a part. However a stretch ends, the context ends in the
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ..steps import Interceptor
 from .call_record import CallRecord, Observer
-from .log import log_decision
 
 
 @runtime_checkable
@@ -25,39 +24,24 @@ class ContextObserver(Protocol):
 
 
 class Observers:
-    """The observers of one client."""
+    """The observers of one client, in the order in which they are notified."""
 
     def __init__(self, *observers: Observer) -> None:
-        """`observers` are notified in this order."""
-        self._observers: tuple[Observer, ...] = ()
-        self._contexts: tuple[ContextObserver, ...] = ()
+        """Begin with these observers."""
+        self.all: tuple[Observer, ...] = ()
+        self.with_context: tuple[ContextObserver, ...] = ()
         for observer in observers:
             self.add(observer)
 
     def add(self, observer: Observer) -> None:
         """Notify `observer` of every call from now on."""
-        self._observers += (observer,)
+        self.all += (observer,)
         if isinstance(observer, ContextObserver):
-            self._contexts += (observer,)
-
-    def notify(self, event: Literal["started", "ended"], record: CallRecord) -> None:
-        """Notify all observers. An observer that raises is logged and does not break the call."""
-        for observer in self._observers:
-            try:
-                if event == "started":
-                    observer.started(record)
-                else:
-                    observer.ended(record)
-            except Exception as error:
-                log_decision("observer failed", f"{type(error).__name__}: {error}", observer=type(observer).__name__)
-
-    def contexts(self, record: CallRecord) -> Contexts | None:
-        """The contexts of the observers for a call; None: no observer has one."""
-        return Contexts(self._contexts, record) if self._contexts else None
+            self.with_context += (observer,)
 
     def after_fork(self) -> Observers:
         """The observers for the child of a fork."""
-        return Observers(*(observer.after_fork() for observer in self._observers))
+        return Observers(*(observer.after_fork() for observer in self.all))
 
 
 class Contexts(Interceptor):

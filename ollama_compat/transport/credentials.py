@@ -19,24 +19,24 @@ _NO_HEADERS: Mapping[str, str] = {}
 class Credentials:
     """The HTTP headers of each destination. `Request.credential` names the destination."""
 
-    __slots__ = ("_headers", "_secrets", "authorization")
+    __slots__ = ("_secrets", "authorization", "by_destination")
 
     def __init__(
         self, authorization: Mapping[str, str | None], extra: Mapping[str, Mapping[str, str]] | None = None
     ) -> None:
         """Combine destination -> `authorization` header (None: no header), and destination -> additional headers."""
         self.authorization = authorization
-        self._headers = {name: dict(headers) for name, headers in (extra or {}).items()}
+        self.by_destination = {name: dict(headers) for name, headers in (extra or {}).items()}
         for name, value in authorization.items():
             if value is not None:
-                self._headers.setdefault(name, {})["authorization"] = value
+                self.by_destination.setdefault(name, {})["authorization"] = value
         secrets = {(value or "").rpartition(" ")[2].encode() for value in authorization.values()}
         # The longest first: one key can be the beginning of another one.
         self._secrets = sorted((each for each in secrets if len(each) >= _MIN_LENGTH), key=len, reverse=True)
 
     def headers(self, credential: str) -> Mapping[str, str]:
         """Return the headers of a destination. Do not change them."""
-        return self._headers.get(credential, _NO_HEADERS)
+        return self.by_destination.get(credential, _NO_HEADERS)
 
     def is_provider(self, credential: str) -> bool:
         """Whether the destination is neither vLLM nor Ollama."""

@@ -15,43 +15,38 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 class LineDecoder:
     """The lines of a stream that arrives in pieces of any size. Each line of Ollama's streams is a JSON object."""
 
+    prefix = b""
+    """What a line begins with; other lines are skipped."""
+
     def __init__(self, url: str) -> None:
         """`url` is the server in errors."""
         self._url = url
         self._open = bytearray()  # the incomplete line: a list of tiny pieces would take many times its size
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The data of each line that `piece` completes."""
-        *lines, rest = piece.split(b"\n")
-        if not lines:
-            self._keep(rest)
-            return []
-        if self._open:
+        """The data of each line that `piece` completes. Raises `MalformedReply` if a line is too long."""
+        lines = piece.split(b"\n")
+        rest = lines.pop()
+        if lines and self._open:
             lines[0] = bytes(self._open + lines[0])
             self._open.clear()
-        self._keep(rest)
-        return [data for line in lines if (data := self._data(line)) is not None]
-
-    def finish(self) -> list[bytes]:
-        """The line that was incomplete when the stream ended: the last one may lack its line feed."""
-        data = self._data(bytes(self._open))
-        self._open.clear()
-        return [] if data is None else [data]
-
-    def _data(self, line: bytes) -> bytes | None:
-        return line.strip() or None
-
-    def _keep(self, rest: bytes) -> None:
         if rest:
             self._open += rest
             if len(self._open) > MAX_EVENT_BYTES:
                 raise malformed_reply(self._url, f"a line of more than {MAX_EVENT_BYTES} bytes")
+        found = []
+        prefix, start = self.prefix, len(self.prefix)
+        for line in lines:
+            if line.startswith(prefix) and (data := line[start:].strip()):
+                found.append(data)
+        return found
+
+    def finish(self) -> list[bytes]:
+        """The line that was incomplete when the stream ended: the last one may lack its line feed."""
+        return self.feed(b"\n") if self._open else []
 
 
 class EventDecoder(LineDecoder):
     """The `data` of server-sent events. Comments and other fields are skipped."""
 
-    def _data(self, line: bytes) -> bytes | None:
-        if not line.startswith(b"data:"):
-            return None
-        return line[5:].strip() or None
+    prefix = b"data:"

@@ -50,7 +50,7 @@ def undisturbed() -> dict[tuple[str, bool], Any]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no end is given up earlier, and retries hardly wait."""
     monkeypatch.setattr("ollama_compat.servers.retry.backoff", lambda _: 0.01)
-    monkeypatch.setattr("ollama_compat.transport.http.MAX_REPLY_BYTES", 4_000_000)
+    monkeypatch.setattr("ollama_compat.transport.driver.MAX_REPLY_BYTES", 4_000_000)
     monkeypatch.setattr("ollama_compat.transport.sse.MAX_EVENT_BYTES", 4_000_000)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ollama_compat import ResponseError
 from ollama_compat.steps import Request
-from ollama_compat.transport.http import BodyReader
+from ollama_compat.transport.driver import BodyReader
 
 from .caller import Caller
 from .network import CHAT, END, RECORDED, URL, Answer, Network, answering, document, event, said, stream
@@ -96,7 +96,7 @@ def test_a_wrong_key_says_what_to_check(caller: Caller, network: Network, name: 
     network.on(URL + CALLS[name][0], document({"error": "Unauthorized"}, status))
     error = refusal(caller, name)
     assert error.status_code == status
-    assert error.error == f"Unauthorized ({URL} wants another API key: check VLLM_API_KEY)"
+    assert error.error == f"Unauthorized ({URL} requires a valid API key: check VLLM_API_KEY)"
 
 
 # Streams
@@ -257,8 +257,8 @@ def test_a_list_of_models_that_is_none_is_an_error_that_names_the_server(
     [
         (404, b'{"detail":"Not Found"}', "does not answer like a vLLM server"),
         (404, HTML, "does not answer like a vLLM server"),
-        (500, b"", "is not well"),
-        (503, HTML, "is still loading, or gone behind its proxy"),
+        (500, b"", "is unhealthy"),
+        (503, HTML, "is still loading, or its proxy cannot reach it"),
     ],
 )
 def test_a_server_without_a_list_of_models_is_said_to_be_no_vllm_or_not_ready(
@@ -266,7 +266,7 @@ def test_a_server_without_a_list_of_models_is_said_to_be_no_vllm_or_not_ready(
 ) -> None:
     network.on(f"{URL}/v1/models", Answer(status, body))
     error = refusal(caller, "chat").error
-    assert error.startswith(f"{URL} {told}: GET {URL}/v1/models gave status {status}")
+    assert error.startswith(f"{URL} {told}: GET {URL}/v1/models returned status {status}")
     assert "VLLM_URLS" in error
 
 
@@ -275,7 +275,7 @@ def test_a_list_of_models_that_wants_a_key_says_so(caller: Caller, network: Netw
     network.on(f"{URL}/v1/models", document({"error": "Unauthorized"}, status))
     error = refusal(caller, "chat")
     assert error.status_code == status
-    assert error.error == f"Unauthorized ({URL} wants another API key: check VLLM_API_KEY)"
+    assert error.error == f"Unauthorized ({URL} requires a valid API key: check VLLM_API_KEY)"
 
 
 @pytest.mark.parametrize("method", ["list", "ps"])

@@ -154,7 +154,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard))
 said = [ask(learnt) for learnt in [True] * 8 + [False] * 8]
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 for text in said:
-    assert text.startswith("This process can't open another connection, to the vLLM server at " + sys.argv[1]), text
+    assert text.startswith("This process cannot open a connection to the vLLM server at " + sys.argv[1]), text
     assert "Too many open files" in text, text
 assert ask(True).done, "no circuit is open"
 """

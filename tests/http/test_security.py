@@ -301,7 +301,7 @@ def test_a_line_that_never_ends_is_given_up(
 def test_a_reply_that_never_ends_is_given_up(
     over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, status: str, most: str
 ) -> None:
-    monkeypatch.setattr(f"ollama_compat.transport.http.{most}", 100_000)
+    monkeypatch.setattr(f"ollama_compat.transport.driver.{most}", 100_000)
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n".encode()
     server.answers[EMBED] = lambda _: chain([head], repeat(b"x" * 10_000))
     error = failed(over_sockets(), "embed", {"model": "smol", "input": PROMPT})

@@ -217,13 +217,13 @@ def test_an_unknown_model_is_no_404_while_a_server_is_out_of_reach(pair: Caller,
     network.down(A)
     with pytest.raises(ConnectionError) as caught:
         pair.chat(**{**HI, "model": "nope"})
-    assert f"Failed to connect to the vLLM servers {A}, wanted for model 'nope'" in str(caught.value)
-    assert f"None of the servers in reach has it ({B})" in str(caught.value)
+    assert f"Failed to connect to the vLLM servers {A} for model 'nope'" in str(caught.value)
+    assert f"The reachable servers do not serve it ({B})" in str(caught.value)
 
 
 def test_a_server_that_wants_a_key_says_so_when_no_other_has_the_model(pair: Caller, network: Network) -> None:
     network.on(f"{A}/v1/models", document({"error": "Unauthorized"}, 401)).serves(B, "other")
-    with pytest.raises(ResponseError, match=f"{A} wants another API key"):
+    with pytest.raises(ResponseError, match=f"{A} requires a valid API key"):
         pair.chat(**HI)
 
 

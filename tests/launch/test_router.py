@@ -190,7 +190,7 @@ def test_the_router_hands_on_a_path_and_its_key(
 def test_a_missing_key_is_told_as_such(closed_url: str) -> None:
     with (
         ollama.Client(backend_mode="vllm", vllm_urls=closed_url, vllm_api_key="another") as client,
-        pytest.raises(ollama.ResponseError, match="wants another API key") as raised,
+        pytest.raises(ollama.ResponseError, match="requires a valid API key") as raised,
     ):
         client.chat("smol", SKY)
     assert raised.value.status_code == 401

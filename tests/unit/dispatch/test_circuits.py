@@ -63,7 +63,7 @@ def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
     played, error = client.fails()
     assert played.requests == []
     assert isinstance(error, CircuitOpen)
-    assert f"{A} has failed 5 times in a row and is left alone for 10 s more" in str(error)
+    assert f"{A} has failed 5 times in a row. Its circuit breaker sends it no request for another 10 s" in str(error)
     assert client.last.error == "circuit_open"
 
 

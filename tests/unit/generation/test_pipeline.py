@@ -214,7 +214,7 @@ def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, ope
     played = answer([first, *said("Hm</think>Hi")], thinking=plan, client=client)
     assert played.payload["return_prompt_text"] is True
     assert texts(played)[0] == ("Hi" if opened else "Hm</think>Hi")
-    assert client.facts.get(URL, "smol", "opens thinking by default {}", bool) is opened
+    assert client.facts[URL, "smol", "opens thinking by default {}"] is opened
 
 
 # Tools, log probabilities, stops

@@ -271,7 +271,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
     with pytest.raises(RateLimited) as caught:
         exchange.send(2.0)
     said = (
-        "too many requests: chat waited 1.25 s for its turn "
+        "too many requests: chat waited 1.25 s for admission "
         "(7/second, VLLM_CHAT_RATE; the rate allows the next call in 2.0 s, and the caller's timeout ends in 1.8 s)"
     )
     assert (caught.value.error, caught.value.status_code) == (said, 429)
@@ -280,7 +280,7 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
 def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:
     running, exchange = limited().call("embed", timeout_s=3.0)
     next(exchange)
-    with pytest.raises(RateLimited, match=r"embed waited 0.00 s for its turn \(6000/minute, VLLM_EMBED_RATE\)"):
+    with pytest.raises(RateLimited, match=r"embed waited 0.00 s for admission \(6000/minute, VLLM_EMBED_RATE\)"):
         exchange.send(False)
     assert running.waiting, "it never had its turn; the guard tells of its end"
 

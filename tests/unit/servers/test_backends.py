@@ -21,19 +21,24 @@ A = "http://a:8001"
 CLOUD = "gpt-oss:120b-cloud"
 
 
-def backends(serves: tuple[str, ...] = ("smol", "other", "Org/Other"), **settings: Any) -> Backends:
-    """The backends of a client of one server whose models are known."""
-    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A,), **settings), StillClock()).backends
+def dispatcher(serves: tuple[str, ...] = ("smol", "other", "Org/Other"), **settings: Any) -> Dispatcher:
+    """A client of one server whose models are known."""
+    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A,), **settings), StillClock())
     made.registry.servers[0].models = tuple(ModelCard(name) for name in serves)
     return made
+
+
+def backends(**settings: Any) -> Backends:
+    """The backends of that client."""
+    return dispatcher(**settings).backends
 
 
 def names(chain: Sequence[Backend]) -> list[tuple[str, str]]:
     return [(backend.name, backend.provider) for backend in chain]
 
 
-def found(made: Backends, backend: Backend, *avoid: Server) -> Target | None:
-    target: Target | None = play(made.find(backend, "/api/chat", avoid, 0, None)).result
+def found(made: Dispatcher, backend: Backend, *tried: Server) -> Target | None:
+    target: Target | None = play(made._find(backend, "/api/chat", tried, 0, None)).result
     return target
 
 
@@ -79,8 +84,8 @@ def test_a_colon_alone_makes_no_provider() -> None:
 
 
 def test_a_model_on_vllm_is_where_it_is_served() -> None:
-    made = backends(vllm_model_map={"exaone": "Org/Other"}, vllm_failover={"smol": "exaone"})
-    own, other = made.chain("smol")
+    made = dispatcher(vllm_model_map={"exaone": "Org/Other"}, vllm_failover={"smol": "exaone"})
+    own, other = made.backends.chain("smol")
     server = made.registry.servers[0]
     assert found(made, own) == Target(server, ModelCard("smol"))
     assert found(made, other) == Target(server, ModelCard("Org/Other"))
@@ -88,8 +93,8 @@ def test_a_model_on_vllm_is_where_it_is_served() -> None:
 
 
 def test_a_model_elsewhere_needs_no_learning() -> None:
-    made = backends(vllm_failover={"smol": ("ollama:qwen3:8b", "deepseek:deepseek-chat")})
-    _, ollama, deepseek = made.chain("smol")
+    made = dispatcher(vllm_failover={"smol": ("ollama:qwen3:8b", "deepseek:deepseek-chat")})
+    _, ollama, deepseek = made.backends.chain("smol")
     at_ollama, at_deepseek = found(made, ollama), found(made, deepseek)
     assert at_ollama is not None
     assert at_deepseek is not None
@@ -99,59 +104,59 @@ def test_a_model_elsewhere_needs_no_learning() -> None:
 
 
 def test_ollama_has_one_circuit_for_all_its_models() -> None:
-    made = backends(vllm_failover={"smol": "ollama:qwen3:8b", "other": CLOUD})
-    one, two = (found(made, made.chain(name)[1]) for name in ("smol", "other"))
+    made = dispatcher(vllm_failover={"smol": "ollama:qwen3:8b", "other": CLOUD})
+    one, two = (found(made, made.backends.chain(name)[1]) for name in ("smol", "other"))
     assert one is not None
     assert two is not None
     assert one.server is two.server
 
 
 def test_while_its_circuit_is_open_it_is_not_asked() -> None:
-    made = backends(vllm_failover={"smol": "deepseek:deepseek-chat"})
-    _, deepseek = made.chain("smol")
+    made = dispatcher(vllm_failover={"smol": "deepseek:deepseek-chat"})
+    _, deepseek = made.backends.chain("smol")
     target = found(made, deepseek)
     assert target is not None
     for _ in range(FAILURES):
-        target.server.record_failure(made.clock.ticks(), ServerUnreachable("boom"))
+        target.server.record_failure(made.context.clock.ticks(), ServerUnreachable("boom"))
     with pytest.raises(CircuitOpen, match=r"https://api\.deepseek\.com"):
         found(made, deepseek)
-    made.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
+    made.context.clock.now += int(OPEN_S * SECOND)  # type: ignore[attr-defined]
     assert found(made, deepseek) is not None
 
 
 def test_a_name_that_no_server_has() -> None:
-    made = backends()
+    made = dispatcher()
+    steps = made._find(made.backends.chain("nope")[0], "/api/chat", (), 0, None)
     with pytest.raises(ResponseError, match="model 'nope' not found") as caught:
-        play(made.find(made.chain("nope")[0], "/api/chat"), reply({"data": [{"id": "smol"}]}))
+        play(steps, reply({"data": [{"id": "smol"}]}))
     assert caught.value.status_code == 404
 
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_no_name_is_refused(name: str) -> None:
-    made = backends()
     with pytest.raises(ResponseError, match="model is required"):
-        found(made, made.chain(name)[0])
+        dispatcher()._chain("/api/chat", name)
 
 
 # Caching
 
 
 def test_chain_of_a_model_is_computed_once() -> None:
-    made = backends(vllm_failover={"smol": "other"})
-    assert made.chain("smol") is made.chain("smol")
+    made = dispatcher(vllm_failover={"smol": "other"})
+    assert made._chain("/api/chat", "smol") is made._chain("/api/chat", "smol")
 
 
 def test_chain_of_a_model_is_computed_again_when_a_profile_is_created() -> None:
-    made = backends()
-    first = made.chain("mine")
+    made = dispatcher()
+    first = made._chain("/api/chat", "mine")
     made.resolver.store.put("mine", Profile.model_validate({"from": "other"}))
-    assert (first[0].served, made.chain("mine")[0].served) == ("mine", "other")
+    assert (first[0].served, made._chain("/api/chat", "mine")[0].served) == ("mine", "other")
 
 
 def test_names_that_callers_make_up_do_not_fill_the_memory() -> None:
-    made = backends()
+    made = dispatcher()
     for number in range(3000):
-        made.chain(f"made up {number}")
+        made._chain("/api/chat", f"made up {number}")
     assert len(made._chains) <= 1000
 
 

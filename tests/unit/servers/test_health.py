@@ -35,7 +35,7 @@ def health(registry: ServerRegistry | None, *outcomes: Any) -> Any:
 
 def open_circuit(registry: ServerRegistry, server: int = 0, seconds_ago: float = 0) -> None:
     for _ in range(FAILURES):
-        registry.servers[server].failed(registry.clock.ticks() - int(seconds_ago * SECOND), REFUSES)
+        registry.servers[server].record_failure(registry.clock.ticks() - int(seconds_ago * SECOND), REFUSES)
 
 
 def test_health_check_sends_all_requests_concurrently_with_one_timeout(registry: ServerRegistry) -> None:

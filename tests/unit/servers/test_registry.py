@@ -354,14 +354,14 @@ def test_one_server_that_is_silent_is_told_with_the_model_and_the_time() -> None
     with pytest.raises(ServerUnreachable) as caught:
         play(fleet(A).find("smol"), server_timeout(A, 5.0))
     assert str(caught.value).startswith(
-        f"The vLLM server at {A}, wanted for model 'smol', accepted the connection but did not answer within 5 s."
+        f"The vLLM server at {A} accepted the connection but did not answer within 5 s (model 'smol')."
     )
 
 
 def test_of_several_servers_the_silent_ones_are_told_apart() -> None:
     with pytest.raises(ServerUnreachable) as caught:
         play(fleet().find("smol"), REFUSED, server_timeout(B, 5.0))
-    assert f"{A}, {B} (it accepted the connection but did not answer within 5 s), wanted" in str(caught.value)
+    assert f"{A}, {B} (it accepted the connection but did not answer within 5 s) for model" in str(caught.value)
 
 
 def test_a_mistake_of_this_side_is_raised_as_it_is() -> None:
@@ -370,24 +370,24 @@ def test_a_mistake_of_this_side_is_raised_as_it_is() -> None:
 
 
 def test_all_servers_out_of_reach_are_told() -> None:
-    with pytest.raises(ServerUnreachable, match=f"{A}, {B}, wanted for model 'smol'"):
+    with pytest.raises(ServerUnreachable, match=f"{A}, {B} for model 'smol'"):
         play(fleet().find("smol"), REFUSED, REFUSED)
 
 
 def test_a_refusal_is_told_before_those_out_of_reach() -> None:
-    with pytest.raises(ResponseError, match=f"{B} wants another API key"):
+    with pytest.raises(ResponseError, match=f"{B} requires a valid API key"):
         play(fleet().find("smol"), REFUSED, reply({"error": "Unauthorized"}, 401))
 
 
 @pytest.mark.parametrize(
     ("status", "why"),
-    [(503, "is still loading, or gone behind its proxy"), (429, "has too much to do"), (500, "is not well")],
+    [(503, "is still loading, or its proxy cannot reach it"), (429, "is overloaded"), (500, "is unhealthy")],
 )
 def test_a_server_that_may_list_its_models_later_is_told_with_its_status_and_its_reason(status: int, why: str) -> None:
     with pytest.raises(ServerNotReady) as caught:
         play(fleet(A).find("smol"), Reply(status, b"wait", retry_after=7.0))
     assert caught.value.error == (
-        f"{A} {why}: GET {A}/v1/models gave status {status} (wait). It is ready when GET {A}/health gives status 200. "
+        f"{A} {why}: GET {A}/v1/models returned status {status} (wait). It is ready when GET {A}/health returns status 200. "
         "Please check that VLLM_URLS names it."
     )
     assert (caught.value.status_code, caught.value.retry_after) == (status, 7.0)
@@ -475,7 +475,8 @@ def test_a_server_whose_trial_ends_meanwhile_is_not_said_to_lack_the_model() -> 
     made = fleet(A)
     server = made.servers[0]
     server.models = (ModelCard("smol"),)
-    allowed = iter([False])
+    allowed = iter([False] * 4)
+    server.breaker.closed = False
     server.breaker.allows = lambda _: next(allowed, True)  # type: ignore[method-assign]
     with pytest.raises(CircuitOpen, match=A):
         play(made.find("smol"))

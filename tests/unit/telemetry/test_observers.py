@@ -10,6 +10,7 @@ import pytest
 from ollama_compat.steps import JsonObject, Sleep, Step, Steps, intercept
 from ollama_compat.telemetry.call_record import CallRecord
 from ollama_compat.telemetry.observers import Contexts, Observers
+from ollama_compat.telemetry.stats import Stats
 
 ONE: JsonObject = {"part": 1}
 TWO: JsonObject = {"part": 2}
@@ -50,8 +51,7 @@ def answering(*steps: Step) -> Steps[None]:
 
 def observed(steps: Steps[None], watcher: Watcher) -> Steps[None]:
     """What the dispatcher does: enter the contexts, run the steps, end the contexts."""
-    contexts = Observers(watcher).contexts(CallRecord("chat", "smol", 0))
-    assert isinstance(contexts, Contexts)
+    contexts = Contexts(Observers(watcher).with_context, CallRecord("chat", "smol", 0))
     try:
         yield from intercept(steps, contexts)
     finally:
@@ -71,8 +71,8 @@ def test_context_is_active_during_io_and_not_while_the_caller_handles_a_part(wat
     assert (watcher.active, watcher.entered) == (False, 3), "once for each stretch"
 
 
-def test_observer_without_a_context_adds_no_wrapper() -> None:
-    assert Observers().contexts(CallRecord("chat", "smol", 0)) is None
+def test_only_observers_with_a_context_have_one(watcher: Watcher) -> None:
+    assert Observers(Stats(), watcher).with_context == (watcher,)
 
 
 def test_outcomes_and_exceptions_reach_the_steps(watcher: Watcher) -> None:
