@@ -16,7 +16,7 @@ from ..steps import JsonObject, Steps
 from .prompt import CHAT_PATH, COMPLETIONS_PATH, Messages
 from .reader import PartField, ReplyFormat
 from .request import GenerationRequest, unavailable
-from .thinking_plan import ThinkingPlan, plan_thinking
+from .thinking_plan import THINKING, CachedPlan, plan_thinking
 from .window import tokenize, without_oldest
 
 if TYPE_CHECKING:
@@ -154,14 +154,11 @@ def chat_prompt(
     """
     continued = continues(messages)
     may_open = request.response_format is None and not continued
-    key = "thinking plan", call.body.get("think"), may_open
-    known = call.context.facts.get((call.url, call.served, key))
-    if isinstance(known, tuple) and known[0] is call.profile:
-        thinking: ThinkingPlan = known[1]
+    cached = call.context.facts.get((call.url, call.served, (THINKING, call.body.get("think"), may_open)))
+    if isinstance(cached, CachedPlan) and cached.profile is call.profile:
+        thinking = cached.plan
     else:
         thinking = yield from plan_thinking(call, may_open=may_open)
-        if thinking.is_final:
-            call.keep_fact(key, (call.profile, thinking))
     reply = ReplyFormat(
         part_field,
         thinking,

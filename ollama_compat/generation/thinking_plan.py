@@ -34,24 +34,40 @@ class ThinkingPlan:
     """The style with which `resolve_reasoning` resolves an unknown `reasoning`; None: it stays unknown."""
     possible: bool = False
     """Whether the reply may hold thinking, which stop strings must not cut."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether a later call would get the same plan: nothing about the model is left to determine."""
-        return self.opened is not None
+    provisional: bool = False
+    """Whether the server did not return what the plan needs, so that a later call must plan again."""
 
 
 NO_THINKING = ThinkingPlan()
 """The plan of a prompt whose reply holds no thinking in its text."""
 
 
+THINKING = "thinking plan"
+"""The subject of the fact that holds a `CachedPlan`; `think` and `may_open` of the call follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPlan:
+    """A plan that later calls of the same profile reuse."""
+
+    profile: Profile
+    plan: ThinkingPlan
+
+
 def plan_thinking(call: Call, *, may_open: bool = True) -> Steps[ThinkingPlan]:
-    """Plan the thinking of a call that uses the server's chat template.
+    """Plan the thinking of a call that uses the server's chat template, and cache the plan.
 
     `may_open`: whether the prompt may open the thinking. It does not if it continues an answer of the caller's, or
     under a format, which without a reasoning parser binds from the first token. Raises Ollama's 400 if the call
     requests thinking from a model that cannot think.
     """
+    plan = yield from _plan(call, may_open=may_open)
+    if not plan.provisional:
+        call.keep_fact((THINKING, call.body.get("think"), may_open), CachedPlan(call.profile, plan))
+    return plan
+
+
+def _plan(call: Call, *, may_open: bool) -> Steps[ThinkingPlan]:
     think, kwargs = call.body.get("think"), call.profile.chat_template_kwargs
     if call.profile.lacks("thinking"):
         if think:
@@ -93,6 +109,7 @@ def plan_thinking(call: Call, *, may_open: bool = True) -> Steps[ThinkingPlan]:
         opened=bool(template.opens) and may_open,
         tags=style.tags,
         possible=True,
+        provisional=template.reacts is None,
     )
 
 
@@ -107,6 +124,8 @@ def style_of(call: Call, profile: Profile) -> ThinkingStyle | None:
 def keep_opened(call: Call, *, opened: bool) -> None:
     """Keep the fact whether the chat template opens the thinking if a call does not set `think`."""
     call.keep_fact(_opened_fact(call), opened)
+    for may_open in (True, False):  # these plans were made without that fact
+        call.context.facts.pop((call.url, call.served, (THINKING, None, may_open)), None)
 
 
 def resolve_reasoning(call: Call, style: ThinkingStyle) -> Steps[Reasoning]:

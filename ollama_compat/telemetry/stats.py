@@ -139,15 +139,16 @@ class Row:
 
     def count(self, record: CallRecord) -> None:
         """Add a call that has ended."""
-        self.outcomes[record.outcome] += 1
-        if record.error is None:
-            self.latency.add(record.seconds)
+        self.outcomes[record.error or ANSWERED] += 1
+        if record.error is None and record.ended is not None:
+            self.latency.add((record.ended - record.started) / 1e9)
             if record.answered_by is not None:
                 self.answered_by[record.answered_by] += 1
         for name in SUMMED_FIELDS:
-            self.counters[name] += getattr(record, name)
-        if record.seconds_to_first_token is not None:
-            self.first_token.add(record.seconds_to_first_token)
+            if value := getattr(record, name):
+                self.counters[name] += value
+        if record.first_token is not None:
+            self.first_token.add((record.first_token - record.started) / 1e9)
 
     def merge(self, other: Row) -> None:
         """Add everything that `other` counts."""
@@ -248,7 +249,8 @@ class Stats:
         """Count a call that ends. Ignores a call that is not running: it has ended, or belongs to another process."""
         with self._lock:
             if self._running.pop(record, None) is not None:
-                self._row(record, answered=record.was_answered).count(record)
+                answered = record.error is None or record.first_token is not None
+                self._row(record, answered=answered).count(record)
 
     def _row(self, record: CallRecord, *, answered: bool) -> Row:
         key = self._labels.label(record.model, answered=answered), record.operation

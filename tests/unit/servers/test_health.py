@@ -115,12 +115,12 @@ def test_health_check_does_not_change_servers(registry: ServerRegistry) -> None:
     first, second = registry.servers
     assert first.breaker.admit(registry.clock.ticks()), "the half-open probe is left to a call"
     assert second.breaker.failures == 0
-    assert (first.cards, second.cards) == (None, None)
+    assert (first.models, second.models) == (None, None)
 
 
 def test_health_contains_calls_in_flight(registry: ServerRegistry) -> None:
-    with registry.taking(registry.servers[1]):
-        assert [server["in_flight"] for server in health(registry, OK, SMOL, OK, OTHER)["servers"]] == [0, 1]
+    registry.begin_request(registry.servers[1])
+    assert [server["in_flight"] for server in health(registry, OK, SMOL, OK, OTHER)["servers"]] == [0, 1]
 
 
 # BACKEND_MODE=ollama

@@ -387,8 +387,8 @@ def test_a_server_that_may_list_its_models_later_is_told_with_its_status_and_its
     with pytest.raises(ServerNotReady) as caught:
         play(fleet(A).find("smol"), Reply(status, b"wait", retry_after=7.0))
     assert caught.value.error == (
-        f"{A} {why}: GET {A}/v1/models returned status {status} (wait). It is ready when GET {A}/health returns status 200. "
-        "Please check that VLLM_URLS names it."
+        f"{A} {why}: GET {A}/v1/models returned status {status} (wait). It is ready when GET {A}/health returns "
+        "status 200. Please check that VLLM_URLS names it."
     )
     assert (caught.value.status_code, caught.value.retry_after) == (status, 7.0)
 
