@@ -11,7 +11,7 @@ from vllm_launch import Server
 from vllm_launch.plan import Plan, ServerPlan, architecture, known, named, plan, published, quantization
 from vllm_launch.plan.budget import gib
 from vllm_launch.plan.gpus import MIB, NAMED
-from vllm_launch.plan.room import CONTEXT, GRAPHS_PER_LAYER, NON_TORCH, NON_TORCH_PARALLEL, SAMPLING_BYTES
+from vllm_launch.plan.overhead import CONTEXT, GRAPHS_PER_LAYER, NON_TORCH, NON_TORCH_PARALLEL, SAMPLING_BYTES
 from vllm_launch.plan.weights import computed
 from vllm_launch.presets import EXAONE, PRESETS
 
@@ -33,10 +33,10 @@ def pair() -> Table:
     for card in CARDS:
         result = _pair(card)
         llm, embed = result.servers
-        room = llm.fixed - llm.weights
+        overhead = llm.fixed - llm.weights
         left = gib(llm.kv_available) if llm.kv_available > 0 else "none"
         fits = "yes" if result.fits else "no"
-        cells = (gib(llm.budget), gib(llm.weights), gib(room), left, gib(embed.budget), gib(embed.needs), fits)
+        cells = (gib(llm.budget), gib(llm.weights), gib(overhead), left, gib(embed.budget), gib(embed.needs), fits)
         rows.append((card, *cells, f"`vllm-launch plan --gpu {card}`"))
     return head, rows
 

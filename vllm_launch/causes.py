@@ -60,7 +60,7 @@ def explain(log_text: str, exit_words: str) -> Cause | None:
     return _first_exception(messages)
 
 
-def told(name: str, what: str, log_text: str, exit_words: str, log_file: Path | None = None) -> str:
+def failure_report(name: str, what: str, log_text: str, exit_words: str, log_file: Path | None = None) -> str:
     """`what` happened to the server of that name, the likely cause, and the last lines of its log."""
     cause = explain(log_text, exit_words)
     last = "\n".join(f"  {line}" for line in logs.lines(log_text)[-_TOLD_LINES:])

@@ -17,7 +17,7 @@ from .servers import Server
 TIMEOUT_S = 3.0
 """How long a server may take to say how it is (seconds). A busy vLLM answers `/health` in milliseconds."""
 
-Readiness: TypeAlias = Literal["ready", "silent", "unhealthy", "stranger"]
+Readiness: TypeAlias = Literal["ready", "unreachable", "unhealthy", "unexpected-server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,11 @@ def ask(server: Server, http: httpx.Client) -> Answer:
             return Answer("unhealthy", f"GET /health answers {health.status_code}")
         models = http.get(f"{server.base_url}/v1/models", headers=headers)
     except httpx.HTTPError as problem:
-        return Answer("silent", f"{server.base_url} does not answer: {problem or type(problem).__name__}")
+        return Answer("unreachable", f"{server.base_url} does not answer: {problem or type(problem).__name__}")
     if models.status_code == 401:
-        return Answer("stranger", f"the server at {server.base_url} asks for a key that is not in api_key_file")
+        return Answer(
+            "unexpected-server", f"the server at {server.base_url} asks for a key that is not in api_key_file"
+        )
     return _served(server, models)
 
 
@@ -66,10 +68,11 @@ def _served(server: Server, models: httpx.Response) -> Answer:
     try:
         names = [str(card["id"]) for card in models.json()["data"]]
     except (ValueError, KeyError, TypeError):
-        return Answer("stranger", f"what answers at {server.base_url} is no vLLM (status {models.status_code})")
+        return Answer(
+            "unexpected-server", f"what answers at {server.base_url} is no vLLM (status {models.status_code})"
+        )
     missing = [name for name in server.served if name not in names]
     if missing:
-        return Answer(
-            "stranger", f"the server at {server.base_url} serves {', '.join(names)}, not {', '.join(missing)}"
-        )
+        reason = f"the server at {server.base_url} serves {', '.join(names)}, not {', '.join(missing)}"
+        return Answer("unexpected-server", reason)
     return Answer("ready")

@@ -18,7 +18,7 @@ import httpx
 import ollama
 import yaml
 
-from .compose import beside, variables
+from .compose import auxiliary, variables
 from .runtimes import LaunchError, RuntimeName, groups
 from .runtimes.state import state_folder, writing
 from .servers import is_loopback
@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class RollbackResult:
     """An Ollama that answers."""
 
     url: str
@@ -52,7 +52,7 @@ class Way:
 
 def rollback(
     models: Iterable[str], runtime: RuntimeName, report: Report, *, gpu: bool, timeout_s: float = READY_TIMEOUT_S
-) -> Way:
+) -> RollbackResult:
     """See to it that an Ollama answers at `OLLAMA_HOST`: the one that does, or one that is started for it.
 
     With `runtime` "docker" it is the service `ollama` of docker-compose.yml, on all GPUs if `gpu`; with "process" it is
@@ -68,7 +68,7 @@ def rollback(
             version = _start_container(url, report, timeout_s, gpu=gpu)
         else:
             version = _start_process(url, timeout_s)
-    return Way(url, version or "", started, _missing(url, models))
+    return RollbackResult(url, version or "", started, _missing(url, models))
 
 
 def pull(model: str, report: Report) -> None:
@@ -84,7 +84,7 @@ def pull(model: str, report: Report) -> None:
 
 def compose_file(*, gpu: bool) -> str:
     """The service `ollama` of docker-compose.yml on its own, without its GPUs on a machine that has none."""
-    spec = {**beside.always(), **beside.ollama()}
+    spec = {**auxiliary.always(), **auxiliary.ollama()}
     del spec["profiles"]
     if not gpu:
         del spec["deploy"]

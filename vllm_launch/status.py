@@ -19,7 +19,7 @@ from rich.text import Text
 from . import causes, logs, ready
 from .runtimes.base import Instance, Runtime, RuntimeName
 
-State: TypeAlias = Literal["ready", "starting", "unhealthy", "stranger", "restarting", "exited"]
+State: TypeAlias = Literal["ready", "starting", "unhealthy", "unexpected-server", "restarting", "exited"]
 """starting: it has not answered yet. unhealthy: it answered, and does no more, or says that something is wrong.
 stranger: something else answers at its address. restarting: it has ended, and its runtime starts it again."""
 
@@ -114,7 +114,7 @@ def _state(runtime: Runtime, instance: Instance, http: httpx.Client) -> tuple[St
         log = runtime.log(instance, _LOG_LINES)
         return instance.state, f"ended {instance.ended}{_again(instance)}{_cause(log, instance.ended)}"
     answer = ready.ask(instance.server, http)
-    if answer.readiness != "silent":
+    if answer.readiness != "unreachable":
         return answer.readiness, answer.reason
     if instance.unhealthy:
         return "unhealthy", f"{answer.reason}; {instance.unhealthy}"

@@ -20,7 +20,7 @@ import httpx
 
 from . import causes, logs, ready
 from .runtimes.base import Instance, LaunchError, Runtime
-from .runtimes.state import alone
+from .runtimes.state import exclusive_lock
 from .servers import Server
 
 READY_TIMEOUT_S = 1800.0
@@ -118,7 +118,7 @@ def down(
     `grace_s`: how long each may take to end; None leaves that to its description.
     """
     found = [instance for instance in runtime.instances() if not names or instance.name in names]
-    with alone(report) if found else contextlib.nullcontext():
+    with exclusive_lock(report) if found else contextlib.nullcontext():
         for instance in found:
             report(f"Stopping {instance.name}")
             runtime.stop(instance, instance.server.stop_grace if grace_s is None else grace_s)
@@ -179,7 +179,7 @@ class _Launch:
     def start(self, step: Step) -> Instance:
         """Start one, in place of what is there. What another launcher has started meanwhile is only waited for."""
         server = step.server
-        with alone(lambda line: self._watch(Event(server, "prepares", line))):
+        with exclusive_lock(lambda line: self._watch(Event(server, "prepares", line))):
             there = next((each for each in self._runtime.instances() if each.name == server.name), None)
             now = _step(server, there)
             if now.action == "replace" and step.action != "replace":
@@ -239,7 +239,7 @@ class _Launch:
         if answer.ready and self._kept(now):
             del self.starting[name]
             self._watch(Event(now.server, "ready", now.server.base_url, seconds))
-        elif answer.readiness == "stranger":
+        elif answer.readiness == "unexpected-server":
             raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")
         elif seconds > self._timeout_s:
             raise LaunchError(self._explained(now, self._overdue(now, answer)))
@@ -266,7 +266,7 @@ class _Launch:
         return True
 
     def _explained(self, instance: Instance, what: str) -> str:
-        return causes.told(instance.name, what, self._runtime.log(instance, 2000), instance.ended)
+        return causes.failure_report(instance.name, what, self._runtime.log(instance, 2000), instance.ended)
 
     @contextlib.contextmanager
     def _failing(self, server: Server) -> Iterator[None]:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from .. import presets
 from ..config import Config, load
-from ..runtimes import LaunchError, Runtime, RuntimeName, answering, opened
+from ..runtimes import LaunchError, Runtime, RuntimeName, available_runtimes, open_runtime
 from ..servers import Server
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON,
 _PLAIN_WIDTH = 160
 
 
-class Meant:
+class CommandContext:
     """What the command line means, together with the file, which is read when a command needs it."""
 
     def __init__(self, file: Path | None) -> None:
@@ -86,13 +86,13 @@ class Meant:
 
     def runtime(self, name: str | None, python: str | None = None) -> Runtime:
         """The runtime that is asked for, or the file's, or Docker, opened."""
-        return opened(runtime_name(name, self.config), python or self.config.python)
+        return open_runtime(runtime_name(name, self.config), python or self.config.python)
 
     def runtimes(self, name: str | None) -> list[Runtime]:
         """The runtime that is asked for, or all that answer, for what runs there: that needs no file."""
         self.readable()
         known = _runtime_name(name)
-        return [opened(known)] if known else answering(warn)
+        return [open_runtime(known)] if known else available_runtimes(warn)
 
 
 def runtime_name(name: str | None, config: Config) -> RuntimeName:
@@ -108,9 +108,9 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
-def meant(context: typer.Context) -> Meant:
+def command_context(context: typer.Context) -> CommandContext:
     """What the options before the command have settled."""
-    assert isinstance(context.obj, Meant)
+    assert isinstance(context.obj, CommandContext)
     return context.obj
 
 
@@ -147,7 +147,7 @@ def _options(
         typer.Option("--file", "-f", help="Servers of one's own. Default: $VLLM_LAUNCH_CONFIG, ./vllm-launch.toml."),
     ] = None,
 ) -> None:
-    context.obj = Meant(file)
+    context.obj = CommandContext(file)
 
 
 def application() -> typer.Typer:

@@ -12,7 +12,7 @@ import typer
 from .. import service
 from ..presets import GPU, PRESETS
 from ..runtimes import LaunchError
-from .app import JsonOption, Names, PythonOption, app, meant, output, print_json
+from .app import JsonOption, Names, PythonOption, app, command_context, output, print_json
 
 
 @app.command("env")
@@ -25,9 +25,9 @@ def env_command(
     if form not in ("shell", "dotenv", "json"):
         raise typer.BadParameter(f"{form!r}: it may be 'shell', 'dotenv' or 'json'", param_hint="--format")
     if names:
-        servers = meant(context).servers(names)
+        servers = command_context(context).servers(names)
     else:
-        found = [each for runtime in meant(context).runtimes(None) for each in runtime.instances()]
+        found = [each for runtime in command_context(context).runtimes(None) for each in runtime.instances()]
         servers = [each.server for each in found if each.state != "exited"]
     variables = service.variables(servers, service.model_maps(os.environ))
     print(service.written(servers, variables, form))  # type: ignore[arg-type]  # see above
@@ -39,10 +39,10 @@ def check_command(context: typer.Context, names: Names = None, python: PythonOpt
     from .. import arguments
     from ..runtimes import preflight
 
-    chosen = python or meant(context).config.python
+    chosen = python or command_context(context).config.python
     with contextlib.suppress(LaunchError):  # without a vLLM it says that nothing was checked
         chosen = preflight.find_python(chosen, os.environ)
-    verdicts = arguments.check_all(meant(context).servers(names), chosen)
+    verdicts = arguments.check_all(command_context(context).servers(names), chosen)
     for verdict in verdicts:
         print(f"{verdict.server}: {verdict.words}")
     if any(verdict.accepted is False for verdict in verdicts):
@@ -65,7 +65,7 @@ def plan_command(
 
     cards = plan.cards(gpus) if gpus else plan.gpus_here()
     worked_out = plan.plan(
-        meant(context).servers(names or ([*GPU] if not meant(context).config.servers else None)),
+        command_context(context).servers(names or ([*GPU] if not command_context(context).config.servers else None)),
         cards,
         plan.download if download else plan.find,
     )
@@ -90,7 +90,7 @@ def compose_command(
     """Print a docker-compose.yml for the servers, or write it with its .env.example and monitoring."""
     from .. import compose
 
-    config = meant(context).config
+    config = command_context(context).config
     servers = config.named(names or [*config.servers] or [*PRESETS])
     if folder is None:
         print(compose.generate(servers), end="")
@@ -131,7 +131,7 @@ def k8s_command(
     """
     from .. import kubernetes
 
-    config = meant(context).config
+    config = command_context(context).config
     servers = config.named(names or [*config.servers] or [*GPU])
     cluster = kubernetes.Cluster(namespace, replicas, max_replicas, prometheus or kubernetes.PROMETHEUS, claim)
     text = kubernetes.generate(servers, cluster)

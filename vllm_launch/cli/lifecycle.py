@@ -23,8 +23,8 @@ from .app import (
     RuntimeOption,
     StartRuntime,
     app,
+    command_context,
     has_gpu,
-    meant,
     output,
     print_json,
     runtime_name,
@@ -50,9 +50,9 @@ def up_command(
 
     What is ready outlives this command. What is not yet, when it ends by Ctrl-C, an error or a kill, is stopped.
     """
-    servers = meant(context).servers(names)
+    servers = command_context(context).servers(names)
     _warn_of_exposed(servers)
-    chosen = meant(context).runtime(runtime, python)
+    chosen = command_context(context).runtime(runtime, python)
     options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
     try:
         if as_json:
@@ -84,7 +84,11 @@ def down_command(
 ) -> None:
     """Stop servers. Volumes with downloaded models stay."""
     report: Callable[[str], None] = (lambda _: None) if as_json else print
-    stopped = [name for each in meant(context).runtimes(runtime) for name in up.down(each, names or (), report, grace)]
+    stopped = [
+        name
+        for each in command_context(context).runtimes(runtime)
+        for name in up.down(each, names or (), report, grace)
+    ]
     missing = [name for name in names or () if name not in stopped]
     if as_json:
         print_json(stopped)
@@ -97,7 +101,9 @@ def down_command(
 @app.command("status")
 def status_command(context: typer.Context, runtime: RuntimeOption = None, as_json: JsonOption = False) -> None:
     """Tell how the servers are; exit status 1 where one of them is not ready."""
-    found = _looks((each, instance) for each in meant(context).runtimes(runtime) for instance in each.instances())
+    found = _looks(
+        (each, instance) for each in command_context(context).runtimes(runtime) for instance in each.instances()
+    )
     if as_json:
         print_json([each.to_json() for each in found])
     elif not found:
@@ -121,7 +127,7 @@ def logs_command(
     runtime: RuntimeOption = None,
 ) -> None:
     """Print what the servers have written."""
-    found = _named(meant(context).runtimes(runtime), names)
+    found = _named(command_context(context).runtimes(runtime), names)
     label = max(len(instance.name) for _, instance in found) if len(found) > 1 else 0
     if follow:
         _follow_all(found, label, lines)
@@ -142,7 +148,7 @@ def rollback_command(
     """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
     models = service.model_maps(os.environ)[-1]
     report: Callable[[str], None] = (lambda _: None) if as_json else print
-    where = runtime_name(runtime, meant(context).readable())
+    where = runtime_name(runtime, command_context(context).readable())
     way = rollback.rollback(models, where, report, gpu=has_gpu(), timeout_s=timeout)
     missing = way.missing
     if pull:

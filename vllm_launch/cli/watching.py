@@ -17,7 +17,7 @@ from rich.live import Live
 
 from .. import top
 from ..runtimes import LaunchError, Runtime
-from .app import JsonOption, Meant, RuntimeOption, app, meant, output, print_json
+from .app import CommandContext, JsonOption, RuntimeOption, app, command_context, output, print_json
 
 _INTERVAL_S = 2.0
 _SHORTEST_S, _LONGEST_S = 0.2, 3600.0
@@ -48,8 +48,8 @@ def top_command(
     if interval is not None and not _SHORTEST_S <= interval <= _LONGEST_S:
         raise typer.BadParameter(f"{interval:g}: from {_SHORTEST_S:g} to {_LONGEST_S:g}", param_hint="--interval")
     addresses = [_address(url) for url in urls or ()]
-    runtimes = [] if addresses and not names else meant(context).runtimes(runtime)
-    servers = _Servers(meant(context), names or (), addresses, runtimes)
+    runtimes = [] if addresses and not names else command_context(context).runtimes(runtime)
+    servers = _Servers(command_context(context), names or (), addresses, runtimes)
     with contextlib.closing(top.looks(servers, interval or _INTERVAL_S)) as looks:
         if once:
             rows = next(looks)
@@ -63,9 +63,13 @@ class _Servers:
     """The servers to ask, as they are at each look: those that run or are named, and the addresses."""
 
     def __init__(
-        self, meant: Meant, names: Sequence[str], addresses: Sequence[top.Target], runtimes: Sequence[Runtime]
+        self,
+        context: CommandContext,
+        names: Sequence[str],
+        addresses: Sequence[top.Target],
+        runtimes: Sequence[Runtime],
     ) -> None:
-        self._meant = meant
+        self._context = context
         self._names = names
         self._addresses = addresses
         self._runtimes = runtimes
@@ -87,7 +91,7 @@ class _Servers:
         return self._seen[runtime.name]
 
     def _described(self, name: str) -> top.Target:
-        [server] = self._meant.servers([name])
+        [server] = self._context.servers([name])
         return top.Target(server.name, server.base_url)
 
 

@@ -18,8 +18,8 @@ from ..presets import PRESETS
 from ..runtimes.base import LaunchError
 from ..servers import Server
 from ..yaml_text import written
-from . import beside, monitoring, variables
-from .beside import Spec
+from . import auxiliary, monitoring, variables
+from .auxiliary import Spec
 
 COMMAND = "vllm-launch compose --output ."
 """What writes the files, as their heads tell."""
@@ -59,9 +59,9 @@ def generate(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLI
     _require_names([server.name for server in (*described, *_replicas(described, replicas))])
     _require_ports(described)
     variables.of_servers(described)
-    parts = [*_vllm_parts(described, replicas), *_parts_beside()]
+    parts = [*_vllm_parts(described, replicas), *_auxiliary_parts()]
     common = _common([part.spec for part in parts if part.is_vllm])
-    anchors = ["x-service: &service", _indented(written(beside.always()))]
+    anchors = ["x-service: &service", _indented(written(auxiliary.always()))]
     if common:
         anchors += ["x-vllm: &vllm", "  <<: *service", _indented(written(common))]
     blocks = [_block(part, common) for part in parts]
@@ -93,7 +93,7 @@ def variable_rows(servers: Iterable[Server] = PRESETS.values()) -> list[tuple[st
         ("Images of vLLM", variables.images(described)),
         *variables.of_servers(described).items(),
         *((replica.name, variables.gpus(replica)) for replica in replicas),
-        ("What stands beside the servers", variables.BESIDE),
+        ("What stands beside the servers", variables.AUXILIARY),
     ]
 
 
@@ -111,17 +111,19 @@ def _vllm_parts(servers: Sequence[Server], count: int) -> list[_Part]:
         for replica in replicas:
             spec = _vllm(replica, replicated, ["scale"], _earlier(replica, others))
             parts.append(_Part(f"A replica of {replicated.name}", replica.name, spec, is_vllm=True))
-        spec = beside.router([replica.name for replica in replicas], _address(replicated), variables.port(replicated))
-        parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", beside.ROUTER, spec))
+        spec = auxiliary.router(
+            [replica.name for replica in replicas], _address(replicated), variables.port(replicated)
+        )
+        parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", auxiliary.ROUTER, spec))
     return parts
 
 
-def _parts_beside() -> list[_Part]:
+def _auxiliary_parts() -> list[_Part]:
     return [
-        _Part("The way back", "ollama", beside.ollama()),
-        _Part("Limits that several processes share: VLLM_LIMITS=redis://127.0.0.1:6379", "redis", beside.redis()),
-        _Part("Figures of all servers, and alerts", "prometheus", beside.prometheus()),
-        _Part("The figures as a dashboard", "grafana", beside.grafana()),
+        _Part("The way back", "ollama", auxiliary.ollama()),
+        _Part("Limits that several processes share: VLLM_LIMITS=redis://127.0.0.1:6379", "redis", auxiliary.redis()),
+        _Part("Figures of all servers, and alerts", "prometheus", auxiliary.prometheus()),
+        _Part("The figures as a dashboard", "grafana", auxiliary.grafana()),
     ]
 
 
@@ -139,7 +141,7 @@ def _vllm(server: Server, described: Server, profiles: list[str], earlier: Seque
         "shm_size": server.shm_size,
         "init": True,
         "stop_grace_period": f"{server.stop_grace}s",
-        "healthcheck": beside.health(
+        "healthcheck": auxiliary.health(
             ["CMD", *map(_literal, check.command)],
             str(variables.START_PERIOD),
             check.interval,
@@ -148,9 +150,9 @@ def _vllm(server: Server, described: Server, profiles: list[str], earlier: Seque
         ),
     }
     if server.needs_gpu:
-        spec["deploy"] = beside.gpus(variables.gpus(server))
+        spec["deploy"] = auxiliary.gpus(variables.gpus(server))
     if earlier:
-        spec["depends_on"] = beside.waits_for(*earlier)
+        spec["depends_on"] = auxiliary.waits_for(*earlier)
     return spec
 
 
@@ -219,7 +221,7 @@ def _replicas(servers: Sequence[Server], count: int) -> list[Server]:
 
 def _require_names(names: Sequence[str]) -> None:
     for name in names:
-        if name in beside.BESIDE:
+        if name in auxiliary.SERVICES:
             raise LaunchError(f"The server {name!r} needs another name: docker-compose.yml has a service of that name.")
         if names.count(name) > 1:
             raise LaunchError(f"Two services of docker-compose.yml would be called {name!r}: give one another name.")

@@ -15,7 +15,7 @@ import yaml
 
 from .. import container
 from ..router import METRICS_PORT
-from .beside import ROUTER
+from .auxiliary import ROUTER
 
 JOB = "vllm"
 _SERVER = 'server=~"$server"'

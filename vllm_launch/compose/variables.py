@@ -50,7 +50,7 @@ PROMETHEUS_RETENTION = Variable("PROMETHEUS_RETENTION", "15d", "how long it keep
 GRAFANA_IMAGE = Variable("GRAFANA_IMAGE", "grafana/grafana:13.2.1", "Grafana's image")
 GRAFANA_PORT = Variable("GRAFANA_PORT", "3000", "its port")
 GRAFANA_PASSWORD = Variable("GRAFANA_PASSWORD", "admin", "its admin's password at its first start")
-BESIDE = (
+AUXILIARY = (
     *(ROUTER_IMAGE, ROUTER_POLICY, OLLAMA_IMAGE, OLLAMA_PORT, OLLAMA_HOME, REDIS_IMAGE, REDIS_PORT),
     *(PROMETHEUS_IMAGE, PROMETHEUS_PORT, PROMETHEUS_RETENTION, GRAFANA_IMAGE, GRAFANA_PORT, GRAFANA_PASSWORD),
 )
@@ -110,7 +110,7 @@ def of_servers(servers: Sequence[Server]) -> Mapping[str, tuple[Variable, ...]]:
         server.name: (port(server), *gpus(server), *flags(server).values(), *environment(server).values())
         for server in servers
     }
-    _require_one_default([*GENERAL, *BESIDE, *map(image, servers), *itertools.chain(*rows.values())])
+    _require_one_default([*GENERAL, *AUXILIARY, *map(image, servers), *itertools.chain(*rows.values())])
     return rows
 
 

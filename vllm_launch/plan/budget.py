@@ -25,7 +25,7 @@ from .gpus import GIB, Gpu
 from .kv_cache import Cut, Layout, layout
 from .models import Model
 from .options import Options, resolve
-from .room import CONTEXT, Batch, Room, room
+from .overhead import CONTEXT, Batch, Overhead, overhead
 from .weights import Weights, computed, latent_copies, scaled
 
 Models: TypeAlias = Callable[[str, str | None], Model]
@@ -73,7 +73,7 @@ def _server(server: Server, on: tuple[int, ...], gpus: Sequence[Gpu], model: Mod
     options = resolve(server, shape, gpu, longest)
     weights = weigh(model, shape, options)
     taken = _on_gpu(weights, shape, options)
-    needed = room(shape, _largest_step(options))
+    needed = overhead(shape, _largest_step(options))
     cache = layout(shape, _cut(options))
     budget = math.ceil(gpu.total * options.gpu_memory_utilization)
     if options.kv_cache_memory_bytes:
@@ -198,7 +198,7 @@ def _impossible(
 
 
 def _too_small(
-    options: Options, cache: Layout | None, available: int, budget: int, weights: int, needed: Room
+    options: Options, cache: Layout | None, available: int, budget: int, weights: int, needed: Overhead
 ) -> list[str]:
     """Why its share does not do."""
     fixed = f"{gib(weights)} of weights and {gib(needed.total)} to run them"

@@ -16,7 +16,7 @@ from ..servers import Server
 from .budget import Models, evaluate, gib
 from .figures import Change, Plan, ServerPlan, Suggestion
 from .gpus import MIB, NAMED, Gpu
-from .shares import MOST, dealt
+from .shares import MOST, allocate
 
 _STEP_TOKENS = 1024
 _FEWEST_TOKENS = 1024
@@ -57,7 +57,7 @@ class _Case:
         if plan.fits:
             return changes
         for tight in (False, True) if self.dealing else ():
-            with_shares = _merged(changes, {name: _share(share) for name, share in dealt(plan, tight=tight).items()})
+            with_shares = _merged(changes, {name: _share(share) for name, share in allocate(plan, tight=tight).items()})
             if self.plan(with_shares).fits:
                 return with_shares
         return None

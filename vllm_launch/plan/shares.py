@@ -14,7 +14,7 @@ _MARGIN = 1.1
 """Of what a server needs by the estimates, what it is given where there is a choice."""
 
 
-def dealt(plan: Plan, *, tight: bool = False) -> dict[str, float]:
+def allocate(plan: Plan, *, tight: bool = False) -> dict[str, float]:
     """The `gpu_memory_utilization` of each server that has it changed. `tight`: nothing is left as a margin."""
     shares: dict[str, float] = {}
     for gpu in plan.gpus:

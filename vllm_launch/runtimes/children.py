@@ -142,7 +142,7 @@ class ServerProcess:
         return Progress(self.server, seconds, logs.activity(self._log()), self._ready)
 
     def _explain(self, what: str) -> str:
-        return causes.told(self.server.name, what, self._log(), self.exit_reason(), self.log_path)
+        return causes.failure_report(self.server.name, what, self._log(), self.exit_reason(), self.log_path)
 
     def _log(self) -> str:
         return logfile.read(self.log_path, _READ_LINES)

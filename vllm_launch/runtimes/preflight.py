@@ -108,8 +108,8 @@ def _python_of_vllm() -> str | None:
     interpreter = first.removeprefix("#!").strip()
     if Path(interpreter).name.startswith("python") and Path(interpreter).exists():
         return interpreter
-    beside = Path(script).resolve().with_name("python")  # where the script starts by way of a shell
-    return str(beside) if beside.exists() else None
+    sibling = Path(script).resolve().with_name("python")  # for a script that a shell starts
+    return str(sibling) if sibling.exists() else None
 
 
 def _has_vllm(python: str, env: Mapping[str, str]) -> bool:

@@ -42,7 +42,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(report: Report) -> Iterator[None]:
+def exclusive_lock(report: Report) -> Iterator[None]:
     """Nobody else starts or stops servers meanwhile; another launcher that does is waited for, which `report` is told.
 
     The lock ends with this program, however it ends. It must not be taken twice: who has it would wait for itself.

@@ -8,7 +8,7 @@ import pytest
 
 from vllm_launch import Server, free_ports
 
-from .stand_in import STAND_IN
+from .fake_server import FAKE_SERVER
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +19,11 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def stand_in(tmp_path):
+def fake_server(tmp_path):
     """Makes a server of the stand-in."""
     package = tmp_path / "stand-in" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
-    (package / "api_server.py").write_text(textwrap.dedent(STAND_IN))
+    (package / "api_server.py").write_text(textwrap.dedent(FAKE_SERVER))
 
     def make(model="fine", name="chat", port=None, **env):
         [free] = free_ports(1)

@@ -66,12 +66,12 @@ class FakeRuntime:
         match word:
             case "ready":
                 return Answer("ready")
-            case "stranger":
-                return Answer("stranger", "another model answers")
+            case "unexpected-server":
+                return Answer("unexpected-server", "another model answers")
             case "interrupt":
                 raise KeyboardInterrupt
             case _:
-                return Answer("silent", "no answer")
+                return Answer("unreachable", "no answer")
 
     def did(self, what):
         """The servers that this was done with, in order."""

@@ -215,11 +215,11 @@ def test_a_cause_shows_neither_keys_nor_escapes():
 
 def test_an_end_is_told_with_its_cause_and_the_last_lines(tmp_path):
     log = "\n".join([*(f"line {number}" for number in range(20)), "ValueError: No such weights"])
-    lines = causes.told("chat", "ended", log, "with status 1", tmp_path).splitlines()
+    lines = causes.failure_report("chat", "ended", log, "with status 1", tmp_path).splitlines()
     assert lines[:3] == [
         "The vLLM server 'chat' ended.",
         "Cause: ValueError: No such weights",
         f"The last lines of its log, {tmp_path}:",
     ]
     assert lines[3:] == [f"  line {number}" for number in range(9, 20)] + ["  ValueError: No such weights"]
-    assert causes.told("chat", "ended", "", "").endswith("The last lines of its log:\n  (it is empty)")
+    assert causes.failure_report("chat", "ended", "", "").endswith("The last lines of its log:\n  (it is empty)")

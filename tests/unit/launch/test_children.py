@@ -14,12 +14,12 @@ import pytest
 
 from vllm_launch import Server, ServerError, ServerProcess, running
 
-from .stand_in import ROOT, group_is_there, until
+from .fake_server import ROOT, group_is_there, until
 
 
 @pytest.fixture
-def server(stand_in):
-    return stand_in
+def server(fake_server):
+    return fake_server
 
 
 @pytest.fixture

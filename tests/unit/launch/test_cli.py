@@ -34,8 +34,8 @@ def runtime(monkeypatch, tmp_path):
     (tmp_path / "vllm-launch.toml").write_text(FILE)
     monkeypatch.setattr(ready, "ask", fake.ask)
     monkeypatch.setattr(up, "_POLL_S", 0)
-    monkeypatch.setattr(cli_app, "opened", lambda *_: fake)
-    monkeypatch.setattr(cli_app, "answering", lambda _: [fake])
+    monkeypatch.setattr(cli_app, "open_runtime", lambda *_: fake)
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: [fake])
     return fake
 
 
@@ -253,7 +253,7 @@ def test_a_broken_file_keeps_nobody_from_going_back(runtime, run, tmp_path, monk
 
     def back(models, where, *_, **__):
         asked.append(where)
-        return rollback.Way("http://127.0.0.1:11434", "0.33", started=False, missing=())
+        return rollback.RollbackResult("http://127.0.0.1:11434", "0.33", started=False, missing=())
 
     monkeypatch.setattr(rollback, "rollback", back)
     (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")

@@ -16,7 +16,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from vllm_launch.presets import PRESETS
-from vllm_launch.runtimes import answering, container_guard, container_spec, engine
+from vllm_launch.runtimes import available_runtimes, container_guard, container_spec, engine
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers, _lines, ended, unhealthy
 from vllm_launch.runtimes.groups import identity
@@ -291,7 +291,7 @@ class TestAnEngineThatDoesNotAnswer:
 
     def asked(self) -> tuple[list[str], list[str]]:
         told: list[str] = []
-        return [runtime.name for runtime in answering(told.append)], told
+        return [runtime.name for runtime in available_runtimes(told.append)], told
 
     def test_where_nothing_looks_like_docker_there_is_nothing_to_tell(self) -> None:
         assert self.asked() == (["process"], [])

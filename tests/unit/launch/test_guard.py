@@ -14,7 +14,7 @@ import pytest
 from vllm_launch.runtimes import guard
 from vllm_launch.runtimes.guard import Log
 
-from .stand_in import group_is_there, until
+from .fake_server import group_is_there, until
 
 FAMILY = """
 import signal, subprocess

@@ -14,7 +14,7 @@ from vllm_launch.plan import architecture, known, named, quantization
 from vllm_launch.plan.architecture import Linear
 from vllm_launch.plan.kv_cache import Cut, Layout, layout
 from vllm_launch.plan.options import resolve
-from vllm_launch.plan.room import NON_TORCH, NON_TORCH_PARALLEL, Batch, room
+from vllm_launch.plan.overhead import NON_TORCH, NON_TORCH_PARALLEL, Batch, overhead
 from vllm_launch.plan.weights import Part, Weights, computed, latent_copies, scaled, stage_layers
 from vllm_launch.presets import EXAONE, KURE
 from vllm_launch.runtimes.base import LaunchError
@@ -219,22 +219,22 @@ def test_the_longest_request_needs_one_block_more_than_its_own() -> None:
 
 
 def test_the_sampler_needs_most_with_many_requests_and_the_layers_with_many_tokens() -> None:
-    many = room(EXAONE_SHAPE, Batch(2048, 1024, 2, eager=False, pooling=False))
-    few = room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False))
+    many = overhead(EXAONE_SHAPE, Batch(2048, 1024, 2, eager=False, pooling=False))
+    few = overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False))
     assert many.activation == 40 * 1024 * 102400
     assert few.activation < many.activation
     assert few.activation == 2048 * 2 * (4 * 5120 + 3 * 27392 + 5120 + 2 * 1024)
 
 
 def test_no_graphs_are_kept_where_they_are_switched_off() -> None:
-    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=True, pooling=False)).cuda_graphs == 0
-    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False)).cuda_graphs > 0
+    assert overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=True, pooling=False)).cuda_graphs == 0
+    assert overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False)).cuda_graphs > 0
 
 
 def test_several_gpus_need_buffers_to_talk() -> None:
-    assert room(EXAONE_SHAPE, Batch(1, 1, 2, eager=True, pooling=False)).non_torch == NON_TORCH
+    assert overhead(EXAONE_SHAPE, Batch(1, 1, 2, eager=True, pooling=False)).non_torch == NON_TORCH
     parallel = Batch(1, 1, 2, eager=True, pooling=False, tensor_parallel=2)
-    assert room(EXAONE_SHAPE, parallel).non_torch == NON_TORCH_PARALLEL
+    assert overhead(EXAONE_SHAPE, parallel).non_torch == NON_TORCH_PARALLEL
 
 
 def server(**fields: Any) -> Server:

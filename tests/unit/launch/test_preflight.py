@@ -101,21 +101,21 @@ def test_a_python_that_is_not_there(monkeypatch):
         ({"lora_modules": {"ko": "/no/lora"}}, r"no /no/lora \(lora_modules.ko\)"),
     ],
 )
-def test_a_file_that_is_not_there(stand_in, fields, named):
+def test_a_file_that_is_not_there(fake_server, fields, named):
     with pytest.raises(LaunchError, match=f"'chat' can't be started: there is {named}"):
-        check(stand_in().model_copy(update=fields), sys.executable)
+        check(fake_server().model_copy(update=fields), sys.executable)
 
 
 @pytest.mark.parametrize("gpus", ["all", (0,)])
-def test_a_gpu_where_there_is_none(stand_in, path, gpus):
+def test_a_gpu_where_there_is_none(fake_server, path, gpus):
     with pytest.raises(LaunchError, match=r"has none that nvidia-smi tells of.*vllm-llm-cpu"):
-        check(stand_in().model_copy(update={"gpus": gpus}), sys.executable)
+        check(fake_server().model_copy(update={"gpus": gpus}), sys.executable)
 
 
 @pytest.mark.parametrize(("gpus", "missing"), [("all", ""), ((0, 1), ""), ((1, 2, 3), "2, 3")])
-def test_gpus_by_their_numbers(stand_in, path, gpus, missing):
+def test_gpus_by_their_numbers(fake_server, path, gpus, missing):
     path("nvidia-smi", "#!/bin/sh", "echo 0; echo 1")
-    server = stand_in().model_copy(update={"gpus": gpus})
+    server = fake_server().model_copy(update={"gpus": gpus})
     if not missing:
         check(server, sys.executable)
         return
@@ -123,17 +123,17 @@ def test_gpus_by_their_numbers(stand_in, path, gpus, missing):
         check(server, sys.executable)
 
 
-def test_a_driver_that_does_not_work(stand_in, path):
+def test_a_driver_that_does_not_work(fake_server, path):
     path("nvidia-smi", "#!/bin/sh", "echo NVIDIA-SMI has failed; exit 9")
     with pytest.raises(LaunchError, match="none that nvidia-smi tells of"):
-        check(stand_in().model_copy(update={"gpus": "all"}), sys.executable)
+        check(fake_server().model_copy(update={"gpus": "all"}), sys.executable)
 
 
-def test_a_key_file_without_a_key(stand_in, tmp_path):
+def test_a_key_file_without_a_key(fake_server, tmp_path):
     with pytest.raises(LaunchError, match=f"api_key_file of the vLLM server 'chat', {tmp_path}/key, can't be read"):
-        check(stand_in().model_copy(update={"api_key_file": tmp_path / "key"}), sys.executable)
+        check(fake_server().model_copy(update={"api_key_file": tmp_path / "key"}), sys.executable)
 
 
-def test_gpu_numbers_are_those_of_nvidia_smi(stand_in):
-    env = environment(stand_in().model_copy(update={"gpus": (1, 0)}))
+def test_gpu_numbers_are_those_of_nvidia_smi(fake_server):
+    env = environment(fake_server().model_copy(update={"gpus": (1, 0)}))
     assert (env["CUDA_DEVICE_ORDER"], env["CUDA_VISIBLE_DEVICES"]) == ("PCI_BUS_ID", "1,0")

@@ -21,7 +21,7 @@ from vllm_launch.runtimes.processes import Processes
 from vllm_launch.runtimes.records import Records
 from vllm_launch.up import down, up
 
-from .stand_in import ROOT, group_is_there, until
+from .fake_server import ROOT, group_is_there, until
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def ready():
 
 
 @pytest.fixture
-def kept(runtime, stand_in, ready):
+def kept(runtime, fake_server, ready):
     """Starts a server and keeps it."""
 
     def start(*args, **kwargs):
-        instance = ready(runtime.start(stand_in(*args, **kwargs)))
+        instance = ready(runtime.start(fake_server(*args, **kwargs)))
         runtime.keep(instance)
         return instance
 
@@ -131,8 +131,8 @@ def interrupt(program):
 
 
 @pytest.mark.parametrize("how", [end, kill, interrupt])
-def test_a_kept_server_outlives_its_launcher(stand_in, launcher, runtime, how):
-    server = stand_in()
+def test_a_kept_server_outlives_its_launcher(fake_server, launcher, runtime, how):
+    server = fake_server()
     program, group = launcher(server, "runtime.keep(instance)")
     how(program)
     [found] = runtime.instances()
@@ -145,16 +145,16 @@ def test_a_kept_server_outlives_its_launcher(stand_in, launcher, runtime, how):
 
 
 @pytest.mark.parametrize("how", [end, kill, interrupt])
-def test_one_that_is_not_kept_ends_with_its_launcher(stand_in, launcher, runtime, how):
-    program, group = launcher(stand_in(), "")
+def test_one_that_is_not_kept_ends_with_its_launcher(fake_server, launcher, runtime, how):
+    program, group = launcher(fake_server(), "")
     how(program)
     [found] = runtime.instances()  # which waits for it
     assert not group_is_there(group)
     assert (found.state, found.ended) == ("exited", "with the launcher that was starting it")
 
 
-def test_an_unready_one_is_another_launchers_to_keep(stand_in, launcher, runtime):
-    program, _ = launcher(stand_in(), "")
+def test_an_unready_one_is_another_launchers_to_keep(fake_server, launcher, runtime):
+    program, _ = launcher(fake_server(), "")
     [found] = runtime.instances()
     with pytest.raises(LaunchError, match=rf"being started by another vllm-launch \(process {program.pid}\)"):
         runtime.keep(found)
@@ -190,8 +190,8 @@ def test_a_kill_later_is_told_by_its_signal(kept, runtime):
     assert not group_is_there(int(instance.id)), "the engine core has ended too"
 
 
-def test_a_server_that_ends_while_it_starts(stand_in, runtime):
-    instance = runtime.start(stand_in("broken"))
+def test_a_server_that_ends_while_it_starts(fake_server, runtime):
+    instance = runtime.start(fake_server("broken"))
     until(lambda: runtime.instances()[0].state == "exited")
     [found] = runtime.instances()
     assert found.ended == "with status 1"
@@ -230,8 +230,8 @@ def test_a_number_that_another_process_has_by_now_is_never_signalled(kept, runti
     assert runtime.instances() == []
 
 
-def test_a_record_of_the_machines_last_start_names_no_process(stand_in, launcher, runtime):
-    program, group = launcher(stand_in(), "runtime.keep(instance)")
+def test_a_record_of_the_machines_last_start_names_no_process(fake_server, launcher, runtime):
+    program, group = launcher(fake_server(), "runtime.keep(instance)")
     end(program)
     change("chat", boot_id="another")
     [found] = runtime.instances()
@@ -274,8 +274,8 @@ def test_keeping_twice_is_harmless(kept, runtime):
     assert runtime.instances()[0].state == "running"
 
 
-def test_up_and_down(stand_in, runtime):
-    server, seen = stand_in(), []
+def test_up_and_down(fake_server, runtime):
+    server, seen = fake_server(), []
     [first] = up(runtime, [server], seen.append)
     [second] = up(runtime, [server], seen.append)
     assert (first.id, first.state) == (second.id, second.state)
@@ -307,9 +307,9 @@ def test_following_a_log_ends_with_the_server(kept, runtime):
     assert list(following) == ["two"]
 
 
-def test_a_log_is_bounded(stand_in, ready, state):
+def test_a_log_is_bounded(fake_server, ready, state):
     runtime = Processes(python=sys.executable, log_bytes=2000)
-    instance = ready(runtime.start(stand_in()))
+    instance = ready(runtime.start(fake_server()))
     try:
         following = runtime.follow(instance)
         until(lambda: "Route" in next(following))  # the last line of its start
@@ -324,10 +324,10 @@ def test_a_log_is_bounded(stand_in, ready, state):
         runtime.stop(instance, grace=0)
 
 
-def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(stand_in, ready, runtime, state):
+def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(fake_server, ready, runtime, state):
     (state / "processes").mkdir(parents=True)
     (state / "processes" / "chat.log").symlink_to("/dev/full")
-    instance = ready(runtime.start(stand_in()))
+    instance = ready(runtime.start(fake_server()))
     runtime.keep(instance)
     assert get(instance, "say/" + "x" * 5000)
     crash(instance)
@@ -343,45 +343,45 @@ def test_a_taken_name(kept, runtime):
         runtime.start(instance.server.model_copy(update={"port": 1}))
 
 
-def test_a_port_that_another_server_has(kept, stand_in, runtime):
+def test_a_port_that_another_server_has(kept, fake_server, runtime):
     port = kept().server.port
-    other = stand_in(name="other", port=port)
+    other = fake_server(name="other", port=port)
     with pytest.raises(LaunchError, match=r"the vLLM server 'chat' has it.*vllm-launch down chat"):
         runtime.prepare(other, lambda _: None)
     with pytest.raises(LaunchError, match="'chat' has it"):
         runtime.start(other)
 
 
-def test_a_port_that_a_stranger_has(stand_in, runtime):
+def test_a_port_that_a_stranger_has(fake_server, runtime):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
         with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*process {os.getpid()} \("):
-            runtime.prepare(stand_in(port=port), lambda _: None)
+            runtime.prepare(fake_server(port=port), lambda _: None)
 
 
 def test_a_server_that_is_about_to_be_replaced_does_not_stand_in_its_own_way(kept, runtime):
     runtime.prepare(kept().server, lambda _: None)
 
 
-def test_a_folder_that_cannot_be_written(stand_in, runtime, monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_written(fake_server, runtime, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "file" / "state"))
     with pytest.raises(LaunchError, match=r"Logs can't be written in .*Not a directory.*VLLM_LAUNCH_STATE"):
-        Processes(python=sys.executable).prepare(stand_in(), lambda _: None)
+        Processes(python=sys.executable).prepare(fake_server(), lambda _: None)
 
 
-def test_a_disk_that_is_full_before_the_start(stand_in, runtime, monkeypatch):
+def test_a_disk_that_is_full_before_the_start(fake_server, runtime, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LaunchError, match=r"No space left on device\. Make room"):
-        runtime.prepare(stand_in(), lambda _: None)
+        runtime.prepare(fake_server(), lambda _: None)
     with pytest.raises(LaunchError, match="No space left on device"):
-        runtime.start(stand_in())
+        runtime.start(fake_server())
 
 
-def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runtime, monkeypatch):
+def test_a_server_of_which_no_record_can_be_written_does_not_stay(fake_server, runtime, monkeypatch):
     started = []
 
     def fail(self, record):
@@ -390,17 +390,17 @@ def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runt
 
     monkeypatch.setattr(Records, "write", fail)
     with pytest.raises(LaunchError, match="no record"):
-        runtime.start(stand_in())
+        runtime.start(fake_server())
     assert not group_is_there(started[0])
 
 
 # what it is given
 
 
-def test_its_key_is_in_its_environment_alone(kept, stand_in, runtime, ready, tmp_path, state, monkeypatch):
+def test_its_key_is_in_its_environment_alone(kept, fake_server, runtime, ready, tmp_path, state, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
     (tmp_path / "key").write_text("its-own\n")
-    server = stand_in().model_copy(update={"api_key_file": tmp_path / "key"})
+    server = fake_server().model_copy(update={"api_key_file": tmp_path / "key"})
     instance = ready(runtime.start(server))
     assert get(instance, "") == "key=its-own"
     commands = [Path("/proc", pid, "cmdline").read_text() for pid in members(int(instance.id))]
@@ -415,9 +415,9 @@ def test_variables_that_are_not_for_it_are_kept_from_it(kept, monkeypatch):
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [((), "7"), ("all", "7"), ((0, 2), "0,2")])
-def test_its_gpus(stand_in, runtime, ready, monkeypatch, gpus, seen):
+def test_its_gpus(fake_server, runtime, ready, monkeypatch, gpus, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    instance = ready(runtime.start(stand_in().model_copy(update={"gpus": gpus})))
+    instance = ready(runtime.start(fake_server().model_copy(update={"gpus": gpus})))
     assert get(instance, "env/CUDA_VISIBLE_DEVICES") == seen
 
 

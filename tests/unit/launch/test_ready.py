@@ -36,7 +36,7 @@ def test_ready():
 
 def test_nobody_answers():
     answer = asked({"/health": httpx.ConnectError("refused")})
-    assert answer == ready.Answer("silent", "http://127.0.0.1:8001 does not answer: refused")
+    assert answer == ready.Answer("unreachable", "http://127.0.0.1:8001 does not answer: refused")
 
 
 def test_a_dead_engine():
@@ -45,7 +45,7 @@ def test_a_dead_engine():
 
 def test_another_model_at_that_address():
     answer = asked({"/health": OK, "/v1/models": models("other")})
-    assert answer.readiness == "stranger"
+    assert answer.readiness == "unexpected-server"
     assert "serves other, not org/model" in answer.reason
 
 
@@ -54,7 +54,7 @@ def test_another_model_at_that_address():
 )
 def test_something_else_at_that_address(page):
     answer = asked({"/health": OK, "/v1/models": page})
-    assert answer.readiness == "stranger"
+    assert answer.readiness == "unexpected-server"
     assert "is no vLLM" in answer.reason
 
 
@@ -67,7 +67,7 @@ def test_the_key_is_sent(tmp_path):
 
     assert asked({"/health": OK, "/v1/models": guarded}, server).ready
     answer = asked({"/health": OK, "/v1/models": guarded})
-    assert (answer.readiness, "asks for a key" in answer.reason) == ("stranger", True)
+    assert (answer.readiness, "requires a key" in answer.reason) == ("unexpected-server", True)
 
 
 def test_a_key_file_that_is_gone_is_a_reason_and_no_crash(tmp_path):

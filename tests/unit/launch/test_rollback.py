@@ -24,7 +24,7 @@ from vllm_launch.runtimes import LaunchError
 # That an Ollama goes on when the program no longer holds its process is what is wanted.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
 
-STAND_IN = Path(__file__).with_name("ollama_stand_in.py")
+FAKE_OLLAMA = Path(__file__).with_name("ollama_stand_in.py")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def url(monkeypatch, tmp_path):
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     script = tmp_path / "bin" / "ollama"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} {STAND_IN} "$@"\n')
+    script.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} {FAKE_OLLAMA} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
     monkeypatch.setenv("OLLAMA_HOST", address)
@@ -57,7 +57,7 @@ def go(url):
 
 def test_an_ollama_is_started_and_outlives_the_program(url, go):
     way = go()
-    assert way == rollback.Way(url, "0.33.3", started=True, missing=())
+    assert way == rollback.RollbackResult(url, "0.33.3", started=True, missing=())
     assert way.variables() == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
     assert go.said == [f"No Ollama answers at {url}: one is started"]
     assert httpx.get(f"{url}/api/version").status_code == 200

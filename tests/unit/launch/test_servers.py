@@ -219,8 +219,8 @@ def test_the_presets_are_the_production_pair_and_its_stand_ins():
     assert (llm.model, llm.port, llm.reasoning_parser) == ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", 8001, "deepseek_v3")
     assert (embed.model, embed.port, embed.runner) == ("nlpai-lab/KURE-v1", 8002, "pooling")
     for name, other in zip(CPU, (llm, embed), strict=True):
-        stand_in = PRESETS[name]
-        assert other.model in stand_in.served
-        assert stand_in.port == other.port
-        assert not stand_in.gpus
+        small = PRESETS[name]
+        assert other.model in small.served
+        assert small.port == other.port
+        assert not small.gpus
     assert (llm.gpu_memory_utilization or 0) + (embed.gpu_memory_utilization or 0) <= 0.95

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from vllm_launch.runtimes.base import LaunchError
-from vllm_launch.runtimes.state import alone, state_folder
+from vllm_launch.runtimes.state import exclusive_lock, state_folder
 
-from .stand_in import ROOT
+from .fake_server import ROOT
 
 HOLDER = """
 import sys
-from vllm_launch.runtimes.state import alone
-with alone(print):
+from vllm_launch.runtimes.state import exclusive_lock
+with exclusive_lock(print):
     print("alone", flush=True)
     sys.stdin.readline()
 """
@@ -39,22 +39,22 @@ def test_the_second_launcher_says_whom_it_waits_for_and_goes_on(holder):
         told.append(line)
         holder.stdin.close()  # only now the first one ends
 
-    with alone(report):
+    with exclusive_lock(report):
         assert told == [f"Waiting for another vllm-launch (process {holder.pid})."]
 
 
 def test_a_killed_launcher_leaves_no_lock(holder):
     holder.kill()
     holder.wait()
-    with alone(lambda line: pytest.fail(line)):
+    with exclusive_lock(lambda line: pytest.fail(line)):
         pass
 
 
 def test_what_a_launcher_starts_does_not_hold_its_lock():
-    with alone(pytest.fail):
+    with exclusive_lock(pytest.fail):
         child = subprocess.Popen(["sleep", "60"])
     try:
-        with alone(pytest.fail):
+        with exclusive_lock(pytest.fail):
             pass
     finally:
         child.kill()
@@ -64,7 +64,7 @@ def test_what_a_launcher_starts_does_not_hold_its_lock():
 def test_a_state_folder_that_cannot_be_made(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "file" / "state"))
-    with pytest.raises(LaunchError, match=r"The lock can't be written in .*VLLM_LAUNCH_STATE"), alone(print):
+    with pytest.raises(LaunchError, match=r"The lock can't be written in .*VLLM_LAUNCH_STATE"), exclusive_lock(print):
         pass
 
 

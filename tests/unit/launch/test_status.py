@@ -17,7 +17,7 @@ from vllm_launch.servers import Server
 CHAT = Server(name="chat", model="org/model", port=8001)
 LOADING = "Loading safetensors checkpoint shards:  25% Completed | 1/4\n"
 FAILING = "ValueError: No such weights\n"
-SILENT = Answer("silent", "http://127.0.0.1:8001 does not answer: refused")
+SILENT = Answer("unreachable", "http://127.0.0.1:8001 does not answer: refused")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_one_that_answers_no_more_is_not_starting(look):
     assert told.reason == f"{SILENT.reason}; 3 health checks in a row have failed"
 
 
-@pytest.mark.parametrize("readiness", ["unhealthy", "stranger"])
+@pytest.mark.parametrize("readiness", ["unhealthy", "unexpected-server"])
 def test_one_that_answers_otherwise_tells_what(look, readiness):
     told = look(Answer(readiness, "it is so"))
     assert (told.state, told.reason) == (readiness, "it is so")

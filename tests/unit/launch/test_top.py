@@ -223,8 +223,8 @@ def test_times_are_short(seconds, text):
 def runtime(monkeypatch, tmp_path):
     fake = FakeRuntime()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_app, "opened", lambda *_: fake)
-    monkeypatch.setattr(cli_app, "answering", lambda _: [fake])
+    monkeypatch.setattr(cli_app, "open_runtime", lambda *_: fake)
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: [fake])
     return fake
 
 
@@ -292,7 +292,7 @@ def test_named_servers_are_asked_whoever_started_them(runtime, run, serve, tmp_p
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/metrics"])
 def test_an_address_is_asked_and_no_runtime(runtime, run, serve, monkeypatch, path):
-    monkeypatch.setattr(cli_app, "answering", lambda _: pytest.fail("asked for the runtimes"))
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: pytest.fail("asked for the runtimes"))
     page = serve()
     _, out, _ = run("--url", page.url + path, "--once", "--json")
     [told] = json.loads(out)["servers"]

@@ -184,7 +184,7 @@ def test_one_that_answers_no_more_is_told_to_be_ill_and_not_to_be_starting(runti
 
 
 def test_a_stranger_at_its_address(runtime, bring_up):
-    runtime.plays = {"chat": ["stranger"]}
+    runtime.plays = {"chat": ["unexpected-server"]}
     with pytest.raises(LaunchError, match="'chat' can't be reached: another model answers"):
         bring_up(CHAT)
     assert runtime.did("stop") == ["chat"]

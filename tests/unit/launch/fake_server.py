@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
-STAND_IN = """
+FAKE_SERVER = """
 import argparse, http.server, json, os, signal, subprocess, sys, time
 
 parser = argparse.ArgumentParser()

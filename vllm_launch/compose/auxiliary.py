@@ -16,7 +16,7 @@ Spec: TypeAlias = dict[str, object]
 """A service, by Compose's names."""
 
 ROUTER = "vllm-router"
-BESIDE = (ROUTER, "ollama", "redis", "prometheus", "grafana")
+SERVICES = (ROUTER, "ollama", "redis", "prometheus", "grafana")
 """The names that no server can have."""
 
 _ROUTER_DOCKERFILE = f"""\

@@ -32,7 +32,7 @@ CONTEXT = int(0.65 * GIB)
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Overhead:
     """Bytes on each GPU."""
 
     activation: int
@@ -58,12 +58,12 @@ class Batch:
     pipeline_parallel: int = 1
 
 
-def room(shape: Architecture, batch: Batch) -> Room:
+def overhead(shape: Architecture, batch: Batch) -> Overhead:
     """What is needed to run the largest step."""
     layers = math.ceil(shape.layers / batch.pipeline_parallel)
     parallel = batch.tensor_parallel * batch.pipeline_parallel > 1
     sampling = 0 if batch.pooling else SAMPLING_BYTES * min(batch.sequences, batch.tokens) * shape.vocabulary
-    return Room(
+    return Overhead(
         activation=max(_forward(shape, batch), sampling),
         cuda_graphs=0 if batch.eager else layers * GRAPHS_PER_LAYER,
         non_torch=NON_TORCH_PARALLEL if parallel else NON_TORCH,
