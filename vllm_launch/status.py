@@ -1,7 +1,7 @@
 """The state of servers, as `vllm-launch status` shows it: a table for people, JSON for scripts.
 
-`look` combines three sources: the runtime (whether the process runs), the server (whether it answers), and the log (what
-the server does, or why it exited).
+`look` combines three sources: the runtime (whether the process runs), the server (whether it answers), and the log
+(what the server does, or why it exited).
 """
 
 from __future__ import annotations

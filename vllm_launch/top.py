@@ -97,7 +97,7 @@ class Watch:
         self._runner.close()
 
     def look(self, targets: Sequence[Target], timeout_s: float = TIMEOUT_S) -> list[Row]:
-        """Request the figures of all targets. `timeout_s`: seconds. A server's first row covers the time since its start."""
+        """Request the figures of all targets. A server's first row covers the time since the server's start."""
         answers = self._runner.run(self._ask_all(targets, timeout_s))
         return [self._row(target, answer) for target, answer in zip(targets, answers, strict=True)]
 

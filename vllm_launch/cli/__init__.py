@@ -1,4 +1,4 @@
-"""The command `vllm-launch`. Each command reads the configuration (config.py), calls one function, and prints the result.
+"""The command `vllm-launch`. A subcommand reads the configuration (config.py), calls one function, prints the result.
 
 app.py        the application, its exit statuses, and shared options
 lifecycle.py  up, down, status, logs, rollback

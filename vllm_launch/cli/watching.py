@@ -138,6 +138,6 @@ def _show_all(looks: Iterator[list[top.Row]], as_json: bool) -> None:
 def _require_some(rows: list[top.Row]) -> None:
     if not rows:
         raise LaunchError(
-            "No server is there. `vllm-launch up` starts some. To watch a server that another program started, pass its "
-            "name (vllm-launch top vllm-llm) or its URL (vllm-launch top --url http://127.0.0.1:8001)."
+            "No server is there. `vllm-launch up` starts some. To watch a server that another program started, pass "
+            "its name (vllm-launch top vllm-llm) or its URL (vllm-launch top --url http://127.0.0.1:8001)."
         )

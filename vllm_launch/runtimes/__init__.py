@@ -1,4 +1,4 @@
-"""Ways to run a server: as a container (`containers`) or as a process of this machine (`processes`), one interface."""
+"""The runtimes: `containers` runs servers in Docker, `processes` as processes. Both have one interface (`base`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Instance", "LaunchError", "Runtime", "RuntimeName", "State", "availa
 
 
 def open_runtime(name: RuntimeName, python: str | None = None) -> Runtime:
-    """The runtime of this name. `python`: the Python that has vLLM, for processes. Raises `LaunchError`."""
+    """Create the runtime of this name. `python`: the Python with vLLM, for processes. Raises `LaunchError`."""
     if name == "docker":
         from .containers import Containers
 
@@ -19,9 +19,9 @@ def open_runtime(name: RuntimeName, python: str | None = None) -> Runtime:
 
 
 def available_runtimes(report: Report) -> list[Runtime]:
-    """The runtimes that there are on this machine: processes always, Docker where its engine answers.
+    """The runtimes that are available on this machine: processes, and Docker if its engine answers.
 
-    One that ought to answer and does not is told to `report`: its servers may well run.
+    If an engine is expected but does not answer, `report` receives a message: its servers may still run.
     """
     from . import engine
 
