@@ -35,7 +35,7 @@ class Cluster:
             )
         if self.replicas < 1:
             raise LaunchError(
-                f"The minimum must be at least 1 replica, not {self.replicas}: autoscaling needs the queue of a replica."
+                f"The minimum of replicas must be at least 1, not {self.replicas}: autoscaling needs a replica's queue."
             )
         if self.at_most < self.replicas:
             raise LaunchError(f"The maximum of {self.at_most} replicas is less than the minimum of {self.replicas}.")

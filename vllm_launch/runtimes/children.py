@@ -117,7 +117,7 @@ class ServerProcess:
         """Send the stop signal without waiting."""
         if self._popen:
             self._terminated_at = time.monotonic()
-            groups.terminate(self._popen.pid)
+            groups.ask_to_end(self._popen.pid)
 
     def stop(self, grace: float = STOP_GRACE_S) -> None:
         """Stop the process group: send a signal, wait up to `grace` seconds, then kill. A second call is harmless."""

@@ -143,9 +143,9 @@ def require_reachable(client: DockerClient, server: Server, failure: str) -> Non
     engine = urlsplit(client.api.base_url).hostname
     if not is_loopback(engine or ""):
         raise LaunchError(
-            f"{failure}: the Docker engine at {_address()} is on another machine, whose {server.base_url} is unreachable"
-            " from here. Run vllm-launch there, or set host to an address of that machine and set api_key_file: without"
-            " a key, any client that reaches that address can use the server."
+            f"{failure}: the Docker engine at {_address()} is on another machine, whose {server.base_url} is not"
+            " reachable from here. Run vllm-launch there, or set host to an address of that machine and set"
+            " api_key_file: without a key, any client that reaches that address can use the server."
         )
 
 

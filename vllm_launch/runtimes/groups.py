@@ -112,7 +112,7 @@ def runs(group: int) -> bool:
     return sys.platform != "linux" or bool(guard.members(group))
 
 
-def terminate(group: int) -> None:
+def ask_to_end(group: int) -> None:
     """Send SIGTERM to the group's guard, which forwards it; if the guard was killed, to the whole group.
 
     Does nothing if the group is gone. Raises `PermissionError` for another user's group.

@@ -9,9 +9,9 @@ fills the disk. On a full disk, output is lost and the server continues. STATUS 
 so that the guard can write it even then. After the server has exited, the guard ends the rest of its group.
 
 The guard forwards SIGTERM and SIGINT only to the server's main process, as `docker stop` does. That process ends its
-children. vLLM's workers exit at the first SIGTERM, even with running requests (0.32, v1/executor/multiproc_executor.py).
-The engine core also gets the API server's SIGTERM and hangs if two arrive at nearly the same time (0.32,
-v1/engine/core.py: the handler takes a lock that it may hold).
+children. vLLM's workers exit at the first SIGTERM, even with running requests (0.32,
+v1/executor/multiproc_executor.py). The engine core also gets the API server's SIGTERM and hangs if two arrive at nearly
+the same time (0.32, v1/engine/core.py: the handler takes a lock that it may hold).
 
 This file depends only on the standard library.
 """

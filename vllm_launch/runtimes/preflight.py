@@ -87,8 +87,8 @@ def _require_files(server: Server) -> None:
 def _require_gpus(server: Server, there: tuple[int, ...]) -> None:
     if not there:
         raise LaunchError(
-            f"The vLLM server {server.name!r} needs GPUs, but nvidia-smi lists none on this machine. Without a GPU, use "
-            "vllm-llm-cpu and vllm-embed-cpu. With a GPU, install its driver."
+            f"The vLLM server {server.name!r} needs GPUs, but nvidia-smi lists none on this machine. Without a GPU, "
+            "use vllm-llm-cpu and vllm-embed-cpu. With a GPU, install its driver."
         )
     missing = [number for number in server.gpus if isinstance(number, int) and number not in there]
     if missing:

@@ -164,7 +164,7 @@ class Processes:
     def _end(self, record: Record, grace: float) -> None:
         group = record.leader.pid
         try:
-            groups.terminate(group)
+            groups.ask_to_end(group)
             groups.await_end(group, time.monotonic() + grace, lambda: self._look_at(record.name))
         except PermissionError as error:
             raise LaunchError(f"The vLLM server {record.name!r} (process {group}) belongs to another user.") from error

@@ -167,13 +167,13 @@ class TestWords:
         ],
     )
     def test_an_engine_that_does_not_answer(self, error: Exception, words: str) -> None:
-        with pytest.raises(LaunchError) as told, engine.speaking("It can't be done"):
+        with pytest.raises(LaunchError) as told, engine.calls("It can't be done"):
             raise error
         assert str(told.value).startswith("It can't be done: ")
         assert words in str(told.value)
 
     def test_a_clear_error_passes_as_it_is(self) -> None:
-        with pytest.raises(LaunchError, match=r"^clear$"), engine.speaking("It can't be done"):
+        with pytest.raises(LaunchError, match=r"^clear$"), engine.calls("It can't be done"):
             raise LaunchError("clear")
 
     @pytest.mark.parametrize(
