@@ -1,4 +1,4 @@
-"""What the launcher's tests share: a state folder each, and servers that need no vLLM."""
+"""Shared fixtures of the launcher's tests: a state folder for each test, and servers without vLLM."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def state(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_server(tmp_path):
-    """Makes a server of the stand-in."""
-    package = tmp_path / "stand-in" / "vllm" / "entrypoints" / "openai"
+    """Creates servers of the fake vLLM."""
+    package = tmp_path / "fake" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     (package / "api_server.py").write_text(textwrap.dedent(FAKE_SERVER))
 
     def make(model="fine", name="chat", port=None, **env):
         [free] = free_ports(1)
-        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "stand-in"), **env})
+        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "fake"), **env})
 
     return make
