@@ -66,7 +66,7 @@ def _requests(server: ServerPlan) -> Iterator[str]:
     yield from (f"{count:,}" for _, count in cache.sequences)
 
 
-def ways_out() -> Table:
+def suggestions() -> Table:
     """The suggestions for 24 GiB."""
     result = _pair("24GiB")
     return ("on 24 GiB, any one of these",), [(suggestion.text,) for suggestion in result.suggestions]
@@ -88,9 +88,19 @@ def exaone() -> Table:
     layers = sum(part.split + part.whole for part in weights.layers)
     parameters = sum(linear.inputs * linear.outputs for layer in range(shape.layers) for linear in shape.linears(layer))
     return ("part", "parameters", "bytes", "explanation"), [
-        ("64 layers", f"{parameters:,}", f"{layers:,}", "4 bits; for each 128 weights, a 16-bit scale and a 4-bit zero point"),
+        (
+            "64 layers",
+            f"{parameters:,}",
+            f"{layers:,}",
+            "4 bits; for each 128 weights, a 16-bit scale and a 4-bit zero point",
+        ),
         ("embeddings", f"{102400 * 5120:,}", f"{weights.embedding.split:,}", "16 bits"),
-        ("output matrix", f"{102400 * 5120:,}", f"{weights.head.split:,}", "16 bits; it differs from the input embedding"),
+        (
+            "output matrix",
+            f"{102400 * 5120:,}",
+            f"{weights.head.split:,}",
+            "16 bits; it differs from the input embedding",
+        ),
         ("total", "", f"{weights.total:,}", f"{gib(weights.total)}; vLLM allocates the same"),
     ]
 
@@ -119,5 +129,5 @@ def cards() -> Table:
     return ("`--gpu`", "MiB in nvidia-smi", "counted as"), rows
 
 
-ALL = (pair, requests, ways_out, better_shares, exaone, estimates, cards)
+ALL = (pair, requests, suggestions, better_shares, exaone, estimates, cards)
 """docs/tables.py adds the prefix `memory_` to each name."""

@@ -102,7 +102,7 @@ def _config(file: Path, values: Mapping[str, object]) -> Config:
         raise LaunchError(f"{file}: servers are tables, one for each: [servers.NAME].")
     servers = {name: _server(file, name, table) for name, table in tables.items()}
     # A value without a slash is a command, which is found on the PATH.
-    return Config(servers, runtime, python and (_beside(file, python) if _is_path(python) else python), file)
+    return Config(servers, runtime, python and (_resolved(file, python) if _is_path(python) else python), file)
 
 
 def _server(file: Path, name: str, table: Mapping[str, object]) -> Server:
@@ -139,21 +139,22 @@ def _located(file: Path, server: Server) -> dict[str, object]:
     found: dict[str, object] = {"model": _model(file, server.model)}
     found["lora_modules"] = {name: _model(file, path) for name, path in server.lora_modules.items()}
     if server.chat_template is not None and not _JINJA.search(server.chat_template):
-        found["chat_template"] = _beside(file, server.chat_template)
+        found["chat_template"] = _resolved(file, server.chat_template)
     if server.api_key_file is not None:
-        found["api_key_file"] = Path(_beside(file, str(server.api_key_file)))
+        found["api_key_file"] = Path(_resolved(file, str(server.api_key_file)))
     return found
 
 
 def _model(file: Path, model: str) -> str:
-    return _beside(file, model) if model.startswith(("./", "../", "~")) else model
+    return _resolved(file, model) if model.startswith(("./", "../", "~")) else model
 
 
 def _is_path(text: str) -> bool:
     return "/" in text or text.startswith("~")
 
 
-def _beside(file: Path, path: str) -> str:
+def _resolved(file: Path, path: str) -> str:
+    """The path, resolved from the folder of the file."""
     return str(file.absolute().parent / os.path.expanduser(path))
 
 

@@ -137,7 +137,7 @@ def volume(given: tuple[str, str]) -> tuple[str, str, bool]:
     target, _, mode = inside.partition(":")
     if mode not in ("", "ro", "rw") or not target.startswith("/"):
         raise LaunchError(
-            f"The target of the volume {source!r} is {inside!r}. It must be an absolute path, optionally with :ro."
+            f"The volume {source!r} has the target {inside!r}. It must be an absolute path, optionally with :ro."
         )
     if source.startswith(("/", "~")):
         return str(Path(source).expanduser()), target, mode == "ro"

@@ -111,7 +111,7 @@ def test_guard_ends_by_the_servers_signal(run, tmp_path):
 def test_guard_records_127_when_the_command_cannot_run(run, tmp_path):
     assert run("/no/such/python").wait() == 127
     assert recorded(tmp_path)["status"] == 127
-    assert "/no/such/python can't be run: No such file or directory" in (tmp_path / "log").read_text()
+    assert "/no/such/python cannot be run: No such file or directory" in (tmp_path / "log").read_text()
 
 
 def test_guard_ends_the_remaining_processes_of_the_group(run):

@@ -179,7 +179,7 @@ def test_by_sums_samples_per_label_value():
 
 
 def test_read_rejects_a_bound_that_is_not_a_number():
-    with pytest.raises(NotMetricsError, match="no Prometheus text"):
+    with pytest.raises(NotMetricsError, match="is not Prometheus text"):
         page(ttft=('1\nvllm:time_to_first_token_seconds_bucket{le="x"} 1', 3, 4))
 
 

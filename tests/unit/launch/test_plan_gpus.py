@@ -34,7 +34,7 @@ def test_named_accepts_common_names(text: str, name: str) -> None:
 
 def test_unknown_gpu_error_lists_the_known_ones() -> None:
     with pytest.raises(
-        LaunchError, match=r"No GPU is known as 'H1000'. Give its memory, as 80GiB, or one of: T4, .*H200"
+        LaunchError, match=r"Unknown GPU 'H1000'. Pass its memory, such as 80GiB, or one of: T4, .*H200"
     ):
         named("H1000")
 

@@ -214,7 +214,7 @@ def test_server_without_guard_is_found_and_stopped(kept, runtime):
 def test_server_killed_with_its_guard_is_reported_as_such(kept, runtime):
     os.killpg(int(kept().id), signal.SIGKILL)
     until(lambda: runtime.instances()[0].state == "exited")
-    assert runtime.instances()[0].ended == "killed together with the process that watched it"
+    assert runtime.instances()[0].ended == "killed together with its guard process"
 
 
 def test_reused_pid_is_never_signalled(kept, runtime):

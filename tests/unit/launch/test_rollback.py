@@ -56,9 +56,9 @@ def go(url):
 
 
 def test_rollback_starts_ollama_which_outlives_the_program(url, go):
-    way = go()
-    assert way == rollback.RollbackResult(url, "0.33.3", started=True, missing=())
-    assert way.variables() == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
+    result = go()
+    assert result == rollback.RollbackResult(url, "0.33.3", started=True, missing=())
+    assert result.variables() == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
     assert go.reports == [f"No Ollama server answers at {url}; starting one"]
     assert httpx.get(f"{url}/api/version").status_code == 200
 

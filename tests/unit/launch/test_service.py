@@ -85,7 +85,7 @@ def test_dotenv_and_json_contain_the_variables(tmp_path):
         "BACKEND_MODE=vllm",
         "VLLM_URLS=http://127.0.0.1:8002",
         'VLLM_MODEL_MAP={"daynice/kure-v1": "nlpai-lab/KURE-v1"}',
-        f"# VLLM_API_KEY: what is in {tmp_path / 'key'}",
+        f"# VLLM_API_KEY: the content of {tmp_path / 'key'}",
     ]
     assert json.loads(service.written(servers, variables, "json")) == variables
 

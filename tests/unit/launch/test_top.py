@@ -96,7 +96,7 @@ def test_first_look_covers_the_start_and_the_next_the_interval(serve):
     ("how", "reason"),
     [
         ({"status": 404}, "/metrics returned 404"),
-        ({"text": "<html>"}, "/metrics: what it answers is no Prometheus text"),
+        ({"text": "<html>"}, "/metrics: the response is not Prometheus text"),
         ({"text": "up 1\n"}, "/metrics: vllm:num_requests_running is missing"),
         ({"text": "# " + "x" * 200}, "/metrics returned more than 0 MB"),
     ],
@@ -192,12 +192,12 @@ def test_table_has_a_legend_and_reasons():
     lines = shown([Row("vllm-llm", "", "down", "http://127.0.0.1:8001 does not answer: [Errno 111]")], 100)
     assert "tok/s" not in lines[0]
     assert lines[-2:] == [
-        "All since each server's start.",
+        "All figures: since each server's start.",
         "vllm-llm: http://127.0.0.1:8001 does not answer: [Errno 111]",
     ]
     lines = shown([Row("vllm-llm", "", "ready", figures=BUSY)], 100)
     assert "tok/s" in lines[0]
-    assert lines[-1] == ("Hits, tokens a second and times: the last 2.0 s. Counts: since each server's start.")
+    assert lines[-1] == ("Hits, tokens per second and times: the last 2.0 s. Counts: since each server's start.")
 
 
 @pytest.mark.parametrize(
