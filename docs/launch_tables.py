@@ -1,4 +1,4 @@
-"""The tables of docs/launch.md: (head, rows) of each, from the command, the descriptions and the table of faults."""
+"""The tables of docs/launch.md, as (head, rows), from the command, the descriptions and the table of faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vllm_launch.presets import PRESETS
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
-_ABOUT = {"arguments": "its arguments", "model": "its model", "memory": "memory", "machine": "the machine"}
+_ABOUT = {"arguments": "arguments", "model": "model", "memory": "memory", "machine": "machine"}
 
 
 def commands() -> Table:
@@ -26,22 +26,22 @@ def commands() -> Table:
     group = typer.main.get_command(application())
     assert isinstance(group, TyperGroup)
     rows = [(f"`vllm-launch {name}`", _first_line(each.help or "")) for name, each in group.commands.items()]
-    return ("command", "what it does"), rows
+    return ("command", "action"), rows
 
 
 def fields() -> Table:
-    """The keys of a server in the file."""
-    said = _said(Server)
+    """The keys of a server in the configuration file."""
+    docs = _field_docs(Server)
     rows = [
-        (f"`{name}`", "must be given" if field.is_required() else _default(field.default), said.get(name, _flag(name)))
+        (f"`{name}`", "required" if field.is_required() else _default(field.default), docs.get(name, _flag(name)))
         for name, field in Server.model_fields.items()
         if name != "name"
     ]
-    return ("key", "default", "what it is"), rows
+    return ("key", "default", "meaning"), rows
 
 
 def presets() -> Table:
-    """The servers that need no file."""
+    """The predefined servers."""
     rows = [
         (
             f"`{server.name}`",
@@ -56,24 +56,24 @@ def presets() -> Table:
 
 
 def causes() -> Table:
-    """Why servers end while they start."""
+    """The causes of failed starts."""
     rows = [(_ABOUT[fault.about], fault.name, _open(fault.words), _open(fault.advice)) for fault in FAULTS]
-    return ("in", "cause", "what is said", "and what to do"), rows
+    return ("area", "cause", "message", "fix"), rows
 
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n\n")[0].replace("\n", " ")
 
 
-def _said(model: type) -> dict[str, str]:
-    """What stands below each field of a class."""
+def _field_docs(model: type) -> dict[str, str]:
+    """The docstring below each field of a class."""
     [body] = [node.body for node in ast.parse(textwrap.dedent(inspect.getsource(model))).body if hasattr(node, "body")]
-    said = {}
+    docs = {}
     for field, below in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             assert isinstance(field.target, ast.Name)
-            said[field.target.id] = " ".join(str(below.value.value).split())
-    return said
+            docs[field.target.id] = " ".join(str(below.value.value).split())
+    return docs
 
 
 def _flag(name: str) -> str:
@@ -87,13 +87,13 @@ def _default(default: object) -> str:
 
 
 def _own_flags(server: Server) -> list[str]:
-    """Flag and value together, without where it listens and what its model is."""
+    """The flags with their values, without listen address and model."""
     arguments = " ".join(server.arguments()[6:])
     return [part.strip() for part in re.split(r" (?=--)", arguments)] if arguments else []
 
 
 def _open(words: str) -> str:
-    """A sentence with dots where the log's own words are put in."""
+    """The sentence with `…` instead of values from the log."""
     return re.sub(r"\{\w+[^}]*\}", "…", words)
 
 

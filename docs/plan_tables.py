@@ -1,6 +1,6 @@
-"""The tables of docs/gpu-memory.md: (head, rows) of each, from the plan itself.
+"""The tables of docs/gpu-memory.md, as (head, rows), from plans.
 
-The production pair is planned by the published figures alone, whatever this machine has in its cache.
+The production pair is planned with its published figures, independent of this machine's cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vllm_launch import Server
 from vllm_launch.plan import Plan, ServerPlan, architecture, known, named, plan, published, quantization
 from vllm_launch.plan.budget import gib
 from vllm_launch.plan.gpus import MIB, NAMED
-from vllm_launch.plan.room import CONTEXT, GRAPHS_PER_LAYER, NON_TORCH, NON_TORCH_PARALLEL, SAMPLING_BYTES
+from vllm_launch.plan.overhead import CONTEXT, GRAPHS_PER_LAYER, NON_TORCH, NON_TORCH_PARALLEL, SAMPLING_BYTES
 from vllm_launch.plan.weights import computed
 from vllm_launch.presets import EXAONE, PRESETS
 
@@ -27,23 +27,23 @@ def _pair(card: str, *servers: Server) -> Plan:
 
 def pair() -> Table:
     """The presets on common cards."""
-    llm_head = ("`vllm-llm`: share", "weights", "to run them", "KV cache")
-    head = ("card", *llm_head, "`vllm-embed`: share", "of it needed", "fits", "printed by")
+    llm_head = ("`vllm-llm`: share", "weights", "overhead", "KV cache")
+    head = ("card", *llm_head, "`vllm-embed`: share", "needed", "fits", "printed by")
     rows = []
     for card in CARDS:
         result = _pair(card)
         llm, embed = result.servers
-        room = llm.fixed - llm.weights
+        overhead = llm.fixed - llm.weights
         left = gib(llm.kv_available) if llm.kv_available > 0 else "none"
         fits = "yes" if result.fits else "no"
-        cells = (gib(llm.budget), gib(llm.weights), gib(room), left, gib(embed.budget), gib(embed.needs), fits)
+        cells = (gib(llm.budget), gib(llm.weights), gib(overhead), left, gib(embed.budget), gib(embed.needs), fits)
         rows.append((card, *cells, f"`vllm-launch plan --gpu {card}`"))
     return head, rows
 
 
 def requests() -> Table:
-    """How many requests the LLM holds at once."""
-    head = ("card", "as", "KV cache size", "concurrency", "2,048 tokens", "8,192 tokens", "32,768 tokens")
+    """The number of concurrent requests of the LLM."""
+    head = ("card", "configuration", "KV cache size", "concurrency", "2,048 tokens", "8,192 tokens", "32,768 tokens")
     variants = (
         ("the preset", LLM),
         ('with `kv_cache_dtype = "fp8"`', LLM.model_copy(update={"kv_cache_dtype": "fp8"})),
@@ -53,7 +53,7 @@ def requests() -> Table:
         (card, words, *_requests(_pair(card, server, EMBED).server("vllm-llm")))
         for card in CARDS[1:]
         for words, server in variants
-        if server.max_num_batched_tokens is None or card == "H100"  # on the others it is vLLM's default
+        if server.max_num_batched_tokens is None or card == "H100"  # it is vLLM's default on the other cards
     ]
     return head, rows
 
@@ -66,58 +66,68 @@ def _requests(server: ServerPlan) -> Iterator[str]:
     yield from (f"{count:,}" for _, count in cache.sequences)
 
 
-def ways_out() -> Table:
-    """What would make the pair fit on 24 GiB."""
+def suggestions() -> Table:
+    """The suggestions for 24 GiB."""
     result = _pair("24GiB")
     return ("on 24 GiB, any one of these",), [(suggestion.text,) for suggestion in result.suggestions]
 
 
 def better_shares() -> Table:
-    """Shares that use the whole card."""
+    """The shares that use the whole card."""
     rows = []
     for card in CARDS[1:]:
         notes = [note.split(": ", 1)[1] for note in _pair(card).notes if "the KV cache would have" in note]
-        rows.append((card, notes[0] if notes else "as they are"))
-    return ("card", "what `plan` notes"), rows
+        rows.append((card, notes[0] if notes else "unchanged"))
+    return ("card", "note of `plan`"), rows
 
 
 def exaone() -> Table:
-    """Where EXAONE's weights are."""
+    """The parts of EXAONE's weights."""
     shape = architecture.read(known.CONFIGS[EXAONE], EXAONE)
     weights = computed(shape, 2, quantization.read(shape.quantization))
     layers = sum(part.split + part.whole for part in weights.layers)
     parameters = sum(linear.inputs * linear.outputs for layer in range(shape.layers) for linear in shape.linears(layer))
-    return ("part", "parameters", "bytes", "why"), [
-        ("64 layers", f"{parameters:,}", f"{layers:,}", "4 bits; for 128 of them a scale of 16 and a zero point of 4"),
+    return ("part", "parameters", "bytes", "explanation"), [
+        (
+            "64 layers",
+            f"{parameters:,}",
+            f"{layers:,}",
+            "4 bits; for each 128 weights, a 16-bit scale and a 4-bit zero point",
+        ),
         ("embeddings", f"{102400 * 5120:,}", f"{weights.embedding.split:,}", "16 bits"),
-        ("output matrix", f"{102400 * 5120:,}", f"{weights.head.split:,}", "16 bits; it is not the input's"),
-        ("all", "", f"{weights.total:,}", f"{gib(weights.total)}; vLLM allocates as much"),
+        (
+            "output matrix",
+            f"{102400 * 5120:,}",
+            f"{weights.head.split:,}",
+            "16 bits; it differs from the input embedding",
+        ),
+        ("total", "", f"{weights.total:,}", f"{gib(weights.total)}; vLLM allocates the same"),
     ]
 
 
 def estimates() -> Table:
-    """The figures that are no arithmetic."""
-    return ("what", "estimate", "others measured"), [
+    """The estimates."""
+    return ("part", "estimate", "published measurements"), [
         ("activation, sampling", f"{SAMPLING_BYTES} bytes * max_num_seqs * vocabulary", "38.4 to 39.6 bytes"),
         (
             "CUDA graphs",
-            f"{GRAPHS_PER_LAYER // MIB} MiB a layer",
-            "vLLM's own estimate: 0.25 GiB for 32 layers, 1.55 for 64",
+            f"{GRAPHS_PER_LAYER // MIB} MiB per layer",
+            "vLLM's estimate: 0.25 GiB for 32 layers, 1.55 for 64",
         ),
-        ("not PyTorch's, one GPU", gib(NON_TORCH), "0.13 to 0.26 GiB"),
-        ("not PyTorch's, several GPUs", gib(NON_TORCH_PARALLEL), "0.55 to 0.95 GiB"),
-        ("a CUDA context, beside the share", gib(CONTEXT), "0.38 to 0.61 GiB"),
+        ("outside PyTorch, one GPU", gib(NON_TORCH), "0.13 to 0.26 GiB"),
+        ("outside PyTorch, several GPUs", gib(NON_TORCH_PARALLEL), "0.55 to 0.95 GiB"),
+        ("CUDA context, outside the share", gib(CONTEXT), "0.38 to 0.61 GiB"),
     ]
 
 
 def cards() -> Table:
-    """The cards that have a name."""
+    """The named cards."""
     rows = [
         (f"`{name}`", f"{size:,}", gib(named(name).total))
         for name, size in sorted(NAMED.items(), key=lambda item: item[1])
     ]
-    return ("`--gpu`", "MiB, as nvidia-smi tells", "counted as"), rows
+    return ("`--gpu`", "MiB in nvidia-smi", "counted as"), rows
 
 
-ALL = (pair, requests, ways_out, better_shares, exaone, estimates, cards)
-"""docs/tables.py calls each `memory_` and its name."""
+ALL = (pair, requests, suggestions, better_shares, exaone, estimates, cards)
+"""docs/tables.py adds the prefix `memory_` to each name."""

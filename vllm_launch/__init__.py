@@ -1,7 +1,7 @@
-"""Starts vLLM servers and stops them again.
+"""Starts and stops vLLM servers.
 
-`servers` says what a server is, `runtimes` has the ways to run one, and the command `vllm-launch` (`up`, `cli`) uses
-both. What programs import is here: servers as child processes, for as long as the program needs them.
+`servers` describes a server, `runtimes` runs it, and the command `vllm-launch` (`up`, `cli`) uses both. Programs import
+the names below: they run servers as child processes that end with the program.
 """
 
 from .runtimes.children import Progress, ServerError, ServerProcess, running, stop_all

@@ -1,4 +1,4 @@
-"""`python -m vllm_launch`: the same as `vllm-launch`."""
+"""`python -m vllm_launch`: runs the command `vllm-launch`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command; says what is missing where the extra `launch` is not installed."""
+    """Run the command. Without the extra `launch`, print which package is missing and return 1."""
     try:
         from .cli import main as run
     except ModuleNotFoundError as error:

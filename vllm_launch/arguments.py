@@ -1,8 +1,8 @@
-"""Servers' arguments, checked by vLLM itself: its own argument parser reads them, and no model is loaded.
+"""Checks servers' arguments with vLLM's own argument parser. It loads no model.
 
-The parser runs in the Python that has vLLM, in a process of its own, for the 5 to 15 seconds that importing vLLM takes,
-once for all servers. What it complains of is put in words by the table that explains a server's log: the messages are
-the same.
+The parser runs once for all servers, in a separate process of the Python that has vLLM. That takes 5 to 15 seconds:
+vLLM is slow to import. The table that explains a server's log also explains the parser's errors: both have the same
+messages.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Python: TypeAlias = str | os.PathLike[str]
 
 TIMEOUT_S = 180.0
 
-# Reads a list of argument lists, writes vLLM's version and a list of complaints (none: null). The modules are those of
-# 0.32, and those of earlier versions after them. Parsers of tool calls and of thoughts are looked up here as a starting
-# server does (entrypoints/launchers/launcher.py, validate_api_server_args); what a plugin brings is not known here.
+# Reads a list of argument lists. Writes vLLM's version and a list of errors (null: no error). The first module of each
+# tuple is vLLM 0.32's, the others belong to earlier versions. The program looks up tool-call and reasoning parsers as a
+# starting server does (entrypoints/launchers/launcher.py, validate_api_server_args). It cannot know those of plugins.
 _PROGRAM = """
 import contextlib, importlib, importlib.util, io, json, sys
 
@@ -36,15 +36,15 @@ def first(name, *modules):
             last = error
     raise last
 
-def reading():
+def reader():
     cli = "vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args"
     make, validate = first("make_arg_parser", *cli), first("validate_parsed_serve_args", *cli)
     parser = make(first("FlexibleArgumentParser", "vllm.utils.argparse_utils", "vllm.utils")(prog="vllm"))
     tools = first("ToolParserManager", "vllm.tool_parsers", "vllm.entrypoints.openai.tool_parsers")
-    thoughts = first("ReasoningParserManager", "vllm.reasoning")
+    reasoning = first("ReasoningParserManager", "vllm.reasoning")
     known = [
         ("tool call parser", "tool_call_parser", "tool_parser_plugin", tools.list_registered()),
-        ("reasoning parser", "reasoning_parser", "reasoning_parser_plugin", thoughts.list_registered()),
+        ("reasoning parser", "reasoning_parser", "reasoning_parser_plugin", reasoning.list_registered()),
     ]
 
     def read(arguments):
@@ -57,22 +57,22 @@ def reading():
 
     return read
 
-def complaint(read, arguments):
-    said = io.StringIO()
+def check(read, arguments):
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             read(arguments)
     except SystemExit as error:
-        return said.getvalue() or "SystemExit: the server would print its help or its version, and end"
+        return output.getvalue() or "SystemExit: the server would print its help or its version and exit"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 if importlib.util.find_spec("vllm") is None:
-    answer = {"unable": "it has no vLLM"}
+    answer = {"unable": "vLLM is not installed"}
 else:
     try:
-        read, version = reading(), importlib.import_module("vllm").__version__
-        answer = {"version": version, "complaints": [complaint(read, each) for each in json.load(sys.stdin)]}
+        read, version = reader(), importlib.import_module("vllm").__version__
+        answer = {"version": version, "errors": [check(read, each) for each in json.load(sys.stdin)]}
     except Exception as error:
         answer = {"unable": f"vLLM's parser does not start: {type(error).__name__}: {error}"}
 print()
@@ -82,23 +82,23 @@ print(json.dumps(answer))
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What vLLM says of a server's arguments."""
+    """The result of a check of a server's arguments."""
 
     server: str
-    """Its name."""
+    """The server's name."""
     accepted: bool | None
-    """None: there was no vLLM to ask."""
+    """Whether vLLM accepts the arguments. None: no vLLM could check them."""
     words: str
-    """For people: vLLM's version, or what is wrong and what to do about it."""
+    """Text for the user: vLLM's version, or the error and its fix."""
 
 
 def check_all(servers: Sequence[Server], python: Python | None) -> list[Verdict]:
-    """What the vLLM of this Python says of each server's arguments. Raises nothing.
+    """Check each server's arguments with the vLLM of this Python. Raises nothing.
 
-    A chat template that lies on one of a server's volumes is not looked for: its path is the container's.
+    A chat template on one of a server's volumes is not checked: its path exists only in the container.
     """
     if python is None:
-        return _unchecked(servers, "no Python with vLLM is named (--python, or python in the file of servers)")
+        return _unchecked(servers, "no Python with vLLM is set (--python, or python in the configuration file)")
     try:
         written = subprocess.run(
             [os.fspath(python), "-W", "ignore", "-c", _PROGRAM],
@@ -110,26 +110,26 @@ def check_all(servers: Sequence[Server], python: Python | None) -> list[Verdict]
         )
         answer = json.loads(written.stdout.decode(errors="replace").strip().rpartition("\n")[2])
     except OSError as error:
-        return _unchecked(servers, f"{os.fspath(python)} can't be run: {error.strerror}")
+        return _unchecked(servers, f"{os.fspath(python)} cannot be run: {error.strerror}")
     except subprocess.TimeoutExpired:
         return _unchecked(servers, f"vLLM's parser took longer than {TIMEOUT_S:.0f} seconds")
     except ValueError:
-        return _unchecked(servers, f"{os.fspath(python)} ended with status {written.returncode} and without an answer")
+        return _unchecked(servers, f"{os.fspath(python)} exited with status {written.returncode} and no result")
     if "unable" in answer:
         return _unchecked(servers, f"{os.fspath(python)}: {answer['unable']}")
-    said = zip(servers, answer["complaints"], strict=True)
-    return [_verdict(server, complaint, answer["version"]) for server, complaint in said]
+    checked = zip(servers, answer["errors"], strict=True)
+    return [_verdict(server, error, answer["version"]) for server, error in checked]
 
 
 def _unchecked(servers: Sequence[Server], why: str) -> list[Verdict]:
     return [Verdict(server.name, None, f"not checked: {why}") for server in servers]
 
 
-def _verdict(server: Server, complaint: str | None, version: str) -> Verdict:
-    if complaint is None:
-        return Verdict(server.name, True, f"vLLM {version} takes its arguments")
-    cause = causes.explain(complaint, "")
-    return Verdict(server.name, False, cause.sentence if cause else complaint.strip().rpartition("\n")[2])
+def _verdict(server: Server, error: str | None, version: str) -> Verdict:
+    if error is None:
+        return Verdict(server.name, True, f"vLLM {version} accepts the arguments")
+    cause = causes.explain(error, "")
+    return Verdict(server.name, False, cause.sentence if cause else error.strip().rpartition("\n")[2])
 
 
 def _arguments(server: Server) -> list[str]:

@@ -1,8 +1,8 @@
-"""What is the same for a vLLM server in a container, whoever starts it: the Docker SDK or Compose.
+"""Settings of a vLLM server in a container. The Docker SDK, Compose and Kubernetes use the same ones.
 
-Inside, a server listens on one port for everybody; outside, the port is bound to an address of the machine. Its API key
-is a file in the container that a shell reads before it becomes vLLM, so the key stands neither on a command line nor in
-what `docker inspect` shows.
+In the container, a server listens on one port on all addresses. On the host, the port is bound to one address. The API
+key is a file in the container. A shell reads it and then executes vLLM, so neither a command line nor `docker inspect`
+shows the key.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from .errors import LaunchError
 from .servers import HOST, Server, is_address
 
 PORT = 8000
-"""Where a server listens in its container: vLLM's own default."""
+"""The port in the container: vLLM's default."""
 LISTEN = "0.0.0.0"
-"""The container's own network; what of it is seen outside, its published port says."""
+"""All addresses of the container's network. The published port decides what is reachable from outside."""
 
 KEY_FILE = "/run/secrets/vllm-api-key"
-"""Where the API key lies in the container, read only. No file there, or a device (`/dev/null`): no key."""
+"""The path of the API key in the container, read only. No file, or a device (`/dev/null`): no key."""
 
 READ_KEY = r"LC_ALL=C tr -d '[:space:]\357\273\277' <"
-"""How a shell reads a file of a key, whose name follows: as `Server.key` does, without the mark of UTF-8 before it."""
+"""The shell command that reads a key file, whose name follows. Like `Server.key`, it removes the UTF-8 mark."""
 
-# A blank key would leave the server open though its owner meant to close it, and so would one that can't be read.
+# The script stops if the key is blank or unreadable. Otherwise the server would run without the configured key.
 _START = f"""\
 set -eu
 if [ -f {KEY_FILE} ]; then
@@ -37,36 +37,36 @@ exec "$@"
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How a container is asked whether its server works. Times in seconds, as Docker means them."""
+    """The health check of a container. Times in seconds, with Docker's meanings."""
 
     command: tuple[str, ...]
-    """Ends with status 0 when the server can answer."""
+    """Exits with status 0 if the server can answer."""
     interval: int
     timeout: int
     retries: int
     start_period: int
-    """While it lasts, failed checks do not count: a large model is downloaded, loaded and compiled. A check that
-    succeeds ends it, and a server that dies ends the container, so a long one delays nothing."""
+    """During this period, failed checks do not count: the server downloads, loads and compiles a large model. A long
+    period costs nothing: the first successful check ends it, and a server that exits ends the container."""
 
 
 LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
-"""Docker's `json-file` log driver: how much of a server's log is kept."""
+"""Options of Docker's `json-file` log driver: the size of a server's log."""
 
 
 def address(server: Server) -> str:
-    """The address of the machine that its port is bound to. Raises `LaunchError` for a name, which Docker refuses."""
+    """The host address that the port is bound to. Raises `LaunchError` for a name: Docker accepts only addresses."""
     if server.host == "localhost":
         return HOST
     if not is_address(server.host):
         raise LaunchError(
-            f"The host of the vLLM server {server.name!r}, {server.host!r}, is a name; for a container it must be an "
-            f"address, as {HOST} or 0.0.0.0."
+            f"The host of the vLLM server {server.name!r}, {server.host!r}, is a name. For a container it must be an "
+            f"address, such as {HOST} or 0.0.0.0."
         )
     return server.host
 
 
 def entrypoint(server: Server) -> list[str]:
-    """The container's entry point; `command` follows it."""
+    """The container's entry point. `command` follows it."""
     return ["/bin/sh", "-c", _START, "vllm", *server.entrypoint]
 
 
@@ -76,10 +76,10 @@ def command(server: Server) -> list[str]:
 
 
 def health_check(server: Server) -> HealthCheck:
-    """Waits for the model, not for the port: vLLM answers `/health` once the engine runs, and 503 when that has died.
+    """The health check: it waits for the model, not only for the port.
 
-    It asks with the Python that runs vLLM, since an image of one's own need not have curl, and past any proxy of the
-    environment. `/health` needs no key.
+    vLLM answers `/health` once the engine runs, and returns 503 after the engine has died. The check uses the Python
+    that runs vLLM, because a custom image may not have curl. It ignores the proxy variables. `/health` needs no key.
     """
     return HealthCheck(
         command=probe(server.entrypoint[0], "/health"), interval=10, timeout=8, retries=3, start_period=1800
@@ -87,7 +87,7 @@ def health_check(server: Server) -> HealthCheck:
 
 
 def probe(python: str, path: str) -> tuple[str, ...]:
-    """A command that asks a server in the same container, on `PORT`, and ends with 0 when the answer is 200."""
+    """A command that requests `path` from the server in the same container. It exits with 0 if the status is 200."""
     ask = (
         f"import http.client as http; server = http.HTTPConnection('127.0.0.1', {PORT}, timeout=7);"
         f" server.request('GET', '{path}'); exit(server.getresponse().status != 200)"

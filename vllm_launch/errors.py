@@ -1,7 +1,7 @@
-"""The error of this package. A leaf: whatever a module imports, it can import this too."""
+"""The exception of this package. It imports nothing, so every module can import it."""
 
 from __future__ import annotations
 
 
 class LaunchError(RuntimeError):
-    """Something can't be done. The message says what, of which server, and what to do about it."""
+    """An operation failed. The message contains the operation, the server, the cause and the fix."""

@@ -1,8 +1,8 @@
-"""What vLLM servers die of while they start, in one table: what the log says, what that means, what to do about it.
+"""The table of causes for which a vLLM server exits during its start: log message, meaning, fix.
 
-The rows are tried in order, so what is special stands before what is general. Sources of the messages: vLLM 0.32.0
-(paths without a project's name), transformers 5.19, huggingface_hub 2.4, PyTorch 2.13; `before` names what older
-versions of vLLM say.
+The rows are matched in order, so a specific row stands before a general one. Sources of the messages: vLLM 0.32.0
+(paths without a project name), transformers 5.19, huggingface_hub 2.4, PyTorch 2.13. `before` marks the messages of
+older vLLM versions.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Literal, TypeAlias
 About: TypeAlias = Literal["arguments", "model", "memory", "machine"]
 
 ENDED = "the process ended "
-"""Before the words of how the process ended, which are the last line that patterns see."""
+"""The prefix of the line that describes the exit of the process. It is the last line that the patterns match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row of the table. `words` and `advice` may name groups of the pattern."""
+    """A row of the table. `words` and `advice` may contain groups of the pattern."""
 
     about: About
-    """What has to be set right."""
+    """What has to be fixed."""
     name: str
     pattern: re.Pattern[str]
     words: str
     advice: str
     source: str
-    """Where the message is written."""
+    """The source file that writes the message."""
 
 
 def _row(about: About, name: str, pattern: str, words: str, advice: str, source: str) -> Fault:
@@ -50,7 +50,7 @@ FAULTS: tuple[Fault, ...] = (
         "wrong choice",
         r"error: argument (?P<flag>\S+): invalid choice: (?P<value>.+?) \(choose from (?P<choices>.+)\)",
         "{flag} can't be {value}",
-        "It may be {choices}.",
+        "Allowed values: {choices}.",
         "argparse.py (Python)",
     ),
     _row(
@@ -66,7 +66,7 @@ FAULTS: tuple[Fault, ...] = (
         "unknown tool parser",
         r"invalid tool call parser: (?P<value>.*?) \(chose from \{ *(?P<choices>.*?) *\}\)",
         "this vLLM has no tool-call parser {value!r}",
-        "tool_call_parser may be one of: {choices}.",
+        "Allowed values of tool_call_parser: {choices}.",
         "entrypoints/launchers/launcher.py",
     ),
     _row(
@@ -75,14 +75,14 @@ FAULTS: tuple[Fault, ...] = (
         r"(?:Reasoning parser '(?P<value>.*?)' not found\. Available parsers:"
         r"|invalid reasoning parser: (?P<older>.*?) \(chose from \{) *(?P<choices>[^\"}]*)",
         "this vLLM has no reasoning parser {value}",
-        "reasoning_parser may be one of: {choices}.",
+        "Allowed values of reasoning_parser: {choices}.",
         "reasoning/abs_reasoning_parsers.py; entrypoints/launchers/launcher.py",
     ),
     _row(
         "arguments",
         "no tool parser",
         r"--enable-auto-tool-choice requires --tool-call-parser",
-        "tools are switched on, and no tool-call parser is named",
+        "tools are enabled, but no tool-call parser is set",
         "Set tool_call_parser, such as hermes.",
         "entrypoints/launchers/cli_args.py",
     ),
@@ -91,22 +91,22 @@ FAULTS: tuple[Fault, ...] = (
         "no chat template file",
         r"supplied chat template (?:string )?\((?P<path>[^)]*)\) (?:appears path-like|looks like a file path)",
         "there is no chat template {path}",
-        "Name a file that is there; for a container, the path inside of it, on one of its volumes.",
+        "Set the path of an existing file. For a container, use the path in the container, on one of its volumes.",
         "renderers/chat_utils.py",
     ),
     _row(
         "arguments",
         "port taken",
         r"Address already in use|\[Errno 98\]|error while attempting to bind on address",
-        "its port is taken",
-        "Stop what listens there, or choose another port.",
+        "its port is in use",
+        "Stop the program that listens on the port, or choose another port.",
         "socket.bind in entrypoints/launchers/launcher.py; asyncio",
     ),
     _row(
         "arguments",
         "port not allowed",
         r"sock\.bind\(.*\)\n(?: *[~^]+ *\n)?PermissionError",
-        "it may not listen on its port",
+        "the server has no permission to listen on its port",
         "Choose a port of 1024 or above.",
         "socket.bind in entrypoints/launchers/launcher.py",
     ),
@@ -116,48 +116,48 @@ FAULTS: tuple[Fault, ...] = (
         "gated model",
         r"GatedRepoError|(?:Cannot access|trying to access a) gated repo|is a gated repository"
         r"|Access to model \S+ is restricted",
-        "the model is gated, and the hub does not let this server have it",
-        "Accept its terms on the model's page, and set HF_TOKEN to a token that may read it.",
+        "the model is gated, and the hub denies access to it",
+        "Accept the terms on the model's page, and set HF_TOKEN to a token with read access.",
         "huggingface_hub/utils/_http.py, transformers/utils/hub.py",
     ),
     _row(
         "model",
         "unknown revision",
         r"RevisionNotFoundError|is not a valid git identifier",
-        "the model has no such revision",
-        "Correct revision: a branch, a tag or a commit of the model.",
+        "the model does not have this revision",
+        "Correct revision. It is a branch, a tag or a commit of the model.",
         "huggingface_hub/utils/_http.py, transformers/utils/hub.py",
     ),
     _row(
         "model",
         "unknown model",
         r"RepositoryNotFoundError|is not a local folder and is not a valid model identifier",
-        "the hub knows no such model, or hides it from who has no token for it",
-        "Check the model's id; for a private model set HF_TOKEN.",
+        "the hub does not have this model, or the model is private and the token is missing",
+        "Check the id of the model. For a private model, set HF_TOKEN.",
         "huggingface_hub/utils/_http.py, transformers/utils/hub.py",
     ),
     _row(
         "model",
         "token refused",
         r"\b40[13] (?:Client Error|Unauthorized|Forbidden)|Invalid credentials in Authorization header",
-        "the hub refuses the token",
-        "Set HF_TOKEN to a token that is valid and may read the model.",
+        "the hub rejects the token",
+        "Set HF_TOKEN to a valid token with read access to the model.",
         "huggingface_hub/utils/_http.py",
     ),
     _row(
         "model",
         "no such folder",
         r"HFValidationError: Repo id must be .*?: '(?P<path>[^']*)'",
-        "{path} is neither a folder that is there nor the id of a model on the hub",
-        "Correct model; for a container, the path inside of it, on one of its volumes.",
+        "{path} is neither an existing folder nor the id of a model on the hub",
+        "Correct model. For a container, use the path in the container, on one of its volumes.",
         "huggingface_hub/utils/_validators.py",
     ),
     _row(
         "model",
         "offline",
         r"outgoing traffic has been disabled|OfflineModeIsEnabled|offline mode is enabled",
-        "the model is not on this machine, and downloading is switched off (HF_HUB_OFFLINE)",
-        "Download it before, unset HF_HUB_OFFLINE, or name a folder that has it.",
+        "the model is not on this machine, and downloads are disabled (HF_HUB_OFFLINE)",
+        "Download the model first, unset HF_HUB_OFFLINE, or set model to a folder that contains it.",
         "huggingface_hub/file_download.py, huggingface_hub/_snapshot_download.py",
     ),
     _row(
@@ -165,8 +165,8 @@ FAULTS: tuple[Fault, ...] = (
         "no network",
         r"Please check your connection and try again|We couldn't connect to '"
         r"|(?:ConnectError|ConnectionError|ConnectTimeout|NameResolutionError|MaxRetryError)\b: ",
-        "the model is not on this machine, and the hub can't be reached",
-        "Check the network and its proxy (HTTPS_PROXY, HF_ENDPOINT), or name a folder that has the model.",
+        "the model is not on this machine, and the hub is unreachable",
+        "Check the network and its proxy (HTTPS_PROXY, HF_ENDPOINT), or set model to a folder that contains the model.",
         "huggingface_hub/file_download.py, transformers/utils/hub.py, httpx",
     ),
     _row(
@@ -175,7 +175,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Invalid repository ID or local directory specified: '(?P<model>[^']*)'"
         r"|(?P<other>\S+) does not appear to have a file named config\.json",
         "{model} has no config.json",
-        "Name the folder that has config.json and the weights, or a model on the hub.",
+        "Set model to the folder with config.json and the weights, or to the id of a model on the hub.",
         "transformers_utils/config.py, transformers/utils/hub.py",
     ),
     _row(
@@ -183,25 +183,25 @@ FAULTS: tuple[Fault, ...] = (
         "no weights",
         r"Cannot find any model weights with `(?P<model>[^`]*)`",
         "{model} has no weights that this vLLM can load",
-        "It takes *.safetensors, *.bin or *.pt; see that the download is complete.",
+        "vLLM loads *.safetensors, *.bin and *.pt. Check that the download is complete.",
         "model_executor/model_loader/default_loader.py",
     ),
     _row(
         "model",
         "broken weights",
         r"SafetensorError|PytorchStreamReader failed|, in parse_safetensors_file_metadata$",
-        "a file of the weights is broken",
-        "Remove it and download it again; a pointer file of Git LFS looks like this too.",
+        "a weight file is broken",
+        "Remove the file and download it again. A Git LFS pointer file causes the same error.",
         "safetensors, PyTorch, transformers_utils/utils.py",
     ),
-    # What this vLLM can serve.
+    # Models and features that this vLLM supports.
     _row(
         "model",
         "remote code",
         r"contains custom code which must be executed|[Pp]lease pass the argument `trust_remote_code=True`"
         r"|consider setting `trust_remote_code=True`",
-        "the model brings code of its own, which vLLM runs only when told to",
-        'If you trust it, add "--trust-remote-code" to extra_args.',
+        "the model contains custom code, which vLLM runs only with --trust-remote-code",
+        'If you trust the code, add "--trust-remote-code" to extra_args.',
         "transformers/dynamic_module_utils.py, transformers_utils/config.py",
     ),
     _row(
@@ -217,15 +217,15 @@ FAULTS: tuple[Fault, ...] = (
         "unknown architecture",
         r"Model architectures? \[?'?(?P<type>[^\]]+?)'?\]? (?:(?:are|is) not supported|was supported in vLLM until)",
         "this vLLM can't serve the architecture {type}",
-        "Use a vLLM (image) that has it, or another model.",
+        "Use a vLLM (image) that supports it, or another model.",
         "model_executor/models/registry.py",
     ),
     _row(
         "model",
         "wrong runner",
         r"do(?:es)? not support `(?P<flag>--runner \w+)`",
-        "the model can't be served with {flag}",
-        "Embedding models take runner = pooling, others generate; auto lets vLLM choose.",
+        "the model cannot be served with {flag}",
+        "Embedding models need runner = pooling, other models generate. With auto, vLLM chooses.",
         "config/model.py",
     ),
     _row(
@@ -234,7 +234,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Quantization method specified in the model config \((?P<model>.*?)\) does not match the quantization method "
         r"specified in the `quantization` argument \((?P<asked>.*?)\)",
         "the model is quantized with {model}, and {asked} is asked for",
-        "Leave quantization out: vLLM reads it from the model.",
+        "Remove quantization: vLLM reads it from the model.",
         "config/model.py",
     ),
     _row(
@@ -242,7 +242,7 @@ FAULTS: tuple[Fault, ...] = (
         "quantization unknown",
         r"Cannot find the config file for (?P<type>\w+)",
         "the weights are not quantized with {type}",
-        "Leave quantization out, or name the quantized model.",
+        "Remove quantization, or set model to the quantized model.",
         "model_executor/model_loader/weight_utils.py",
     ),
     _row(
@@ -251,15 +251,15 @@ FAULTS: tuple[Fault, ...] = (
         r"^(?:.*Error: |.*Value error, )?(?P<what>.*(?:"
         r"quantization is currently not supported in|is not supported for the current GPU"
         r"|is not supported for quantization|Unknown quantization method).*?)(?: \[type=.*)?$",
-        "this quantization does not run here: {what}",
-        "Use a model in another quantization, or another GPU.",
+        "this hardware or vLLM does not support the quantization: {what}",
+        "Use a model with another quantization, or another GPU.",
         "platforms/interface.py, config/vllm.py, config/model.py",
     ),
     _row(
         "model",
         "dtype unsupported",
         r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. Your (?P<gpu>.+?) GPU",
-        "this GPU ({gpu}) can't compute in bfloat16",
+        "this GPU ({gpu}) does not support bfloat16",
         "Set dtype to half.",
         "platforms/cuda.py",
     ),
@@ -268,8 +268,8 @@ FAULTS: tuple[Fault, ...] = (
         "max_model_len too large",
         r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len "
         r"\([^=]*=(?P<model>\d+)",
-        "max_model_len {asked} is more than the {model} tokens that the model was made for",
-        "Set max_model_len to {model} or less, or leave it out.",
+        "max_model_len {asked} is larger than the {model} tokens of the model's context window",
+        "Set max_model_len to {model} or less, or remove it.",
         "config/model.py",
     ),
     _row(
@@ -277,8 +277,8 @@ FAULTS: tuple[Fault, ...] = (
         "too many GPUs asked for",
         r"World size \((?P<asked>\d+)\) is larger than the number of available GPUs \((?P<there>\d+)\)"
         r"|local_world_size \(\d+\) exceeds assigned_physical_gpu_ids|rank \d+ is out of bounds for",
-        "more GPUs are asked for than there are",
-        "Lower tensor_parallel_size and pipeline_parallel_size, or give it more GPUs (gpus).",
+        "the server needs more GPUs than are available",
+        "Lower tensor_parallel_size and pipeline_parallel_size, or give the server more GPUs (gpus).",
         "config/parallel.py, v1/worker/gpu_worker.py",
     ),
     _row(
@@ -286,7 +286,7 @@ FAULTS: tuple[Fault, ...] = (
         "heads not divisible",
         r"Total number of attention heads \((?P<heads>\d+)\) must be divisible by tensor parallel size "
         r"\((?P<parallel>\d+)\)",
-        "the model's {heads} attention heads can't be shared among {parallel} GPUs",
+        "the model's {heads} attention heads cannot be divided among {parallel} GPUs",
         "Set tensor_parallel_size to a number that divides {heads}.",
         "config/model.py",
     ),
@@ -295,15 +295,15 @@ FAULTS: tuple[Fault, ...] = (
         "LoRA rank",
         r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)",
         "a LoRA adapter has rank {rank}, and {limit} is allowed",
-        "Raise max_lora_rank to {rank} or the next of 8, 16, 32, 64, 128, 256, 320, 512.",
+        "Raise max_lora_rank to {rank}, or to the next of 8, 16, 32, 64, 128, 256, 320, 512.",
         "lora/peft_helper.py",
     ),
     _row(
         "model",
         "no LoRA adapter",
         r"LoRAAdapterNotFoundError|No adapter found for (?P<path>\S+)",
-        "a LoRA adapter is not where lora_modules says",
-        "Name a folder with adapter_config.json, or an id on the hub.",
+        "the path of a LoRA adapter in lora_modules does not exist",
+        "Set a folder with adapter_config.json, or an id on the hub.",
         "lora/worker_manager.py, exceptions.py",
     ),
     # Memory.
@@ -313,7 +313,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Free memory on device \S*? ?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than desired GPU "
         r"memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         "{wanted} GiB of GPU memory are wanted (gpu_memory_utilization {share}), {free} of {total} GiB are free",
-        "Stop what else runs on that GPU, or lower gpu_memory_utilization.",
+        "Stop the other programs on that GPU, or lower gpu_memory_utilization.",
         "v1/worker/utils.py",
     ),
     _row(
@@ -322,7 +322,7 @@ FAULTS: tuple[Fault, ...] = (
         r"(?P<needed>[\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory "
         r"\((?P<there>[\d.]+) GiB\)\. Based on the available memory, the estimated maximum model length is "
         r"(?P<fits>\d+)",
-        "one request of max_model_len needs {needed} GiB of KV cache, and there are {there}",
+        "one request of max_model_len needs {needed} GiB of KV cache, and {there} GiB are available",
         "Set max_model_len to {fits} or less, or raise gpu_memory_utilization.",
         "v1/core/kv_cache_utils.py",
     ),
@@ -331,7 +331,7 @@ FAULTS: tuple[Fault, ...] = (
         "KV cache far too small",
         r"KV cache is needed, which is larger than the available KV cache"
         r"|larger than the maximum number of tokens that can be stored in KV cache",
-        "the KV cache can't hold one request of max_model_len",
+        "the KV cache is too small for one request of max_model_len",
         "Lower max_model_len, raise gpu_memory_utilization, or set kv_cache_dtype to fp8.",
         "v1/core/kv_cache_utils.py; before: worker/worker.py (0.8)",
     ),
@@ -350,7 +350,7 @@ FAULTS: tuple[Fault, ...] = (
         r"is less than (?:desired CPU memory utilization|requested memory for kv) \((?:[\d.]+, )?(?P<wanted>[\d.]+)",
         "{wanted} GiB of memory are wanted, {free} of {total} GiB are free",
         "Lower gpu_memory_utilization (on a CPU: the share of the machine's memory), kv_cache_memory_bytes or "
-        "VLLM_CPU_KVCACHE_SPACE (GiB), or stop what else runs here.",
+        "VLLM_CPU_KVCACHE_SPACE (GiB), or stop other programs on this machine.",
         "v1/worker/cpu_worker.py",
     ),
     _row(
@@ -359,7 +359,7 @@ FAULTS: tuple[Fault, ...] = (
         r"Failed to load model - not enough GPU memory|CUDA out of memory|OutOfMemoryError|CUDA error: out of memory",
         "the GPU's memory is full",
         "Use a smaller or quantized model, more GPUs (tensor_parallel_size), a smaller max_model_len or max_num_seqs, "
-        "or stop what else runs there.",
+        "or stop the other programs on the GPU.",
         "v1/worker/gpu_model_runner.py, PyTorch",
     ),
     _row(
@@ -376,7 +376,7 @@ FAULTS: tuple[Fault, ...] = (
         "disk full",
         r"No space left on device|\[Errno 28\]|Disk quota exceeded|[Nn]ot enough free disk space",
         "the disk is full",
-        "Make room where the models are kept (HF_HOME), or move that folder.",
+        "Free disk space in the folder of the models (HF_HOME), or move that folder.",
         "Python's OSError 28, huggingface_hub/file_download.py",
     ),
     # The machine.
@@ -385,8 +385,8 @@ FAULTS: tuple[Fault, ...] = (
         "no such program",
         r"\bexec: (?:line \d+: )?(?P<program>\S+): not found"
         r"|^vllm: line \d+: (?P<path>/\S+): No such file or directory",
-        "the container's image has no {program}, which is to start the server",
-        "Use an image that has vLLM, or correct entrypoint.",
+        "the container's image does not have {program}, which starts the server",
+        "Use an image with vLLM, or correct entrypoint.",
         "sh (dash, bash, BusyBox), which ends with status 127",
     ),
     _row(
@@ -394,7 +394,7 @@ FAULTS: tuple[Fault, ...] = (
         "driver too old",
         r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|unsatisfied condition: cuda",
         "the NVIDIA driver is too old for this vLLM's CUDA",
-        "Update the driver, or use a vLLM (image) made for an older CUDA.",
+        "Update the driver, or use a vLLM (image) that was built for an older CUDA.",
         "PyTorch, CUDA, NVIDIA's container runtime",
     ),
     _row(
@@ -402,8 +402,8 @@ FAULTS: tuple[Fault, ...] = (
         "no GPU",
         r"Failed to infer device type|Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device"
         r"|libcuda\.so\.1: cannot open shared object",
-        "vLLM finds no GPU here",
-        "Give it GPUs (gpus), install the driver and NVIDIA's container toolkit, or take a preset for the CPU.",
+        "vLLM finds no GPU",
+        "Set gpus, install the driver and NVIDIA's container toolkit, or use a preset for the CPU.",
         "config/device.py, PyTorch, CUDA",
     ),
     _row(
@@ -434,8 +434,8 @@ FAULTS: tuple[Fault, ...] = (
         "machine",
         "cache not writable",
         r"PermissionError: \[Errno 13\] Permission denied: '(?P<path>[^']*)'|PermissionError at (?P<other>\S+) when",
-        "it may not write or read {path}",
-        "Give the server's user that right, or move the folder (HF_HOME, VLLM_CACHE_ROOT).",
+        "the server has no permission to read or write {path}",
+        "Give the server's user the permission, or move the folder (HF_HOME, VLLM_CACHE_ROOT).",
         "Python's OSError 13, transformers/utils/hub.py",
     ),
     _row(
@@ -443,8 +443,8 @@ FAULTS: tuple[Fault, ...] = (
         "out of memory",
         r"'[^']+': -9\b|\(exit code: -9\)|DefaultCPUAllocator: can't allocate memory|^MemoryError"
         rf"|Cannot allocate memory|^{ENDED}.*(?:SIGKILL|status 137|OOM)",
-        "the machine's memory ran out, most likely: a process was killed",
-        "Use a smaller model, lower VLLM_CPU_KVCACHE_SPACE, stop what else runs here, or raise the container's limit.",
+        "a process was killed, most likely because the machine ran out of memory",
+        "Use a smaller model, lower VLLM_CPU_KVCACHE_SPACE, stop other programs, or raise the container's limit.",
         "signal 9, SIGKILL; v1/engine/utils.py, v1/executor/multiproc_executor.py",
     ),
 )

@@ -1,11 +1,11 @@
-"""Reading the log of a vLLM server for people: how far its start has come, and the figures that it names. Text in only.
+"""Reads the log of a vLLM server: the progress of its start, and the figures in it. The input is text only.
 
 vLLM writes `(EngineCore pid=12) INFO 01-31 12:00:00 [core.py:1] message`, tracebacks with the same process prefix, and
-progress bars whose updates end with a carriage return. `parse` takes all of that apart, and takes out what is not for
-people's eyes: terminal escapes and keys. `SIGNS` says which line means which stage of a start; the last one counts.
+progress bars whose updates end with a carriage return. `parse` splits the text into lines and removes terminal escapes
+and keys. `SIGNS` maps log lines to stages of the start; the last matching line counts.
 
-Sources of the lines: vLLM 0.32.0, huggingface_hub 2.4.0 and uvicorn, by the file that each row names. A log of an older
-vLLM, whose lines partly differ, is read as far as they are the same.
+Sources of the lines: vLLM 0.32.0, huggingface_hub 2.4.0 and uvicorn; each row names the file. Logs of older vLLM
+versions are understood where their lines are the same.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ class Line:
     """One line of a log, or one state of a progress bar."""
 
     text: str
-    """As it is shown to people: without the process prefix, escapes and keys."""
+    """The line for display: without the process prefix, escapes and keys."""
     level: str
-    """DEBUG, INFO, WARNING, ERROR or CRITICAL; empty for what is no log record: tracebacks, progress bars, prints."""
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL; empty for other lines: tracebacks, progress bars, prints."""
     message: str
-    """`text` without the record's level, time and place."""
+    """`text` without the record's level, time and source location."""
 
 
 def parse(log_text: str) -> list[Line]:
-    """The lines that hold anything."""
+    """The lines that are not blank."""
     written = (_PROCESS.sub("", line) for line in re.split(r"[\r\n]+", readable(log_text)))
     return [_line(line.rstrip()) for line in written if line.strip()]
 
 
 def readable(text: str) -> str:
-    """The text without terminal escapes and other control characters, and with keys replaced by `…`."""
+    """The text without terminal escapes and control characters. `…` replaces keys."""
     plain = _CONTROLS.sub("", _ESCAPES.sub("", text))
     return _SECRETS.sub(lambda found: found["before"] + "…", plain)
 
 
 def lines(log_text: str) -> list[str]:
-    """The lines for people to read, without process prefixes; each state of a progress bar is a line."""
+    """The lines for display, without process prefixes. Each state of a progress bar is a line."""
     return [line.text for line in parse(log_text)]
 
 
 class Stage(enum.IntEnum):
-    """How far a start has come, in the order in which it goes; not every server goes through all.
+    """The stages of a start, in order. Not every server passes through all of them.
 
-    The small files of a model that is not on this machine are downloaded early, for CONFIG.
+    The small files of a model that is not on this machine are downloaded early, in CONFIG.
     """
 
     IMPORT = 1
@@ -78,26 +78,26 @@ class Stage(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A row of the table: a message that says that a stage is reached."""
+    """A row of the table: a message that shows that a stage is reached."""
 
     pattern: re.Pattern[str]
-    """Searched for in a message. A group `percent` says how much of the stage is done."""
+    """The pattern of the message. A group `percent` is the completed share of the stage."""
     stage: Stage
     words: str
-    """What is going on, for a waiting person; may name groups of the pattern."""
+    """A description of the stage for the user. It may contain groups of the pattern."""
     source: str
-    """Where the message is written."""
+    """The source file that writes the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a starting server is."""
+    """The progress of a starting server."""
 
     stage: Stage
     words: str
-    """Such as `loading weights, 25 % (1 of 4)`."""
+    """A description, such as `loading weights, 25 % (1 of 4)`."""
     percent: int | None = None
-    """How much of the stage is done, 0 to 100; None where the log does not tell."""
+    """The completed share of the stage, 0 to 100; None if the log does not show it."""
 
 
 def _sign(pattern: str, stage: Stage, words: str, source: str) -> Sign:
@@ -105,7 +105,7 @@ def _sign(pattern: str, stage: Stage, words: str, source: str) -> Sign:
 
 
 _BAR = r": +(?P<percent>\d+)%\|[^|]*\| *(?P<done>[\d.]+\w*)/(?P<total>[\d.]+\w*) \["
-_BYTES = r".*B/s"  # the hub's bars alone count bytes
+_BYTES = r".*B/s"  # only the hub's progress bars count bytes
 
 SIGNS: tuple[Sign, ...] = (
     _sign(r"^non-default args: ", Stage.CONFIG, "reading the model's config", "entrypoints/serve/utils/api_utils.py"),
@@ -274,18 +274,18 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(r"^Application startup complete", Stage.READY, "ready", "uvicorn/lifespan/on.py"),
 )
-"""Lines of a start. The first row that fits a line has it."""
+"""The messages of a start. The first row that matches a line applies."""
 
 _NOTHING_YET = Progress(Stage.IMPORT, "importing vLLM")
 
 
 def activity(log_text: str) -> str:
-    """What a starting server is doing, in words."""
+    """A description of what a starting server does."""
     return progress(log_text).words
 
 
 def progress(log_text: str) -> Progress:
-    """What the last telling line says; importing vLLM, which takes 10 seconds and more, before there is one."""
+    """The progress by the last line that matches. Without one, the server imports vLLM, which takes 10 s or more."""
     for line in reversed(parse(log_text)):
         for sign in SIGNS:
             if found := sign.pattern.search(line.message):
@@ -295,28 +295,28 @@ def progress(log_text: str) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a server has told of itself while it started. None: not said, or not in this part of the log."""
+    """The figures that a server logs during its start. None: not in this part of the log."""
 
     kv_cache_tokens: int | None = None
     """Tokens that the KV cache holds."""
     max_concurrency: float | None = None
     """Requests of `max_model_len` tokens that it holds at once."""
     max_model_len: int | None = None
-    """Tokens of one request, prompt and answer together."""
+    """Tokens of one request: prompt plus answer."""
     kv_cache_gib: float | None = None
     """Memory of the KV cache of each worker, in GiB."""
     weights_gib: float | None = None
-    """Memory of the weights on each GPU, in GiB. vLLM's CPU build does not say it."""
+    """Memory of the weights on each GPU, in GiB. vLLM's CPU build does not log it."""
     checkpoint_gib: float | None = None
     """Size of the model's files, in GiB."""
     load_seconds: float | None = None
-    """How long the weights took to load."""
+    """Time to load the weights."""
     init_seconds: float | None = None
-    """How long profiling, the KV cache and warming up took together."""
+    """Total time of profiling, creating the KV cache and warming up."""
 
 
 _FIGURES = {
-    # figure -> vLLM's words. Source: v1/core/kv_cache_utils.py, v1/worker/{gpu,cpu}_worker.py, v1/engine/core.py,
+    # figure -> pattern. Source: v1/core/kv_cache_utils.py, v1/worker/{gpu,cpu}_worker.py, v1/engine/core.py,
     # config/model.py, model_executor/model_loader/{weight_utils,default_loader}.py, v1/worker/gpu_model_runner.py.
     "kv_cache_tokens": r"KV cache size: ([\d,]+) tokens",
     "max_concurrency": r"Maximum concurrency for [\d,]+ tokens per request: ([\d.,]+)x",
@@ -330,18 +330,18 @@ _FIGURES = {
 
 
 def figures(log_text: str) -> Figures:
-    """The figures of a start, each by the last line that names it."""
+    """The figures of a start. The last line that contains a figure counts."""
     messages = [line.message for line in parse(log_text)]
-    said = {name: _last_number(re.compile(pattern), messages) for name, pattern in _FIGURES.items()}
+    values = {name: _last_number(re.compile(pattern), messages) for name, pattern in _FIGURES.items()}
     return Figures(
-        kv_cache_tokens=_whole(said["kv_cache_tokens"]),
-        max_concurrency=said["max_concurrency"],
-        max_model_len=_whole(said["max_model_len"]),
-        kv_cache_gib=said["kv_cache_gib"],
-        weights_gib=said["weights_gib"],
-        checkpoint_gib=said["checkpoint_gib"],
-        load_seconds=said["load_seconds"],
-        init_seconds=said["init_seconds"],
+        kv_cache_tokens=_whole(values["kv_cache_tokens"]),
+        max_concurrency=values["max_concurrency"],
+        max_model_len=_whole(values["max_model_len"]),
+        kv_cache_gib=values["kv_cache_gib"],
+        weights_gib=values["weights_gib"],
+        checkpoint_gib=values["checkpoint_gib"],
+        load_seconds=values["load_seconds"],
+        init_seconds=values["init_seconds"],
     )
 
 
@@ -351,9 +351,9 @@ def _line(text: str) -> Line:
 
 
 def _progress(sign: Sign, found: re.Match[str]) -> Progress:
-    said = found.groupdict()
-    percent = said.get("percent")
-    return Progress(sign.stage, sign.words.format(**said), None if percent is None else min(int(percent), 100))
+    values = found.groupdict()
+    percent = values.get("percent")
+    return Progress(sign.stage, sign.words.format(**values), None if percent is None else min(int(percent), 100))
 
 
 def _last_number(pattern: re.Pattern[str], messages: Iterable[str]) -> float | None:

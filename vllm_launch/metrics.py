@@ -1,7 +1,7 @@
-"""What a vLLM server's `/metrics` says: Prometheus text -> `Page` -> `Figures`. Nothing here asks a server.
+"""Parses a vLLM server's `/metrics`: Prometheus text -> `Page` -> `Figures`. It sends no requests.
 
-A page counts since the server's start. Rates and percentiles of a stretch of time are the difference of two pages:
-`figures(page, earlier, seconds)`. Engines (data parallel) and served models are summed: a server is one row.
+The counters of a page start at the server's start. Rates and percentiles of an interval are the difference of two
+pages: `figures(page, earlier, seconds)`. Engines (data parallel) and served models are summed: a server is one row.
 The names are those of vLLM 0.32 (vllm/v1/metrics/loggers.py) and of prometheus-fastapi-instrumentator (`http_…`).
 """
 
@@ -29,27 +29,27 @@ ANSWERS = "http_requests_total"
 STARTED_AT = "process_start_time_seconds"
 
 _COUNTS = ("_total", "_count")
-"""How the names of what only grows end."""
+"""The suffixes of the names of counters."""
 
 Samples: TypeAlias = Mapping[str, tuple[tuple[Mapping[str, str], float], ...]]
 
 
 class NotMetricsError(ValueError):
-    """A text is no Prometheus page, or the page of something else than a vLLM."""
+    """A text is not Prometheus text, or not the metrics of a vLLM server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Observations counted by size."""
+    """The observations of a histogram, counted by bucket."""
 
     buckets: tuple[tuple[float, float], ...]
-    """(upper bound, observations up to it), by bound; the last bound is infinite."""
+    """(upper bound, observations up to the bound), sorted by bound. The last bound is infinite."""
 
     def quantile(self, q: float) -> float | None:
-        """The value that the share `q` of the observations does not exceed; None where nothing was observed.
+        """The `q` quantile; None without observations.
 
-        Interpolated within its bucket, as Prometheus' `histogram_quantile` does: the first bucket begins at 0, and
-        what lies in the last one is told as that one's lower bound.
+        It is interpolated within its bucket, as Prometheus' `histogram_quantile` does: the first bucket begins at 0,
+        and a value in the last bucket is reported as the lower bound of that bucket.
         """
         bounds, counts = [bound for bound, _ in self.buckets], [count for _, count in self.buckets]
         if len(counts) < 2 or counts[-1] <= 0:
@@ -63,7 +63,7 @@ class Histogram:
         return bounds[at] if within <= 0 else lower + (bounds[at] - lower) * (rank - below) / within
 
     def since(self, earlier: Histogram) -> Histogram:
-        """What has been observed since `earlier`; everything where that one has other buckets."""
+        """The observations since `earlier`; all observations if its buckets differ."""
         if [bound for bound, _ in self.buckets] != [bound for bound, _ in earlier.buckets]:
             return self
         pairs = zip(self.buckets, earlier.buckets, strict=True)
@@ -72,21 +72,21 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The samples of one look at `/metrics`: name -> (labels, value) of each."""
+    """The samples of one `/metrics` response: name -> (labels, value) of each."""
 
     samples: Samples
 
     def sum(self, name: str, **labels: str) -> float | None:
-        """The sum of the samples that have these labels; None where there is none."""
+        """The sum of the samples with these labels; None without samples."""
         values = [value for found, value in self.samples.get(name, ()) if labels.items() <= found.items()]
         return math.fsum(values) if values else None
 
     def most(self, name: str) -> float | None:
-        """The greatest of the samples; None where there is none."""
+        """The largest sample; None without samples."""
         return max((value for _, value in self.samples.get(name, ())), default=None)
 
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """The sums for each value of a label, of the samples that have the other labels."""
+        """The sum for each value of `label`, over the samples with the other labels."""
         sums: dict[str, float] = {}
         for found, value in self.samples.get(name, ()):
             if label in found and labels.items() <= found.items():
@@ -94,14 +94,14 @@ class Page:
         return sums
 
     def histogram(self, name: str) -> Histogram:
-        """The histogram of this name; without observations where there is none."""
+        """The histogram of this name; empty if the page does not contain it."""
         sums: dict[float, float] = {}
         for bound, count in self.by(f"{name}_bucket", "le").items():
             sums[float(bound)] = sums.get(float(bound), 0.0) + count
         return Histogram(tuple(sorted(sums.items())))
 
     def continues(self, earlier: Page) -> bool:
-        """Whether the same server counted both pages: none that has been started anew in between."""
+        """Whether both pages come from the same run of the server: it has not restarted in between."""
         if self.sum(STARTED_AT) != earlier.sum(STARTED_AT):
             return False
         counted = [name for name in earlier.samples if name.endswith(_COUNTS)]
@@ -110,24 +110,24 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How a server does. None: there is no such figure, as a time between tokens where none are made.
+    """The figures of a server. None: the server has no such figure, such as a time between tokens for embeddings.
 
-    Rates, times and the hit rate are those of the last `seconds`; without them times and the hit rate are those since
-    the server's start, and there are no rates. What is counted is counted since the start.
+    Rates, times and the hit rate cover the last `seconds`. Without `seconds`, times and the hit rate cover the time
+    since the server's start, and rates are None. Counts start at the server's start.
     """
 
     running: int
-    """Requests that are worked on."""
+    """Requests in progress."""
     waiting: int
     """Requests in the server's queue."""
     kv_cache_usage: float | None
-    """The share of the KV cache that is in use, from 0 to 1; of several engines, the fullest one's."""
+    """The used share of the KV cache, from 0 to 1; with several engines, that of the fullest."""
     prefix_cache_hit_rate: float | None
-    """The share of the prompts' tokens that were found in the prefix cache, from 0 to 1."""
+    """The share of prompt tokens found in the prefix cache, from 0 to 1."""
     prompt_tokens_per_second: float | None
     generation_tokens_per_second: float | None
     time_to_first_token_p50: float | None
-    """Seconds, as the three after it. For embeddings vLLM counts the time to the vector here."""
+    """Seconds, like the next three. For embeddings, vLLM counts the time to the vector here."""
     time_to_first_token_p95: float | None
     inter_token_latency_p50: float | None
     inter_token_latency_p95: float | None
@@ -135,32 +135,32 @@ class Figures:
     generation_tokens: int
     preemptions: int
     finished: Mapping[str, int]
-    """Finished requests by vLLM's reason: stop, length, abort, error, repetition. What never began is in `answers`
-    alone; a client that went away is in neither (vLLM 0.32 forgets its request uncounted)."""
+    """Finished requests by vLLM's reason: stop, length, abort, error, repetition. Requests that never started are only
+    in `answers`. Requests of a client that disconnected are in neither (vLLM 0.32 does not count them)."""
     answers: Mapping[str, int]
-    """HTTP answers by class of status: 2xx, 4xx, 5xx."""
+    """HTTP responses by status class: 2xx, 4xx, 5xx."""
     started_at: float | None
     """Seconds since 1970."""
     seconds: float | None = None
-    """The stretch of time that rates, times and the hit rate are of; None: since the start."""
+    """The interval of rates, times and the hit rate; None: since the start."""
 
     @property
     def done(self) -> int:
-        """Requests that were answered to their end."""
+        """Requests that completed."""
         return sum(count for reason, count in self.finished.items() if reason not in ("abort", "error"))
 
     @property
     def errors(self) -> int:
-        """Answers that were errors, the client's (4xx) and the server's (5xx)."""
+        """Error responses: of the client (4xx) and of the server (5xx)."""
         return self.answers.get("4xx", 0) + self.answers.get("5xx", 0)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields."""
+        """The fields as plain values."""
         return asdict(self)
 
 
 def read(text: str) -> Page:
-    """Read a page. Samples without a finite value are left out. Raises `NotMetricsError`."""
+    """Parse a page. Samples without a finite value are skipped. Raises `NotMetricsError`."""
     samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     try:
         for family in text_string_to_metric_families(text):
@@ -168,17 +168,17 @@ def read(text: str) -> Page:
                 float(sample.labels.get("le", 0))
                 if math.isfinite(sample.value):
                     samples.setdefault(sample.name, []).append((sample.labels, sample.value))
-    except (ValueError, IndexError):  # a line that is no sample, or a bound that is no number
-        raise NotMetricsError("what it answers is no Prometheus text") from None
+    except (ValueError, IndexError):  # an invalid sample, or a bound that is not a number
+        raise NotMetricsError("the response is not Prometheus text") from None
     if RUNNING not in samples:
-        raise NotMetricsError(f"it tells no {RUNNING}: it is no vLLM, or was started with --disable-log-stats")
+        raise NotMetricsError(f"{RUNNING} is missing: the server is not vLLM, or runs with --disable-log-stats")
     return Page({name: tuple(found) for name, found in samples.items()})
 
 
 def figures(page: Page, earlier: Page | None = None, seconds: float = 0.0) -> Figures:
-    """The figures of a page; rates and times are those since an `earlier` one, `seconds` (> 0) ago.
+    """The figures of a page. Rates and times cover the interval since the `earlier` page, `seconds` (> 0) ago.
 
-    Where the server has been started anew in between, they begin anew, as if there were no earlier page.
+    If the server restarted in between, the `earlier` page is ignored.
     """
     if earlier is not None and not (seconds > 0 and page.continues(earlier)):
         earlier = None

@@ -1,7 +1,7 @@
-"""The servers that need no file: the production pair, and what stands in for it on a machine without a GPU.
+"""The predefined servers: the production pair, and a CPU pair for machines without a GPU.
 
-The flags of the pair follow the models' cards, but for EXAONE's reasoning parser: the card's `deepseek_r1` takes every
-answer without thoughts for a thought (vllm-project/vllm, issue 21718), `deepseek_v3` heeds `enable_thinking`.
+The flags of the production pair follow the models' cards, except EXAONE's reasoning parser. The card's `deepseek_r1`
+treats an answer without thinking as thinking (vllm-project/vllm, issue 21718). `deepseek_v3` follows `enable_thinking`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ EXAONE_SMALL = "LGAI-EXAONE/EXAONE-4.0-1.2B"
 KURE = "nlpai-lab/KURE-v1"
 
 MODEL_CACHE = {"huggingface": "/root/.cache/huggingface"}
-"""The volume that keeps downloaded models. A folder in its place: `{"/home/me/.cache/huggingface": …}`."""
+"""The volume for downloaded models. To use a folder instead: `{"/home/me/.cache/huggingface": …}`."""
 _COMPILED = {"vllm-cache": "/root/.cache/vllm"}
 _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "4"}
 
@@ -44,7 +44,7 @@ _SERVERS = (
         shm_size="1g",
         volumes={**MODEL_CACHE, **_COMPILED},
     ),
-    # The same family and template, 1.2 B parameters. It answers to the large one's name: services need nothing else.
+    # The same family and template, 1.2 B parameters. It also serves the large model's name: services need no change.
     Server(
         name="vllm-llm-cpu",
         model=EXAONE_SMALL,
@@ -58,7 +58,7 @@ _SERVERS = (
         image=CPU_IMAGE,
         volumes=MODEL_CACHE,
     ),
-    # The very model: 0.57 B parameters are no burden for a CPU, and its vectors are the production's.
+    # The production model: a CPU handles 0.57 B parameters, and the vectors are the same.
     Server(
         name="vllm-embed-cpu",
         model=KURE,
@@ -73,6 +73,6 @@ _SERVERS = (
 )
 
 PRESETS: Mapping[str, Server] = {server.name: server for server in _SERVERS}
-"""By name. `vllm-launch up` without names starts `GPU`, or `CPU` on a machine without an NVIDIA GPU."""
+"""The presets by name. `vllm-launch up` without names starts `GPU`, or `CPU` on a machine without an NVIDIA GPU."""
 GPU = ("vllm-llm", "vllm-embed")
 CPU = ("vllm-llm-cpu", "vllm-embed-cpu")

@@ -1,4 +1,4 @@
-"""Progress that people can follow: a row for each thing that takes long, live on a terminal, plain lines elsewhere.
+"""Shows the progress of long tasks: one row for each, live on a terminal, plain lines otherwise.
 
 with board() as rows:
     row = rows.add("Installing vLLM")
@@ -19,32 +19,32 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Without a terminal, a row says that it still lives this often.
+# Without a terminal, a row prints a line this often (seconds).
 _HEARTBEAT = 20.0
 _NOTE_WIDTH = 60
 
 
 class Board:
-    """The rows of things under way. Finished rows become lines that stay."""
+    """The rows of the running tasks. Finished rows become permanent lines."""
 
     def __init__(self, console: Console, live: Progress | None) -> None:
-        """`live` is None where there is no terminal to draw on."""
+        """`live` is None without a terminal."""
         self.console = console
         self.live = live
 
     def add(self, title: str) -> Row:
-        """A new row, under way from now."""
+        """Start a new row."""
         return Row(self, title)
 
 
 class Row:
-    """One thing under way."""
+    """One running task."""
 
     def __init__(self, board: Board, title: str) -> None:
         """Shows the row."""
         self._board = board
         self._title = title
-        self._since = self._spoke = time.monotonic()
+        self._since = self._printed_at = time.monotonic()
         self._task: TaskID | None = None
         if board.live:
             self._task = board.live.add_task(escape(title), note="")
@@ -52,19 +52,19 @@ class Row:
             board.console.print(f"… {escape(title)}", highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """What it is doing at the moment."""
+        """Show what the task does now."""
         short = text if len(text) <= _NOTE_WIDTH else text[: _NOTE_WIDTH - 1] + "…"
         if self._board.live and self._task is not None:
             self._board.live.update(self._task, note=escape(short))
             return
         now = time.monotonic()
-        if now - self._spoke >= _HEARTBEAT:
-            self._spoke = now
+        if now - self._printed_at >= _HEARTBEAT:
+            self._printed_at = now
             line = f"  {self._title}, {now - self._since:.0f} s: {short}"
             self._board.console.print(escape(line), highlight=False, soft_wrap=True)
 
     def done(self, result: str = "") -> None:
-        """It is finished: the row becomes a line with the time it took and the result."""
+        """Replace the row by a line with the duration and the result."""
         self._hide()
         took = f"{time.monotonic() - self._since:.0f} s"
         details = f"{took}, {result}" if result else took
@@ -73,7 +73,7 @@ class Row:
         )
 
     def failed(self) -> None:
-        """It has failed: the row becomes a line that says so."""
+        """Replace the row by a line that marks the failure."""
         self._hide()
         took = f"{time.monotonic() - self._since:.0f} s"
         self._board.console.print(f"[red]✗[/] {escape(self._title)} [dim]({took})[/]", highlight=False, soft_wrap=True)
@@ -102,7 +102,7 @@ def board() -> Iterator[Board]:
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[Row]:
-    """A board with one row; the caller calls `done`, an exception marks the row as failed."""
+    """A board with one row. The caller calls `done`; an exception marks the row as failed."""
     with board() as rows:
         row = rows.add(title)
         try:

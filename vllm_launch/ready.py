@@ -1,7 +1,7 @@
-"""Whether a server answers: what `up` waits for, and what `status` shows.
+"""The readiness check of a server. `up` waits for it, and `status` shows its result.
 
-A port that is open says nothing: another program may have it. So a server is ready when `GET /health` is 200 and
-`GET /v1/models` names what it is described to serve.
+An open port is not enough: another program may use it. A server is ready if `GET /health` returns 200 and
+`GET /v1/models` lists the models of its description.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from .errors import LaunchError
 from .servers import Server
 
 TIMEOUT_S = 3.0
-"""How long a server may take to say how it is (seconds). A busy vLLM answers `/health` in milliseconds."""
+"""Timeout of a request (seconds). A busy vLLM answers `/health` in milliseconds."""
 
-Readiness: TypeAlias = Literal["ready", "silent", "unhealthy", "stranger"]
+Readiness: TypeAlias = Literal["ready", "unreachable", "unhealthy", "unexpected-server"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a server is.
+    """The result of a readiness check.
 
-    ready: it serves its model. silent: nobody answers, as while it loads. unhealthy: it answers that something is
-    wrong. stranger: something else than the described server answers at its address.
+    ready: the server serves its model. unreachable: no server answers, for example during loading. unhealthy: the
+    server reports an error. unexpected-server: another server than the described one answers at the address.
     """
 
     readiness: Readiness
     reason: str = ""
-    """Why it is not ready, in words."""
+    """Why the server is not ready; empty if it is."""
 
     @property
     def ready(self) -> bool:
-        """Whether it serves its model."""
+        """Whether the server serves its model."""
         return self.readiness == "ready"
 
 
 def client() -> httpx.Client:
-    """A client that no proxy of the environment comes between."""
+    """An HTTP client that ignores the proxy variables."""
     return httpx.Client(trust_env=False, timeout=TIMEOUT_S)
 
 
 def ask(server: Server, http: httpx.Client) -> Answer:
-    """How the server is."""
+    """Check the server's readiness."""
     try:
         key = server.key()
     except LaunchError as error:
@@ -56,9 +56,11 @@ def ask(server: Server, http: httpx.Client) -> Answer:
             return Answer("unhealthy", f"GET /health answers {health.status_code}")
         models = http.get(f"{server.base_url}/v1/models", headers=headers)
     except httpx.HTTPError as problem:
-        return Answer("silent", f"{server.base_url} does not answer: {problem or type(problem).__name__}")
+        return Answer("unreachable", f"{server.base_url} does not answer: {problem or type(problem).__name__}")
     if models.status_code == 401:
-        return Answer("stranger", f"the server at {server.base_url} asks for a key that is not in api_key_file")
+        return Answer(
+            "unexpected-server", f"the server at {server.base_url} requires a key that is not in api_key_file"
+        )
     return _served(server, models)
 
 
@@ -66,10 +68,9 @@ def _served(server: Server, models: httpx.Response) -> Answer:
     try:
         names = [str(card["id"]) for card in models.json()["data"]]
     except (ValueError, KeyError, TypeError):
-        return Answer("stranger", f"what answers at {server.base_url} is no vLLM (status {models.status_code})")
+        return Answer("unexpected-server", f"the server at {server.base_url} is not vLLM (status {models.status_code})")
     missing = [name for name in server.served if name not in names]
     if missing:
-        return Answer(
-            "stranger", f"the server at {server.base_url} serves {', '.join(names)}, not {', '.join(missing)}"
-        )
+        reason = f"the server at {server.base_url} serves {', '.join(names)}, not {', '.join(missing)}"
+        return Answer("unexpected-server", reason)
     return Answer("ready")

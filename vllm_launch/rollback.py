@@ -1,7 +1,7 @@
-"""The way back to Ollama: an Ollama that answers, and the one variable that a service changes.
+"""Rolls back to Ollama: makes sure that an Ollama server runs, and returns the variables that a service changes.
 
-Nothing of vLLM is stopped: services go back one by one, and only then `vllm-launch down` frees the GPUs. Ollama loads a
-model at its first call, so until then it needs none of their memory.
+vLLM keeps running: services are rolled back one by one, and `vllm-launch down` frees the GPUs afterwards. Ollama loads
+a model at its first call and needs no GPU memory before that.
 """
 
 from __future__ import annotations
@@ -18,73 +18,74 @@ import httpx
 import ollama
 import yaml
 
-from .compose import beside, variables
+from .compose import auxiliary, variables
 from .runtimes import LaunchError, RuntimeName, groups
 from .runtimes.state import state_folder, writing
 from .servers import is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:11434"
 READY_TIMEOUT_S = 300.0
-"""How long Ollama may take to answer, its image being pulled (seconds)."""
+"""How long Ollama may take to answer after its image is pulled (seconds)."""
 _POLL_S = 0.5
 _ASK_TIMEOUT_S = 5.0
-_TOLD_LINES = 6
+_REPORTED_LINES = 6
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """An Ollama that answers."""
+class RollbackResult:
+    """An Ollama server that answers."""
 
     url: str
     version: str
     started: bool
-    """Whether it was started for this."""
+    """Whether the rollback started it."""
     missing: tuple[str, ...]
-    """Models that the service asks for and that it does not have."""
+    """Models that the service uses and that Ollama does not have."""
 
     def variables(self) -> Mapping[str, str]:
-        """What a service's environment must hold."""
-        where = {} if self.url == DEFAULT_URL else {"OLLAMA_HOST": self.url}
-        return {"BACKEND_MODE": "ollama", **where}
+        """The environment variables that the service needs."""
+        host = {} if self.url == DEFAULT_URL else {"OLLAMA_HOST": self.url}
+        return {"BACKEND_MODE": "ollama", **host}
 
 
 def rollback(
     models: Iterable[str], runtime: RuntimeName, report: Report, *, gpu: bool, timeout_s: float = READY_TIMEOUT_S
-) -> Way:
-    """See to it that an Ollama answers at `OLLAMA_HOST`: the one that does, or one that is started for it.
+) -> RollbackResult:
+    """Make sure that an Ollama server answers at `OLLAMA_HOST`: use the one that runs, or start one.
 
-    With `runtime` "docker" it is the service `ollama` of docker-compose.yml, on all GPUs if `gpu`; with "process" it is
-    `ollama serve`. `models`: the names that services ask for. Raises `LaunchError` where none comes to answer.
+    With `runtime` "docker", it is the service `ollama` of docker-compose.yml, on all GPUs if `gpu` is set. With
+    "process", it is `ollama serve`. `models`: the model names that services use. Raises `LaunchError` if no Ollama
+    server answers in time.
     """
     url = _url()
     version = _version(url)
     started = version is None
     if started:
         _require_local(url)
-        report(f"No Ollama answers at {url}: one is started")
+        report(f"No Ollama server answers at {url}; starting one")
         if runtime == "docker":
             version = _start_container(url, report, timeout_s, gpu=gpu)
         else:
             version = _start_process(url, timeout_s)
-    return Way(url, version or "", started, _missing(url, models))
+    return RollbackResult(url, version or "", started, _missing(url, models))
 
 
 def pull(model: str, report: Report) -> None:
-    """Have Ollama fetch a model. Raises `LaunchError`."""
+    """Pull a model with Ollama. Raises `LaunchError`."""
     try:
         with ollama.Client(trust_env=not _is_local(_url())) as client:
             for part in client.pull(model, stream=True):
                 share = f" {part.completed or 0:,} of {part.total:,} bytes" if part.total else ""
                 report(f"{part.status}{share}")
     except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
-        raise LaunchError(f"Ollama could not fetch {model}: {error}") from error
+        raise LaunchError(f"Ollama could not pull {model}: {error}") from error
 
 
 def compose_file(*, gpu: bool) -> str:
-    """The service `ollama` of docker-compose.yml on its own, without its GPUs on a machine that has none."""
-    spec = {**beside.always(), **beside.ollama()}
+    """The service `ollama` of docker-compose.yml alone, without GPUs if the machine has none."""
+    spec = {**auxiliary.always(), **auxiliary.ollama()}
     del spec["profiles"]
     if not gpu:
         del spec["deploy"]
@@ -92,13 +93,13 @@ def compose_file(*, gpu: bool) -> str:
 
 
 def _url() -> str:
-    """Where the official client asks, by `OLLAMA_HOST`."""
+    """The URL that the official client uses, from `OLLAMA_HOST`."""
     with ollama.Client() as client:
         return str(client._client.base_url).rstrip("/")
 
 
 def _version(url: str) -> str | None:
-    """The version of the Ollama that answers at the URL; None where none does. Raises where something else does."""
+    """The version of the Ollama server at the URL; None if none answers. Raises if another server answers."""
     try:
         with httpx.Client(trust_env=not _is_local(url), timeout=_ASK_TIMEOUT_S) as http:
             reply = http.get(f"{url}/api/version")
@@ -108,38 +109,38 @@ def _version(url: str) -> str | None:
         return str(reply.json()["version"])
     except (ValueError, KeyError, TypeError):
         raise LaunchError(
-            f"What answers at {url} is no Ollama (GET /api/version: {reply.status_code}). Check OLLAMA_HOST."
+            f"The server at {url} is not Ollama (GET /api/version returned {reply.status_code}). Check OLLAMA_HOST."
         ) from None
 
 
 def _await(url: str, timeout_s: float, look: Callable[[], None]) -> str:
-    """The version of the Ollama that comes to answer. `look` raises when it is not worth waiting any more."""
+    """Wait until Ollama answers, and return its version. `look` raises if waiting is useless."""
     deadline = time.monotonic() + timeout_s
     while (version := _version(url)) is None:
         look()
         if time.monotonic() > deadline:
-            raise LaunchError(f"Ollama was started, but does not answer at {url} after {timeout_s:.0f} seconds.")
+            raise LaunchError(f"Ollama was started but does not answer at {url} after {timeout_s:.0f} seconds.")
         time.sleep(_POLL_S)
     return version
 
 
 def _is_local(url: str) -> bool:
-    """Whether it is of this machine: then no proxy of the environment may come between."""
+    """Whether the URL is on this machine. If so, requests ignore the proxy variables."""
     host = httpx.URL(url).host
-    return is_loopback(host) or host in ("0.0.0.0", "::")  # as OLLAMA_HOST has it for `ollama serve`
+    return is_loopback(host) or host in ("0.0.0.0", "::")  # valid in OLLAMA_HOST for `ollama serve`
 
 
 def _require_local(url: str) -> None:
     if not _is_local(url):
         raise LaunchError(
-            f"No Ollama answers at {url} (OLLAMA_HOST), and it can't be started from here: start it there."
+            f"No Ollama server answers at {url} (OLLAMA_HOST), which is on another machine. Start it there."
         )
 
 
 def _start_container(url: str, report: Report, timeout_s: float, *, gpu: bool) -> str:
     file = compose_file(gpu=gpu)
     command = [*_compose(), "--file", "-"]
-    # Published where it is asked: OLLAMA_HOST alone says so.
+    # The port is published where the client connects: OLLAMA_HOST decides.
     environ = {**os.environ, variables.OLLAMA_PORT.name: str(httpx.URL(url).port or 80)}
 
     def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -150,7 +151,7 @@ def _start_container(url: str, report: Report, timeout_s: float, *, gpu: bool) -
     def look() -> None:
         if not compose("ps", "--status", "restarting", "--quiet").stdout:
             return
-        log = compose("logs", "--no-log-prefix", "--tail", str(_TOLD_LINES)).stdout
+        log = compose("logs", "--no-log-prefix", "--tail", str(_REPORTED_LINES)).stdout
         compose("stop")
         raise LaunchError(f"The container of Ollama ends as soon as it is started:\n{_last(log)}")
 
@@ -160,32 +161,32 @@ def _start_container(url: str, report: Report, timeout_s: float, *, gpu: bool) -
     if done.returncode:
         raise LaunchError(
             f"The container of Ollama could not be started:\n{_last(done.stderr)}\n"
-            "An Ollama that is installed on this machine: vllm-launch rollback --runtime process"
+            "To start an Ollama that is installed on this machine: vllm-launch rollback --runtime process"
         )
     return _await(url, timeout_s, look)
 
 
 def _last(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines()[-_TOLD_LINES:])
+    return "\n".join(f"  {line}" for line in text.splitlines()[-_REPORTED_LINES:])
 
 
 def _compose() -> list[str]:
-    """Docker Compose, as the plugin of `docker` or as a command of its own."""
+    """The Docker Compose command: the plugin of `docker`, or `docker-compose`."""
     if shutil.which("docker"):
-        asked = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-        if asked.returncode == 0:
+        version = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+        if version.returncode == 0:
             return ["docker", "compose"]
     if shutil.which("docker-compose"):
         return ["docker-compose"]
     raise LaunchError(
-        "Docker Compose is not here. Install it, or start an Ollama that is installed on this machine: "
+        "Docker Compose is not installed. Install it, or start an Ollama that is installed on this machine: "
         "vllm-launch rollback --runtime process"
     )
 
 
 def _start_process(url: str, timeout_s: float) -> str:
     if shutil.which("ollama") is None:
-        raise LaunchError("There is no `ollama` on this machine. Install it, or run its container: --runtime docker")
+        raise LaunchError("`ollama` is not installed on this machine. Install it, or use --runtime docker")
     with writing("Ollama's log"):
         state_folder().mkdir(parents=True, mode=0o700, exist_ok=True)
         log = state_folder() / "ollama.log"
@@ -197,10 +198,10 @@ def _start_process(url: str, timeout_s: float) -> str:
             raise LaunchError(f"`ollama serve` ended {ended}:\n{_last(log.read_text(errors='replace'))}")
 
     assert started.stdin is not None
-    with started.stdin as pipe:  # closed without a word, it ends what was started
+    with started.stdin as pipe:  # if the pipe closes without a byte, the guard ends the process
         version = _await(url, timeout_s, look)
         with contextlib.suppress(BrokenPipeError):
-            pipe.write(b"k")  # from now on it outlives this program
+            pipe.write(b"k")  # from now on, the process outlives this program
     return version
 
 
@@ -209,11 +210,11 @@ def _missing(url: str, models: Iterable[str]) -> tuple[str, ...]:
         with ollama.Client(timeout=_ASK_TIMEOUT_S, trust_env=not _is_local(url)) as client:
             there = {_full(entry.model or "") for entry in client.list().models}
     except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
-        raise LaunchError(f"Ollama answers at {url}, but does not tell its models: {error}") from error
+        raise LaunchError(f"Ollama answers at {url}, but does not list its models: {error}") from error
     return tuple(name for name in models if _full(name) not in there)
 
 
 def _full(name: str) -> str:
-    """A name with its tag, as Ollama lists it."""
+    """The name with its tag, as Ollama lists it."""
     last = name.rpartition("/")[2]
     return (name if ":" in last else f"{name}:latest").lower()

@@ -1,8 +1,8 @@
-"""vLLM's router before the replicas of a model: the arguments that it is started with, whoever starts it. Pure.
+"""The arguments of vLLM's router, which balances the replicas of a model. Pure.
 
     ["vllm-router", *router.arguments(["http://gpu-1:8001", "http://gpu-2:8001"], port=8001)]
 
-`FLAGS` has what differs from the router's own defaults (vllm-router 0.1.17, vllm_router/router_args.py), and why.
+`FLAGS` lists the values that differ from the router's defaults (vllm-router 0.1.17, vllm_router/router_args.py).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from .servers import HOST
 
 VERSION = "0.1.17"
 REQUIREMENT = f"vllm-router=={VERSION}"
-"""What pip installs; the command is then `COMMAND`. Python 3.8 or newer, on Linux (x86_64, aarch64; glibc 2.28)."""
+"""The pip requirement that installs `COMMAND`. Python 3.8 or newer, on Linux (x86_64, aarch64; glibc 2.28)."""
 COMMAND = "vllm-router"
 READINESS = "/readiness"
-"""The path that answers 200 while at least one replica is healthy. `/health` wants all of them."""
+"""The path that returns 200 if at least one replica is healthy. `/health` requires all of them."""
 METRICS_PORT = 29000
-"""Where it tells Prometheus of itself, unless it is told otherwise."""
+"""The default port of the router's Prometheus metrics."""
 POLICY = "cache_aware"
-"""To the replica whose cache has the beginning of the prompt, as long as none has far more to do than another."""
+"""Routes to the replica whose cache has the longest prefix of the prompt, unless the load is unbalanced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A row: what is said to the router, and its own default."""
+    """A row: a flag, its value, and the router's default."""
 
     name: str
     value: int
@@ -35,27 +35,27 @@ class Flag:
 
 
 FLAGS = (
-    Flag("--retry-max-retries", 5, 5, "how often a call that failed is tried again"),
+    Flag("--retry-max-retries", 5, 5, "retries of a call that failed"),
     Flag(
         "--cb-failure-threshold",
         2,
         10,
-        "failures after which a replica is left alone; fewer than there are retries, since `cache_aware` sends a call "
-        "back to the same replica until then",
+        "failures that open a replica's circuit; fewer than the retries, because `cache_aware` sends a call to the "
+        "same replica until the circuit is open",
     ),
-    Flag("--cb-success-threshold", 1, 3, "successes after which it is trusted again"),
-    Flag("--cb-timeout-duration-secs", 10, 60, "seconds until it is tried again"),
+    Flag("--cb-success-threshold", 1, 3, "successes that close the circuit"),
+    Flag("--cb-timeout-duration-secs", 10, 60, "seconds until a half-open probe"),
     Flag(
         "--health-check-interval-secs",
         1,
         60,
-        "seconds between two checks of its health; until they fail, `GET /v1/models`, which is not tried again and "
-        "opens no breaker, may still go to a dead replica",
+        "seconds between two health checks; until they fail, `GET /v1/models`, which the router neither retries nor "
+        "counts for the circuit, can still reach a dead replica",
     ),
-    Flag("--health-failure-threshold", 2, 3, "failed checks after which it gets no calls"),
-    Flag("--health-success-threshold", 1, 2, "good checks after which it gets some again"),
+    Flag("--health-failure-threshold", 2, 3, "failed checks after which a replica receives no calls"),
+    Flag("--health-success-threshold", 1, 2, "successful checks after which a replica receives calls again"),
 )
-"""What makes a replica's death cost no call. `tests/launch/test_router.py` kills one."""
+"""With these values, no call fails when a replica dies. `tests/launch/test_router.py` kills one."""
 
 
 def arguments(
@@ -65,7 +65,7 @@ def arguments(
     policy: str = POLICY,
     metrics_port: int = METRICS_PORT,
 ) -> list[str]:
-    """The router's arguments. `workers`: the replicas' base URLs, without `/v1`; `host`: where it listens itself."""
+    """The router's arguments. `workers`: base URLs of the replicas, without `/v1`; `host`: the listen address."""
     return [
         *("--host", host, "--port", str(port), "--worker-urls", *workers, "--policy", policy),
         *(part for flag in FLAGS for part in (flag.name, str(flag.value))),

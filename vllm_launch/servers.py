@@ -1,7 +1,7 @@
-"""What a vLLM server is, in vLLM's own terms, and the arguments that start one. Nothing here starts anything.
+"""The description of a vLLM server, in vLLM's terms, and the arguments that start it. Pure.
 
-A `Server` is frozen and plain: it can be written to JSON and read back. Its fields fall into three groups: who
-it is (name, port, …), what vLLM's command line is told (one row of `FLAGS` each), and what surrounds it in a container.
+A `Server` is frozen and can be written to JSON and read back. Its fields form three groups: identity (name, port, …),
+vLLM's command line (one entry of `FLAGS` each), and the container.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .errors import LaunchError
 
 HOST = "127.0.0.1"
-"""Where a server listens unless it is told otherwise: on this machine alone."""
+"""The default listen address: this machine only."""
 VLLM_VERSION = "0.32.0"
-"""The vLLM whose images are named here, and on which everything is tested."""
+"""The version of vLLM in the images below. All tests use it."""
 IMAGE = f"vllm/vllm-openai:v{VLLM_VERSION}"
 CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VLLM_VERSION}"
 
 ENTRYPOINT = ("python3", "-m", "vllm.entrypoints.openai.api_server")
-"""What runs in a container. Not the `vllm` script: builds of vLLM under another package name have one that stops."""
+"""The command in a container. Not the script `vllm`: in builds under another package name, it fails."""
 MODULE = ENTRYPOINT[1:]
 
 FLAGS: tuple[str, ...] = (
@@ -53,9 +53,9 @@ FLAGS: tuple[str, ...] = (
     "max_lora_rank",
     "lora_modules",
 )
-"""The fields that are flags of vLLM's: `max_model_len` is `--max-model-len`."""
+"""The fields that are flags of vLLM: `max_model_len` is `--max-model-len`."""
 
-_TOKEN = "HF_TOKEN in the environment of vllm-launch, which hands it on"
+_TOKEN = "HF_TOKEN in the environment of vllm-launch, which passes it to the server"
 _USE_INSTEAD: Mapping[str, str] = {
     **{"--" + name.replace("_", "-"): name for name in ("host", "port", "model", *FLAGS)},
     "--enable-auto-tool-choice": "tool_call_parser",
@@ -67,18 +67,18 @@ _USE_INSTEAD: Mapping[str, str] = {
     "--api-key": "api_key_file",
     "--hf-token": _TOKEN,
 }
-"""What says the same as a flag of vLLM's: `extra_args` has no such flags, or two places would say it, or a secret."""
+"""Flags that `extra_args` rejects, and their replacements. They would duplicate a field or contain a secret."""
 _SECRETS: Mapping[str, str] = {
     "VLLM_API_KEY": "api_key_file",
     "HF_TOKEN": _TOKEN,
     "HUGGING_FACE_HUB_TOKEN": _TOKEN,
 }
-"""Variables that no description holds, and what to use instead."""
+"""Variables that a description must not contain, and their replacements."""
 
 GPU_SHARE = 0.92
 """vLLM's own `gpu_memory_utilization` (vLLM 0.32, vllm/config/cache.py)."""
 TEARDOWN_S = 15
-"""How long a server's processes have to end once it answers nobody any more (seconds)."""
+"""How long a server's processes may take to exit after the last answer (seconds)."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _HOST_NAME = re.compile(r"(?!(?:.*\.)?\d+$)(?!-)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*", re.IGNORECASE)
@@ -92,66 +92,66 @@ Value = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Server(BaseModel):
-    """One vLLM server. None leaves a choice to vLLM."""
+    """The description of one vLLM server. With None, vLLM decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str
-    """What people call it: the name of its container, its log file, its service. A DNS label (RFC 1123)."""
+    """The name of the server, its container, its log file and its service. A DNS label (RFC 1123)."""
     model: str
-    """The id of a model on the Hugging Face hub, or a folder (absolute; in a container: as it is mounted there)."""
+    """The id of a model on the Hugging Face hub, or an absolute folder (for a container: the path in the container)."""
     port: Annotated[int, Field(ge=1, le=65535)]
-    """Where its API is, on this machine."""
+    """The port of the API on this machine."""
     host: str = HOST
-    """The address of this machine that it is reached at; `0.0.0.0` for all."""
+    """The listen address on this machine; `0.0.0.0`: all addresses."""
 
     served_model_name: tuple[str, ...] = ()
-    """The names that clients ask for. None given: `model`."""
+    """The model names that clients use. Without names: `model`."""
     revision: str | None = None
     runner: Literal["auto", "generate", "pooling"] | None = None
     """`pooling` for embedding models."""
     dtype: str | None = None
     quantization: str | None = None
     max_model_len: Count | Literal["auto"] | None = None
-    """Tokens of prompt and answer together; `auto`: as many as the memory allows, up to the model's own window."""
+    """Tokens of prompt plus answer; `auto`: as many as the memory allows, up to the model's window."""
     max_num_seqs: Count | None = None
-    """Sequences that are worked on at once."""
+    """Maximum number of sequences in progress."""
     max_num_batched_tokens: Count | None = None
     gpu_memory_utilization: Share | None = None
-    """The share of each GPU that it may fill."""
+    """The share of each GPU's memory that the server may use."""
     kv_cache_dtype: str | None = None
     kv_cache_memory_bytes: Count | None = None
     tensor_parallel_size: Count | None = None
     pipeline_parallel_size: Count | None = None
     enforce_eager: bool = False
     shutdown_timeout: Annotated[int, Field(ge=0)] | None = None
-    """Seconds that it has to end what it is answering when it is told to stop. vLLM's own choice is none at all."""
+    """Seconds to finish running requests after a stop signal. vLLM's default is 0."""
     tool_call_parser: str | None = None
-    """With one, models may call tools unasked (`--enable-auto-tool-choice`)."""
+    """The parser of tool calls. It also sets `--enable-auto-tool-choice`."""
     reasoning_parser: str | None = None
     chat_template: str | None = None
-    """A file (in a container: as it is mounted there)."""
+    """A file (for a container: the path in the container)."""
     max_lora_rank: Count | None = None
     lora_modules: Mapping[str, str] = {}
     """LoRA adapters: served name -> folder or hub id."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments, as on vLLM's command line; no flags that have a key of their own here."""
+    """Other arguments of vLLM's command line. Flags that have a key in this table are rejected."""
     env: Mapping[str, Value] = {}
-    """Variables of its environment. No keys: they have `api_key_file`, and `HF_TOKEN` is handed on where it is set."""
+    """Environment variables. No secrets: use `api_key_file`; `HF_TOKEN` is passed on from the environment."""
     api_key_file: Path | None = None
-    """A file that holds the key clients must send, one word. It is read where the server starts, never put on a command
-    line."""
+    """A file with the API key that clients must send, one word. It is read when the server starts and appears on no
+    command line."""
 
     image: str = IMAGE
-    """What its container is made of."""
+    """The image of the container."""
     entrypoint: tuple[str, ...] = ENTRYPOINT
-    """What runs in the container, before vLLM's arguments."""
+    """The command in the container, before vLLM's arguments."""
     gpus: Literal["all"] | tuple[int, ...] = ()
-    """The GPUs that it has, by their numbers."""
+    """The numbers of the server's GPUs."""
     shm_size: str = "8g"
-    """Shared memory of the container: PyTorch's tensor-parallel workers talk through it."""
+    """Shared memory of the container. PyTorch's tensor-parallel workers communicate through it."""
     volumes: Mapping[str, str] = {}
-    """Folder or named volume of this machine -> path in the container, `:ro` after it for read only."""
+    """Folder or named volume of this machine -> path in the container; the suffix `:ro` makes it read only."""
 
     @field_validator("name")
     @classmethod
@@ -164,12 +164,14 @@ class Server(BaseModel):
     @classmethod
     def _is_host(cls, host: str) -> str:
         if not (is_address(host) or _HOST_NAME.fullmatch(host)):
-            raise ValueError("an address or a name of this machine is meant, as 127.0.0.1, 0.0.0.0, ::1 or localhost")
+            raise ValueError(
+                "must be an address or a name of this machine, such as 127.0.0.1, 0.0.0.0, ::1 or localhost"
+            )
         return host
 
     @field_validator("extra_args")
     @classmethod
-    def _are_further(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_other_flags(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
         spelled = tuple(map(_as_vllm_reads_it, arguments))
         for argument in spelled:
             if instead := _use_instead(argument):
@@ -180,7 +182,7 @@ class Server(BaseModel):
     @classmethod
     def _no_secret(cls, env: Mapping[str, str]) -> Mapping[str, str]:
         for name in _SECRETS.keys() & env.keys():
-            raise ValueError(f"{name} would stand in the description: use {_SECRETS[name]}")
+            raise ValueError(f"a description must not contain {name}: use {_SECRETS[name]}")
         return env
 
     @field_validator("gpus", mode="before")
@@ -188,88 +190,90 @@ class Server(BaseModel):
     def _are_gpus(cls, gpus: object) -> object:
         numbers = gpus if isinstance(gpus, list | tuple) else (None,)
         if gpus != "all" and not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError('"all" is meant, or a list of their numbers, as [0] or [0, 1]')
+            raise ValueError('must be "all" or a list of numbers, such as [0] or [0, 1]')
         return gpus
 
     @field_validator("shm_size")
     @classmethod
     def _is_size(cls, size: str) -> str:
         if not _SIZE.fullmatch(size):
-            raise ValueError("a size is meant, as 8g or 512m")
+            raise ValueError("must be a size, such as 8g or 512m")
         return size
 
     @model_validator(mode="after")
     def _enough_gpus(self) -> Self:
         needed = (self.tensor_parallel_size or 1) * (self.pipeline_parallel_size or 1)
         if isinstance(self.gpus, tuple) and self.gpus and len(self.gpus) < needed:
-            raise ValueError(f"{needed} GPUs are needed by its parallel sizes, and gpus names {len(self.gpus)}")
+            raise ValueError(f"the parallel sizes need {needed} GPUs, but gpus has {len(self.gpus)}")
         return self
 
     @property
     def served(self) -> tuple[str, ...]:
-        """The names that clients ask for."""
+        """The model names that clients use."""
         return self.served_model_name or (self.model,)
 
     @property
     def base_url(self) -> str:
-        """Where its API is for clients on this machine, without `/v1`."""
+        """The base URL of the API for clients on this machine, without `/v1`."""
         host = HOST if self.host in ("0.0.0.0", "::", "") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it is described as running on GPUs."""
+        """Whether the server runs on GPUs."""
         return bool(self.gpus)
 
     @property
     def share(self) -> float:
-        """The share of each of its GPUs that it fills."""
+        """The share of each GPU's memory that the server uses."""
         return self.gpu_memory_utilization or GPU_SHARE
 
     def shares_gpu_with(self, other: Server) -> bool:
-        """Whether there is a GPU that both have."""
+        """Whether both servers use the same GPU."""
         if not (self.gpus and other.gpus):
             return False
         return "all" in (self.gpus, other.gpus) or bool(set(self.gpus) & set(other.gpus))
 
     @property
     def exposed(self) -> bool:
-        """Whether other machines can reach it, and it asks them for no key."""
+        """Whether other machines can reach the server without a key."""
         return self.api_key_file is None and not is_loopback(self.host)
 
     @property
     def stop_grace(self) -> int:
-        """Seconds from the signal to stop until it is killed."""
+        """Seconds from the stop signal until the server is killed."""
         return (self.shutdown_timeout or 0) + TEARDOWN_S
 
     @property
     def digest(self) -> str:
-        """Tells whether what runs is what is described: equal descriptions have equal digests."""
+        """A digest of the description. Equal descriptions have equal digests."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
     def arguments(self, host: str | None = None, port: int | None = None) -> list[str]:
-        """vLLM's arguments. `host` and `port`: where it listens in a container, if not where it is reached."""
+        """vLLM's arguments. `host` and `port`: the listen address in a container, if it differs."""
         listening = ["--host", host or self.host, "--port", str(port or self.port)]
         return [*listening, "--model", self.model, *self._flags(), *self.extra_args]
 
     def command(self, python: str) -> list[str]:
-        """The command that starts it as a process with this Python, which has vLLM."""
+        """The command that starts the server as a process. `python`: a Python with vLLM."""
         return [python, *MODULE, *self.arguments()]
 
     def key(self) -> str | None:
-        """The key that clients must send, from `api_key_file`; None without one. Raises `LaunchError`."""
+        """The API key from `api_key_file`; None without a file. Raises `LaunchError`."""
         if self.api_key_file is None:
             return None
         try:
-            key = self.api_key_file.read_text("utf-8-sig").strip()  # editors on Windows put a mark before it
+            key = self.api_key_file.read_text("utf-8-sig").strip()  # editors on Windows write a UTF-8 mark
         except OSError as error:
-            raise self._no_key(f"can't be read: {error.strerror}") from error
+            raise self._no_key(f"cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise self._no_key("can't be read: it is no text") from error
+            raise self._no_key("cannot be read: it is not text") from error
         if not key:
-            raise self._no_key("is empty: everybody could use it. Put a key into the file, or leave api_key_file out")
-        if not _KEY.fullmatch(key):  # what a header and a shell carry unchanged
-            raise self._no_key("must hold the key alone: one word of ASCII letters, digits and punctuation")
+            raise self._no_key(
+                "is empty: the server would need no key. Write a key to the file, or remove api_key_file"
+            )
+        if not _KEY.fullmatch(key):  # a header and a shell pass these characters unchanged
+            raise self._no_key("must contain only the key: one word of ASCII letters, digits and punctuation")
         return key
 
     def _no_key(self, why: str) -> LaunchError:
@@ -286,12 +290,12 @@ class Server(BaseModel):
 
 
 def mounted_at(volume: str) -> str:
-    """The path in the container of what `volumes` says of one: without `:ro`."""
+    """The path in the container of an entry of `volumes`, without `:ro`."""
     return volume.partition(":")[0]
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address, and no name."""
+    """Whether the host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -300,19 +304,19 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach the host."""
     return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
 def _as_vllm_reads_it(argument: str) -> str:
-    """With dashes for underscores in the name of a flag."""
+    """The argument with dashes instead of underscores in the name of a flag."""
     if not argument.startswith("--"):
         return argument
     return _FLAG_NAME.sub(lambda name: name[0].replace("_", "-"), argument, count=1)
 
 
 def _use_instead(argument: str) -> str | None:
-    """What says the same, where this is a flag, its opposite, or the beginning of one, which argparse takes for it."""
+    """The replacement for a rejected flag. argparse also accepts a flag's `--no-` form and its prefixes."""
     found = _FLAG_NAME.match(argument)
     name = found[0].replace("--no-", "--", 1) if found else ""
     if not name.startswith("--"):

@@ -1,7 +1,7 @@
-"""What a service is told so that its calls go to these servers: the variables of `ollama_compat`.
+"""The variables of `ollama_compat` that send a service's calls to these servers.
 
-`eval "$(vllm-launch env)"` sets them where `vllm-launch env` is run the next time. So a map that stands in the
-environment is no reason to leave out what the service's file, or the defaults, have for a server that runs now.
+`eval "$(vllm-launch env)"` sets them in the shell in which `vllm-launch env` may run again. So the model map in the
+environment does not hide the entries of the service's file, or of the defaults, for a server that runs now.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MAP, _KEY = "VLLM_MODEL_MAP", "VLLM_API_KEY"
 
 
 def model_maps(environ: Mapping[str, str]) -> list[Mapping[str, str]]:
-    """The maps (Ollama name -> served name) by default, by the service's file, and by its environment.
+    """The model maps (Ollama name -> served name) of the defaults, of the service's file, and of its environment.
 
-    Raises `LaunchError` where one of them can't be read.
+    Raises `LaunchError` if one of them is invalid.
     """
     file = {CONFIG.name: environ.get(CONFIG.name, "")}
     try:
@@ -41,11 +41,11 @@ def model_maps(environ: Mapping[str, str]) -> list[Mapping[str, str]]:
 def variables(servers: Sequence[Server], model_maps: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """`BACKEND_MODE`, `VLLM_URLS` and `VLLM_MODEL_MAP` for a service on this machine.
 
-    Of each map, what these servers serve, the later ones before the earlier. Raises `LaunchError` where there is
-    nothing to name, or where two servers ask for different keys: a client has one for all of its vLLM servers.
+    The map contains the entries that these servers serve; later maps take precedence. Raises `LaunchError` without
+    servers, or if two servers require different keys: a client sends one key to all of its vLLM servers.
     """
     if not servers:
-        raise LaunchError("No server runs. Start some (vllm-launch up), or name those that are meant.")
+        raise LaunchError("No server runs. Start servers (vllm-launch up), or pass the names of servers.")
     keys = {server.api_key_file for server in servers}
     if len(keys) > 1:
         raise LaunchError("These servers have different api_key_files; a service sends one key to all of its servers.")
@@ -59,16 +59,16 @@ def variables(servers: Sequence[Server], model_maps: Sequence[Mapping[str, str]]
 
 
 def written(servers: Sequence[Server], variables: Mapping[str, str], form: Format) -> str:
-    """The variables for a shell (`eval "$(vllm-launch env)"`), for an env file, or as JSON. No key is printed.
+    """The variables for a shell (`eval "$(vllm-launch env)"`), for an env file, or as JSON. They contain no key.
 
-    A shell is also told to forget what it may have from an earlier time and a service must not have now.
+    The shell form also unsets variables of an earlier call that no longer apply.
     """
     if form == "json":
         return json.dumps(variables, indent=2, ensure_ascii=False)
     key = next((server.api_key_file for server in servers if server.api_key_file is not None), None)
     if form == "dotenv":
         lines = [f"{name}={value}" for name, value in variables.items()]
-        return "\n".join([*lines, f"# {_KEY}: what is in {key}"] if key else lines)
+        return "\n".join([*lines, f"# {_KEY}: the content of {key}"] if key else lines)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if _MAP not in variables:
         lines.append(f"unset {_MAP}")

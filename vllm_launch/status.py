@@ -1,7 +1,7 @@
-"""How servers are: what `vllm-launch status` shows, as a table for people and as JSON for scripts.
+"""The state of servers, as `vllm-launch status` shows it: a table for people, JSON for scripts.
 
-A runtime knows whether a server's process is there, the server itself says whether it answers, and its log says what it
-is doing or what it died of; `look` asks all three.
+`look` combines three sources: the runtime (whether the process runs), the server (whether it answers), and the log
+(what the server does, or why it exited).
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from rich.text import Text
 from . import causes, logs, ready
 from .runtimes.base import Instance, Runtime, RuntimeName
 
-State: TypeAlias = Literal["ready", "starting", "unhealthy", "stranger", "restarting", "exited"]
-"""starting: it has not answered yet. unhealthy: it answered, and does no more, or says that something is wrong.
-stranger: something else answers at its address. restarting: it has ended, and its runtime starts it again."""
+State: TypeAlias = Literal["ready", "starting", "unhealthy", "unexpected-server", "restarting", "exited"]
+"""starting: the server has not answered yet. unhealthy: it has stopped answering, or reports an error.
+unexpected-server: another server answers at its address. restarting: it has exited, and its runtime restarts it."""
 
 _COLORS: dict[State, str] = {"ready": "green", "starting": "yellow", "restarting": "yellow"}
 _LOG_LINES = 2000
 _HEADINGS = ("server", "state", "address", "runtime", "id")
 _GAP = 2
 _MODELS_WIDTH = 12
-"""The least that a table must have for models, which are broken where need be."""
+"""The minimum width of the column of models. Long names are wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How one server is."""
+    """The state of one server."""
 
     name: str
     runtime: RuntimeName
     state: State
     reason: str
-    """Why it is not ready, in words; empty where it is."""
+    """Why the server is not ready; empty if it is."""
     url: str
-    """Its base URL, without `/v1`."""
+    """The base URL, without `/v1`."""
     models: tuple[str, ...]
-    """The names that clients ask for."""
+    """The model names that clients use."""
     id: str
-    """The id of its container (12 characters), or of the process that leads its group."""
+    """The id of the container (12 characters), or of the process that leads the server's group."""
     started_at: float
     """Seconds since 1970."""
     restarts: int
-    """How often its runtime has started it again by itself."""
+    """How often the runtime has restarted the server."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The fields as plain values."""
         return {**asdict(self), "models": list(self.models)}
 
 
 def look(runtime: Runtime, instance: Instance, http: httpx.Client) -> Status:
-    """How it is now. Raises `LaunchError` where its log can't be read."""
+    """The current state. Raises `LaunchError` if the log cannot be read."""
     state, reason = _state(runtime, instance, http)
     server = instance.server
     return Status(
@@ -74,14 +74,14 @@ def look(runtime: Runtime, instance: Instance, http: httpx.Client) -> Status:
 
 
 def view(statuses: Sequence[Status], width: int) -> RenderableType:
-    """A row of a table for each; where the terminal is too narrow for that, a paragraph."""
+    """A table with a row for each server; on a narrow terminal, a paragraph for each."""
     columns = zip(_HEADINGS, *(_cells(status) for status in statuses), strict=True)
     needed = sum(max(map(len, column)) + _GAP for column in columns) + _MODELS_WIDTH
     return _table(statuses) if needed <= width else _paragraphs(statuses)
 
 
 def _cells(status: Status) -> tuple[str, ...]:
-    """What is told of it, but for its models."""
+    """The cells of the row, without the models."""
     return status.name, status.state, status.url, status.runtime, status.id
 
 
@@ -109,12 +109,12 @@ def _colored(state: State) -> str:
 
 
 def _state(runtime: Runtime, instance: Instance, http: httpx.Client) -> tuple[State, str]:
-    """Its state, and why it is not ready."""
+    """The state, and why the server is not ready."""
     if instance.state != "running":
         log = runtime.log(instance, _LOG_LINES)
         return instance.state, f"ended {instance.ended}{_again(instance)}{_cause(log, instance.ended)}"
     answer = ready.ask(instance.server, http)
-    if answer.readiness != "silent":
+    if answer.readiness != "unreachable":
         return answer.readiness, answer.reason
     if instance.unhealthy:
         return "unhealthy", f"{answer.reason}; {instance.unhealthy}"

@@ -1,9 +1,9 @@
-"""How servers do, look by look: all are asked for `/metrics` side by side, and shown as the rows of one table.
+"""Live figures of servers: requests `/metrics` from all of them concurrently and shows one table row for each.
 
     for rows in looks(lambda: [Target("vllm-llm", "http://127.0.0.1:8001")], interval_s=2):
         console.print(view(rows))
 
-A server that does not answer, answers too late, or answers something else is a row that says so.
+The row of a server that does not answer, answers too late, or returns something else contains the reason.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ from .runtimes.base import Instance
 from .runtimes.base import State as ProcessState
 
 TIMEOUT_S = 3.0
-"""How long a server may take to give its figures (seconds), in a watch whose looks are further apart than that."""
-_MAX_BYTES = 16 * 2**20  # a vLLM's page has some 100 KB for each engine
+"""Timeout of a request (seconds). A shorter interval shortens the timeout."""
+_MAX_BYTES = 16 * 2**20  # a vLLM page has about 100 KB for each engine
 
 State: TypeAlias = Literal["ready", "starting", "slow", "down", "no-metrics", "restarting", "exited"]
-"""ready: it gave its figures. starting: its process runs and does not answer yet. slow: it did not answer in time.
-down: nobody answers. no-metrics: what answers gives no figures of a vLLM. restarting, exited: what its runtime says."""
+"""ready: the figures are there. starting: the process runs but does not answer yet. slow: no answer in time.
+down: no server answers. no-metrics: the answer contains no vLLM figures. restarting, exited: the runtime's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to ask."""
+    """A server to watch."""
 
     name: str
     url: str
-    """Where its API is, without `/v1`."""
+    """The base URL, without `/v1`."""
     process: ProcessState | None = None
-    """What its runtime says of it; None where no runtime here has it."""
+    """The state in its runtime; None if no runtime on this machine has the server."""
     ended: str = ""
-    """How it ended, in words."""
+    """How the process ended, in words."""
 
     @classmethod
     def of(cls, instance: Instance) -> Target:
-        """A server that a runtime has."""
+        """The target of a runtime's server."""
         return cls(instance.name, instance.server.base_url, instance.state, instance.ended)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a look found out about one server."""
+    """The result of one look at one server."""
 
     name: str
     url: str
     state: State
     reason: str = ""
-    """Why there are no figures, in words."""
+    """Why the row has no figures; empty if it has."""
     figures: Figures | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields; `figures` is null where there are none."""
-        told = self.figures.to_json() if self.figures else None
-        return {"name": self.name, "url": self.url, "state": self.state, "reason": self.reason, "figures": told}
+        """The fields as plain values; `figures` may be null."""
+        values = self.figures.to_json() if self.figures else None
+        return {"name": self.name, "url": self.url, "state": self.state, "reason": self.reason, "figures": values}
 
 
 class _UnansweredError(Exception):
-    """There is no page: the state that this means, and why."""
+    """A server returned no page: the resulting state and the reason."""
 
     def __init__(self, state: State, reason: str) -> None:
         super().__init__(reason)
@@ -78,27 +78,26 @@ class _UnansweredError(Exception):
 
 
 class Watch:
-    """Asks servers again and again, and tells what they did in between."""
+    """Requests the figures of servers repeatedly, and computes the rates between two requests."""
 
     def __init__(self) -> None:
-        """Opens no connection yet."""
+        """Create the HTTP client. It opens no connection yet."""
         self._runner = asyncio.Runner()
-        # No proxy of the environment may come between; and a kept connection is one that the server closes just when
-        # the next look begins.
+        # It ignores the proxy variables. It keeps no connections: a server may close one just as the next look begins.
         self._http = httpx.AsyncClient(trust_env=False, timeout=None, limits=httpx.Limits(max_keepalive_connections=0))
         self._earlier: dict[str, tuple[Page, float]] = {}
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._runner.run(self._http.aclose())
         self._runner.close()
 
     def look(self, targets: Sequence[Target], timeout_s: float = TIMEOUT_S) -> list[Row]:
-        """Ask all of them, for at most `timeout_s` seconds; the first look at a server tells of all since its start."""
+        """Request the figures of all targets. A server's first row covers the time since the server's start."""
         answers = self._runner.run(self._ask_all(targets, timeout_s))
         return [self._row(target, answer) for target, answer in zip(targets, answers, strict=True)]
 
@@ -106,14 +105,14 @@ class Watch:
         return await asyncio.gather(*(self._ask(target, timeout_s) for target in targets))
 
     async def _ask(self, target: Target, timeout_s: float) -> tuple[str, float] | _UnansweredError:
-        """The page and when it was there, on the monotonic clock."""
+        """The page and the time of its arrival, on the monotonic clock."""
         if target.process in ("exited", "restarting"):
-            return _UnansweredError(target.process, f"it has ended {target.ended}".rstrip())
+            return _UnansweredError(target.process, f"the process has ended {target.ended}".rstrip())
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._page(f"{target.url}/metrics"), time.monotonic()
         except TimeoutError:
-            return _UnansweredError("slow", f"{target.url} has not answered within {timeout_s:g} s")
+            return _UnansweredError("slow", f"{target.url} did not answer within {timeout_s:g} s")
         except _UnansweredError as problem:
             return problem
         except httpx.HTTPError as problem:
@@ -123,12 +122,12 @@ class Watch:
     async def _page(self, url: str) -> str:
         async with self._http.stream("GET", url) as response:
             if response.status_code != httpx.codes.OK:
-                raise _UnansweredError("no-metrics", f"GET {url} answers {response.status_code}")
+                raise _UnansweredError("no-metrics", f"GET {url} returned {response.status_code}")
             body = b""
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > _MAX_BYTES:
-                    raise _UnansweredError("no-metrics", f"GET {url} answers more than {_MAX_BYTES >> 20} MB")
+                    raise _UnansweredError("no-metrics", f"GET {url} returned more than {_MAX_BYTES >> 20} MB")
         return body.decode("utf-8", "replace")
 
     def _row(self, target: Target, answer: tuple[str, float] | _UnansweredError) -> Row:
@@ -145,7 +144,7 @@ class Watch:
 
 
 def looks(targets: Callable[[], Sequence[Target]], interval_s: float) -> Generator[list[Row]]:
-    """A look every `interval_s` seconds, for ever; which servers there are is asked anew for each."""
+    """Yield the rows every `interval_s` seconds, endlessly. `targets` is called before each look."""
     with Watch() as watch:
         while True:
             began = time.monotonic()
@@ -154,12 +153,12 @@ def looks(targets: Callable[[], Sequence[Target]], interval_s: float) -> Generat
 
 
 def to_json(rows: Sequence[Row], at: float) -> dict[str, Any]:
-    """A look as one JSON object; `at`: seconds since 1970."""
+    """The rows of one look as a JSON object; `at`: seconds since 1970."""
     return {"at": round(at, 3), "servers": [row.to_json() for row in rows]}
 
 
 WIDTH = 100
-"""The columns of a terminal that all figures fit in; a narrower one gets the more telling of them."""
+"""The width of a terminal that shows all figures. A narrower one shows the most important ones."""
 _COLORS: dict[State, str] = {"ready": "green", "starting": "yellow", "restarting": "yellow", "slow": "yellow"}
 _DASH = "–"
 
@@ -168,40 +167,40 @@ class _Column(NamedTuple):
     head: str
     cell: Callable[[Figures], str]
     narrow: bool = True
-    """Whether it is shown in narrow terminals too."""
+    """Whether narrow terminals show the column."""
 
 
 _TOTALS = (
-    _Column("tok\nin", lambda told: _count(told.prompt_tokens)),
-    _Column("tok\nout", lambda told: _count(told.generation_tokens)),
+    _Column("tok\nin", lambda figures: _count(figures.prompt_tokens)),
+    _Column("tok\nout", lambda figures: _count(figures.generation_tokens)),
 )
 _RATES = (
-    _Column("tok/s\nin", lambda told: _count(told.prompt_tokens_per_second)),
-    _Column("tok/s\nout", lambda told: _count(told.generation_tokens_per_second)),
+    _Column("tok/s\nin", lambda figures: _count(figures.prompt_tokens_per_second)),
+    _Column("tok/s\nout", lambda figures: _count(figures.generation_tokens_per_second)),
 )
 _LOAD = (
-    _Column("\nrun", lambda told: _count(told.running)),
-    _Column("\nwait", lambda told: _count(told.waiting)),
-    _Column("KV\nuse", lambda told: _share(told.kv_cache_usage)),
-    _Column("cache\nhits", lambda told: _share(told.prefix_cache_hit_rate), narrow=False),
+    _Column("\nrun", lambda figures: _count(figures.running)),
+    _Column("\nwait", lambda figures: _count(figures.waiting)),
+    _Column("KV\nuse", lambda figures: _share(figures.kv_cache_usage)),
+    _Column("cache\nhits", lambda figures: _share(figures.prefix_cache_hit_rate), narrow=False),
 )
 _TIMES = (
-    _Column("TTFT\np50", lambda told: _time(told.time_to_first_token_p50), narrow=False),
-    _Column("TTFT\np95", lambda told: _time(told.time_to_first_token_p95)),
-    _Column("ITL\np50", lambda told: _time(told.inter_token_latency_p50), narrow=False),
-    _Column("ITL\np95", lambda told: _time(told.inter_token_latency_p95)),
+    _Column("TTFT\np50", lambda figures: _time(figures.time_to_first_token_p50), narrow=False),
+    _Column("TTFT\np95", lambda figures: _time(figures.time_to_first_token_p95)),
+    _Column("ITL\np50", lambda figures: _time(figures.inter_token_latency_p50), narrow=False),
+    _Column("ITL\np95", lambda figures: _time(figures.inter_token_latency_p95)),
 )
 _ENDS = (
-    _Column("pre-\nempt", lambda told: _count(told.preemptions), narrow=False),
-    _Column("\ndone", lambda told: _count(told.done)),
-    _Column("\nerror", lambda told: _count(told.errors)),
+    _Column("pre-\nempt", lambda figures: _count(figures.preemptions), narrow=False),
+    _Column("\ndone", lambda figures: _count(figures.done)),
+    _Column("\nerror", lambda figures: _count(figures.errors)),
 )
 
 
 def view(rows: Sequence[Row], width: int = WIDTH) -> Group:
-    """The servers as rows of a table for a terminal of that many columns; below it, why some have no figures."""
-    stretch = max((row.figures.seconds or 0.0 for row in rows if row.figures), default=0.0)
-    columns = [*_LOAD, *(_RATES if stretch else _TOTALS), *_TIMES, *_ENDS]
+    """A table of the servers for a terminal of that width. Below it: the reasons for missing figures."""
+    interval = max((row.figures.seconds or 0.0 for row in rows if row.figures), default=0.0)
+    columns = [*_LOAD, *(_RATES if interval else _TOTALS), *_TIMES, *_ENDS]
     if width < WIDTH:
         columns = [column for column in columns if column.narrow]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
@@ -213,13 +212,13 @@ def view(rows: Sequence[Row], width: int = WIDTH) -> Group:
         cells = [column.cell(row.figures) if row.figures else _DASH for column in columns]
         table.add_row(escape(row.name), f"[{_COLORS.get(row.state, 'red')}]{row.state}[/]", *cells)
     reasons = [Text(f"{row.name}: {row.reason}") for row in rows if row.reason]
-    return Group(table, Text(_legend(stretch), style="dim"), *reasons)
+    return Group(table, Text(_legend(interval), style="dim"), *reasons)
 
 
-def _legend(stretch: float) -> str:
-    if not stretch:
-        return "All since each server's start."
-    return f"Hits, tokens a second and times: the last {stretch:.1f} s. Counts: since each server's start."
+def _legend(interval: float) -> str:
+    if not interval:
+        return "All figures: since each server's start."
+    return f"Hits, tokens per second and times: the last {interval:.1f} s. Counts: since each server's start."
 
 
 def _count(value: float | None) -> str:

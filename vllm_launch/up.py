@@ -1,11 +1,11 @@
-"""Bringing servers up and taking them down, over any runtime.
+"""Starts and stops servers with any runtime.
 
-`up` is idempotent: what runs as it is described stays, what differs is replaced only when that is asked for, what is
-not there or has ended is started. Servers that share a GPU load one after another, the smallest first: vLLM measures
-what memory is free while it starts, and another one that loads beside it spoils the measure. What has become ready
-stays, whatever happens to the others; what `up` has started and is not ready when it ends badly (an error, Ctrl-C, the
-time limit) is stopped. What has exited by itself is left lying, so that its log can be read. A server that has lost its
-launcher before it was ready (`kept` is False) is the next one's, who keeps it.
+`up` is idempotent. It leaves a server that runs as described, replaces one that differs only with `replacing`, and
+starts one that is missing or has exited. Servers that share a GPU load one after another, the smallest first: vLLM
+measures the free memory while it starts, and a concurrent load would change the result. A ready server keeps running,
+even if others fail. If `up` fails (an error, Ctrl-C, the time limit), it stops the servers that it started and that are
+not ready. It does not remove a server that exited, so that its log stays readable. If a launcher ends before its server
+is ready (`kept` is False), the next launcher takes the server over.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import httpx
 
 from . import causes, logs, ready
 from .runtimes.base import Instance, LaunchError, Runtime
-from .runtimes.state import alone
+from .runtimes.state import exclusive_lock
 from .servers import Server
 
 READY_TIMEOUT_S = 1800.0
-"""How long a server may take until it is ready (seconds): a large model is downloaded first."""
-_LOADING_GRACE_S = 2.0  # one that is still loading has nothing to finish
+"""How long a server may take to become ready (seconds), including the download of a large model."""
+_LOADING_GRACE_S = 2.0  # a loading server has no requests to finish
 _POLL_S = 0.5
 
 Action: TypeAlias = Literal["stay", "start", "replace"]
@@ -33,7 +33,7 @@ Action: TypeAlias = Literal["stay", "start", "replace"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What `up` does with one server."""
+    """The action of `up` for one server."""
 
     server: Server
     action: Action
@@ -42,38 +42,38 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a server does while it starts."""
+    """An event of a server's start."""
 
     server: Server
     kind: Literal["stays", "waits", "prepares", "starts", "ready", "failed"]
     text: str = ""
-    """The last telling thing about it, one line; for `failed`, the whole reason."""
+    """A description, one line; for `failed`, the whole error."""
     seconds: float = 0.0
-    """Since its start."""
+    """The time since the server's start."""
 
 
 class Options(TypedDict, total=False):
-    """How `up` goes about it."""
+    """The options of `up`."""
 
     replacing: bool
-    """Whether what runs otherwise than described is started anew."""
+    """Whether a running server that differs from its description is replaced."""
     timeout_s: float
-    """How long a server may take until it is ready (seconds)."""
+    """How long a server may take to become ready (seconds)."""
     waiting: bool
-    """Whether `up` returns only when all are ready."""
+    """Whether `up` waits until all servers are ready."""
 
 
 Watch: TypeAlias = Callable[[Event], None]
 
 
 def steps(wanted: Sequence[Server], found: Sequence[Instance], *, replacing: bool) -> list[Step]:
-    """What has to be done. Raises `LaunchError` where something differs and `replacing` is not asked for."""
+    """The step for each server. Raises `LaunchError` if a server differs and `replacing` is False."""
     _require_distinct(wanted, found)
     by_name = {instance.name: instance for instance in found}
     made = [_step(server, by_name.get(server.name)) for server in wanted]
     differing = [step for step in made if step.action == "replace"]
     if differing and not replacing:
-        raise _otherwise(differing)
+        raise _differs(differing)
     return made
 
 
@@ -86,9 +86,9 @@ def up(
     timeout_s: float = READY_TIMEOUT_S,
     waiting: bool = True,
 ) -> list[Instance]:
-    """Bring the servers up and return them, all ready (unless `waiting` is False: then as soon as they run).
+    """Start the servers and return them: ready, or only running if `waiting` is False.
 
-    Raises `LaunchError` when one of them fails; the others are waited for all the same.
+    Raises `LaunchError` if a server fails, after waiting for the others.
     """
     todo = steps(wanted, runtime.instances(), replacing=replacing)
     for step in todo:
@@ -113,12 +113,12 @@ def up(
 def down(
     runtime: Runtime, names: Sequence[str], report: Callable[[str], None], grace_s: float | None = None
 ) -> list[str]:
-    """Stop the servers of these names (all of this launcher's without names); returns the names of those there were.
+    """Stop the servers of these names, or all servers without names. Returns the names of the stopped servers.
 
-    `grace_s`: how long each may take to end; None leaves that to its description.
+    `grace_s`: how long a server may take to exit (seconds). None: the value of its description.
     """
     found = [instance for instance in runtime.instances() if not names or instance.name in names]
-    with alone(report) if found else contextlib.nullcontext():
+    with exclusive_lock(report) if found else contextlib.nullcontext():
         for instance in found:
             report(f"Stopping {instance.name}")
             runtime.stop(instance, instance.server.stop_grace if grace_s is None else grace_s)
@@ -126,7 +126,7 @@ def down(
 
 
 def _prepare_all(runtime: Runtime, servers: Sequence[Server], watch: Watch) -> None:
-    """Prepare all of them before anything is started or stopped."""
+    """Prepare all servers before any is started or stopped."""
     for server in servers:
         try:
             _prepare(runtime, server, watch)
@@ -134,7 +134,7 @@ def _prepare_all(runtime: Runtime, servers: Sequence[Server], watch: Watch) -> N
             others = ", ".join(other.name for other in servers if other is not server)
             if not others:
                 raise
-            raise LaunchError(f"{error}\nSo nothing has been started or stopped, {others} neither.") from error
+            raise LaunchError(f"{error}\nNo server has been started or stopped; this includes {others}.") from error
 
 
 def _prepare(runtime: Runtime, server: Server, watch: Watch) -> None:
@@ -158,9 +158,9 @@ class _Launch:
         self._since: dict[str, float] = {}
 
     def run(self, starts: Sequence[Step], there: Sequence[Instance]) -> None:
-        """Start them, those that share a GPU one after another, and wait until each is ready or has failed."""
+        """Start the servers, one after another on a shared GPU, and wait until each is ready or has failed."""
         pending = list(starts)
-        for instance in there:  # it runs, but may still be loading: another `up` may have left it so
+        for instance in there:  # a running server may still be loading, started by another `up`
             self.starting[instance.name] = instance
             self._since[instance.name] = time.monotonic()
         with ready.client() as http:
@@ -177,13 +177,13 @@ class _Launch:
                     time.sleep(_POLL_S)
 
     def start(self, step: Step) -> Instance:
-        """Start one, in place of what is there. What another launcher has started meanwhile is only waited for."""
+        """Start or replace one server. If another launcher has started it meanwhile, only wait for it."""
         server = step.server
-        with alone(lambda line: self._watch(Event(server, "prepares", line))):
+        with exclusive_lock(lambda line: self._watch(Event(server, "prepares", line))):
             there = next((each for each in self._runtime.instances() if each.name == server.name), None)
             now = _step(server, there)
             if now.action == "replace" and step.action != "replace":
-                raise _otherwise([now])
+                raise _differs([now])
             if there is not None and now.action == "stay":
                 instance = there
             else:
@@ -198,35 +198,35 @@ class _Launch:
 
     @contextlib.contextmanager
     def leaving_nothing_unready(self) -> Iterator[None]:
-        """However it ends, what was started here and is not ready is stopped. What can't be stopped is told."""
+        """On any exception, stop the servers that are not ready. Report those that cannot be stopped."""
         try:
             yield
         except BaseException as error:
             left = self._stop_unready()
             if not left:
                 raise
-            told = [*self.failures, *([str(error)] if isinstance(error, LaunchError) else [])]
+            messages = [*self.failures, *([str(error)] if isinstance(error, LaunchError) else [])]
             names = " ".join(left)
-            told.append(
-                f"Not ready, and not stopped: {names}. Look for it later (vllm-launch status), and take it down:"
+            messages.append(
+                f"Not ready, and not stopped: {names}. Check it later (vllm-launch status) and stop it:"
                 f" vllm-launch down {names}"
             )
-            raise LaunchError("\n\n".join(told)) from error
+            raise LaunchError("\n\n".join(messages)) from error
 
     def _stop_unready(self) -> list[str]:
-        """The names of those that could not be stopped."""
+        """Stop the servers that are not ready. Returns the names of those that could not be stopped."""
         left = []
         for name in sorted(self._own.intersection(self.starting)):
             try:
                 self._runtime.stop(self.starting[name], _LOADING_GRACE_S)
-            except LaunchError:  # the first error is the one to tell
+            except LaunchError:  # only the first error is reported
                 left.append(name)
         return left
 
     def _look(self, http: httpx.Client) -> None:
         states = {instance.name: instance for instance in self._runtime.instances()}
         for name, instance in list(self.starting.items()):
-            now = states.get(name, replace(instance, state="exited", ended="and was removed by somebody else"))
+            now = states.get(name, replace(instance, state="exited", ended="and another program removed it"))
             with self._failing(instance.server):
                 self._judge(now, http)
 
@@ -239,22 +239,22 @@ class _Launch:
         if answer.ready and self._kept(now):
             del self.starting[name]
             self._watch(Event(now.server, "ready", now.server.base_url, seconds))
-        elif answer.readiness == "stranger":
-            raise LaunchError(f"The vLLM server {name!r} can't be reached: {answer.reason}.")
+        elif answer.readiness == "unexpected-server":
+            raise LaunchError(f"The vLLM server {name!r} is unreachable: {answer.reason}.")
         elif seconds > self._timeout_s:
             raise LaunchError(self._explained(now, self._overdue(now, answer)))
         else:
-            ill = _ill(now, answer)
-            self._watch(Event(now.server, "starts", ill or logs.activity(self._runtime.log(now, 200)), seconds))
+            problem = _health_problem(now, answer)
+            self._watch(Event(now.server, "starts", problem or logs.activity(self._runtime.log(now, 200)), seconds))
 
     def _overdue(self, instance: Instance, answer: ready.Answer) -> str:
-        name, ill = instance.name, _ill(instance, answer)
-        now = "it has been stopped" if name in self._own else f"to start it anew: vllm-launch down {name}, then up"
-        why = f" ({ill})" if ill else ""
+        name, problem = instance.name, _health_problem(instance, answer)
+        now = "it has been stopped" if name in self._own else f"to restart it: vllm-launch down {name}, then up"
+        why = f" ({problem})" if problem else ""
         return f"was not ready after {self._timeout_s:.0f} seconds{why}; {now}"
 
     def _kept(self, instance: Instance) -> bool:
-        """See to it that it outlives its launcher, whichever that is; False while another one has to do that first."""
+        """Make the server outlive its launcher. False: another launcher still has to do that."""
         if instance.name not in self._own and instance.kept:
             return True
         try:
@@ -266,11 +266,11 @@ class _Launch:
         return True
 
     def _explained(self, instance: Instance, what: str) -> str:
-        return causes.told(instance.name, what, self._runtime.log(instance, 2000), instance.ended)
+        return causes.failure_report(instance.name, what, self._runtime.log(instance, 2000), instance.ended)
 
     @contextlib.contextmanager
     def _failing(self, server: Server) -> Iterator[None]:
-        """An error of one server is told at once, and does not stop the others."""
+        """Report an error of one server immediately and continue with the others."""
         try:
             yield
         except LaunchError as error:
@@ -282,8 +282,8 @@ class _Launch:
                 del self.starting[server.name]
 
 
-def _ill(instance: Instance, answer: ready.Answer) -> str:
-    """What is wrong with it, where that is more than that it does not answer yet."""
+def _health_problem(instance: Instance, answer: ready.Answer) -> str:
+    """The health problem of a server; empty if it only does not answer yet."""
     return answer.reason if answer.readiness == "unhealthy" else instance.unhealthy
 
 
@@ -293,11 +293,11 @@ def _step(server: Server, found: Instance | None) -> Step:
     return Step(server, "stay" if found.server.digest == server.digest else "replace", found)
 
 
-def _otherwise(differing: Sequence[Step]) -> LaunchError:
+def _differs(differing: Sequence[Step]) -> LaunchError:
     lines = [f"  {step.server.name}: {_differences(step)}" for step in differing]
     return LaunchError(
-        "These run otherwise than they are described:\n" + "\n".join(lines) + "\n"
-        "To stop them and start them as described: vllm-launch up --replace"
+        "These running servers differ from their descriptions:\n" + "\n".join(lines) + "\n"
+        "To replace them: vllm-launch up --replace"
     )
 
 
@@ -309,7 +309,7 @@ def _differences(step: Step) -> str:
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
-    """Of variables, whose values may be secrets, only the names."""
+    """The difference of one field. For variables, only the names: values may be secrets."""
     if key != "env":
         return f"{key} is {old!r}, described as {new!r}"
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

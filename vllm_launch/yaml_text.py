@@ -1,4 +1,4 @@
-"""YAML as people write it: texts of several lines as blocks, lists of words on one line, keys in the order given."""
+"""Writes readable YAML: multi-line strings as blocks, short lists on one line, keys in their given order."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ _Dumper.add_representer(list, _list)
 
 
 def written(value: Mapping[str, object]) -> str:
-    """The YAML of a document of dicts, lists and plain values."""
+    """The YAML text of a document of dicts, lists and plain values."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=112)
     return text

@@ -1,8 +1,8 @@
-"""The command `vllm-launch`: every command reads what is meant (config.py), calls one function, and prints its result.
+"""The command `vllm-launch`. A subcommand reads the configuration (config.py), calls one function, prints the result.
 
-app.py        the application, its exit statuses, and what all commands share
+app.py        the application, its exit statuses, and shared options
 lifecycle.py  up, down, status, logs, rollback
-described.py  env, check, plan, compose, k8s: what follows from the descriptions alone
+described.py  env, check, plan, compose, k8s: commands that need only the descriptions
 watching.py   top
 """
 

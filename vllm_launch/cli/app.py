@@ -1,6 +1,6 @@
-"""The application: what all commands share, and how an error becomes a message and an exit status.
+"""The application: shared options, error messages and exit statuses.
 
-Exit status: 0 all went well, 1 it did not (the reason is on standard error), 2 a wrong command line, 130 Ctrl-C.
+Exit status: 0 success, 1 failure (the reason is on standard error), 2 invalid command line, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rich.console import Console
 
 from .. import presets
 from ..config import Config, load
-from ..runtimes import LaunchError, Runtime, RuntimeName, answering, opened
+from ..runtimes import LaunchError, Runtime, RuntimeName, available_runtimes, open_runtime
 from ..servers import Server
 
 app = typer.Typer(
     name="vllm-launch",
-    help="Brings vLLM servers up, tells how they are, and takes them down.",
+    help="Starts, monitors and stops vLLM servers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,48 +36,48 @@ app = typer.Typer(
 
 Names: TypeAlias = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Servers of the file or presets. None: all of the file, or a preset pair."),
+    typer.Argument(metavar="NAME", help="Servers of the file or presets. Default: all of the file, or a preset pair."),
 ]
 StartRuntime: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--runtime", "-r", metavar="docker|process", help="How servers run. Default: the file's, else docker."
+        "--runtime", "-r", metavar="docker|process", help="The runtime. Default: that of the file, or docker."
     ),
 ]
 RuntimeOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--runtime", "-r", metavar="docker|process", help="Only servers that run so. Default: both."),
+    typer.Option("--runtime", "-r", metavar="docker|process", help="Only servers of this runtime. Default: both."),
 ]
 PythonOption: TypeAlias = Annotated[
-    str | None, typer.Option(help="The Python that has vLLM, for `--runtime process`. Default: the one that is found.")
+    str | None, typer.Option(help="The Python with vLLM, for `--runtime process`. Default: searched automatically.")
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 _PLAIN_WIDTH = 160
 
 
-class Meant:
-    """What the command line means, together with the file, which is read when a command needs it."""
+class CommandContext:
+    """The options of the command line and the configuration file. The file is read when a command needs it."""
 
     def __init__(self, file: Path | None) -> None:
-        """`file`: the one of the command line, if any."""
+        """`file`: the configuration file of the command line, if set."""
         self._file = file
 
     @functools.cached_property
     def config(self) -> Config:
-        """What the file says. Raises `LaunchError` where it can't be made sense of."""
+        """The configuration. Raises `LaunchError` if the file is invalid."""
         return load(self._file)
 
     def readable(self) -> Config:
-        """The same; a file that is broken is told, and keeps nobody from stopping a server or from going back."""
+        """The configuration. An invalid file causes a warning only: stopping servers and rollback need no file."""
         try:
             return self.config
         except LaunchError as error:
-            warn(f"{error}\nThis command goes on without that file.")
+            warn(f"{error}\nThis command continues without the file.")
             return Config()
 
     def servers(self, names: Sequence[str] | None) -> list[Server]:
-        """The servers of these names; without names those of the file, or the presets that suit this machine."""
+        """The servers of these names. Without names: those of the file, or the presets for this machine."""
         if names:
             return self.config.named(names)
         if self.config.servers:
@@ -85,44 +85,44 @@ class Meant:
         return self.config.named(presets.GPU if has_gpu() else presets.CPU)
 
     def runtime(self, name: str | None, python: str | None = None) -> Runtime:
-        """The runtime that is asked for, or the file's, or Docker, opened."""
-        return opened(runtime_name(name, self.config), python or self.config.python)
+        """The runtime of the command line, of the file, or Docker."""
+        return open_runtime(runtime_name(name, self.config), python or self.config.python)
 
     def runtimes(self, name: str | None) -> list[Runtime]:
-        """The runtime that is asked for, or all that answer, for what runs there: that needs no file."""
+        """The runtime of the command line, or all available ones. This needs no file."""
         self.readable()
         known = _runtime_name(name)
-        return [opened(known)] if known else answering(warn)
+        return [open_runtime(known)] if known else available_runtimes(warn)
 
 
 def runtime_name(name: str | None, config: Config) -> RuntimeName:
-    """The runtime that is asked for, or the file's, or Docker."""
+    """The runtime of the command line, of the file, or Docker."""
     return _runtime_name(name) or config.runtime or "docker"
 
 
 def has_gpu() -> bool:
-    """Whether this machine is meant to have an NVIDIA GPU.
+    """Whether this machine has an NVIDIA driver.
 
-    A driver that is there and does not work is one to mend: no small model is to stand in for the large one unasked.
+    A broken driver counts as a GPU: the user has to fix it. A small model must not silently replace the large one.
     """
     return shutil.which("nvidia-smi") is not None
 
 
-def meant(context: typer.Context) -> Meant:
-    """What the options before the command have settled."""
-    assert isinstance(context.obj, Meant)
+def command_context(context: typer.Context) -> CommandContext:
+    """The context of the command, from the options before it."""
+    assert isinstance(context.obj, CommandContext)
     return context.obj
 
 
 def output() -> Console:
-    """Standard output; where it is no terminal, lines are never broken and tables have room."""
+    """Standard output. Without a terminal, lines are not wrapped and tables are wide."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, soft_wrap=True, width=_PLAIN_WIDTH)
 
 
 def warn(line: str) -> None:
-    """Tell something beside the result, on standard error."""
+    """Print a message to standard error."""
     print(f"vllm-launch: {line}", file=sys.stderr)
 
 
@@ -136,7 +136,7 @@ def _runtime_name(name: str | None) -> RuntimeName | None:
         case None | "docker" | "process":
             return name
         case _:
-            raise typer.BadParameter(f"{name!r}: it may be 'docker' or 'process'", param_hint="--runtime")
+            raise typer.BadParameter(f"{name!r}: it must be 'docker' or 'process'", param_hint="--runtime")
 
 
 @app.callback()
@@ -144,24 +144,24 @@ def _options(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Servers of one's own. Default: $VLLM_LAUNCH_CONFIG, ./vllm-launch.toml."),
+        typer.Option("--file", "-f", help="The configuration file. Default: $VLLM_LAUNCH_CONFIG, ./vllm-launch.toml."),
     ] = None,
 ) -> None:
-    context.obj = Meant(file)
+    context.obj = CommandContext(file)
 
 
 def application() -> typer.Typer:
-    """The application with all of its commands, in the order of the help."""
-    for module in ("lifecycle", "described", "watching"):  # they add their commands
+    """The application with all commands, in the order of the help."""
+    for module in ("lifecycle", "described", "watching"):  # each module adds its commands
         importlib.import_module(f"{__package__}.{module}")
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status 1 after an error, and raises `SystemExit` otherwise."""
+    """Run a command. Returns exit status 1 after an error, and raises `SystemExit` otherwise."""
     _open_closed_streams()
     run = application()
-    # An ordinary exit, so that what is still starting is stopped.
+    # A normal exit, so that servers that are still starting are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         try:
@@ -170,22 +170,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except LaunchError as error:
         warn(str(error))
-    except BrokenPipeError:  # who reads has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         _drop_output()
     except OSError as error:
         _drop_output()
-        warn(f"{error.filename or 'What is printed'} can't be written or read: {error.strerror or error}.")
+        warn(f"{error.filename or 'The output'} cannot be read or written: {error.strerror or error}.")
     return 1
 
 
 def _open_closed_streams() -> None:
-    """Have streams where the caller has closed them (`>&-`), before a file gets their number."""
+    """Open streams that the caller has closed (`>&-`), before another file gets their number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as we live
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process exits
 
 
 def _drop_output() -> None:
-    """Nothing more can be printed; what is left in the buffer would be an error once more at the exit."""
+    """Discard the output. The rest of the buffer would cause another error at exit."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""up, down, status, logs: servers from their start to their end; rollback: Ollama in their place."""
+"""The commands up, down, status, logs and rollback."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .app import (
     RuntimeOption,
     StartRuntime,
     app,
+    command_context,
     has_gpu,
-    meant,
     output,
     print_json,
     runtime_name,
@@ -32,7 +32,7 @@ from .app import (
 )
 
 _LINES_AHEAD = 1000
-"""Lines of logs that are read before they are printed."""
+"""The maximum number of log lines that are read but not yet printed."""
 
 
 @app.command("up")
@@ -42,17 +42,17 @@ def up_command(
     runtime: StartRuntime = None,
     python: PythonOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the servers answer.")] = True,
-    replace: Annotated[bool, typer.Option("--replace", help="Start anew what runs otherwise than described.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace running servers that differ.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until a server must be ready.")] = up.READY_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Start servers and wait until they answer. What runs as described stays.
+    """Start servers and wait until they answer. Servers that run as described keep running.
 
-    What is ready outlives this command. What is not yet, when it ends by Ctrl-C, an error or a kill, is stopped.
+    Ready servers outlive this command. After Ctrl-C, an error or a kill, servers that are not ready are stopped.
     """
-    servers = meant(context).servers(names)
+    servers = command_context(context).servers(names)
     _warn_of_exposed(servers)
-    chosen = meant(context).runtime(runtime, python)
+    chosen = command_context(context).runtime(runtime, python)
     options: up.Options = {"replacing": replace, "timeout_s": timeout, "waiting": wait}
     try:
         if as_json:
@@ -62,42 +62,48 @@ def up_command(
         with board() as rows:
             up.up(chosen, servers, _Shown(rows), **options)
     except KeyboardInterrupt:
-        print("\nvllm-launch: stopped; what was still starting has been stopped too.", file=sys.stderr)
+        print("\nvllm-launch: interrupted; servers that were still starting have been stopped.", file=sys.stderr)
         raise typer.Exit(130) from None
     console = output()
     if wait:
-        console.print('What a service needs to know: [bold]eval "$(vllm-launch env)"[/]')
+        console.print('Variables for a service: [bold]eval "$(vllm-launch env)"[/]')
     else:
-        console.print("They are starting; [bold]vllm-launch status[/] tells when they are ready.")
+        console.print("They are starting; [bold]vllm-launch status[/] shows when they are ready.")
 
 
 @app.command("down")
 def down_command(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all that run.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Default: all running servers.")] = None,
     runtime: RuntimeOption = None,
     grace: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds until a server is killed. Default: its shutdown_timeout and 15 more."),
+        typer.Option(min=0, help="Seconds until a server is killed. Default: its shutdown_timeout plus 15."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop servers. Volumes with downloaded models stay."""
+    """Stop servers. Volumes with downloaded models are kept."""
     report: Callable[[str], None] = (lambda _: None) if as_json else print
-    stopped = [name for each in meant(context).runtimes(runtime) for name in up.down(each, names or (), report, grace)]
+    stopped = [
+        name
+        for each in command_context(context).runtimes(runtime)
+        for name in up.down(each, names or (), report, grace)
+    ]
     missing = [name for name in names or () if name not in stopped]
     if as_json:
         print_json(stopped)
     elif not stopped and not missing:
-        print("No server is there to stop.")
+        print("No server is running.")
     if missing:
-        raise LaunchError(f"There is no {', '.join(missing)} to stop; `vllm-launch status` lists what there is.")
+        raise LaunchError(f"There is no server {', '.join(missing)}; `vllm-launch status` lists the servers.")
 
 
 @app.command("status")
 def status_command(context: typer.Context, runtime: RuntimeOption = None, as_json: JsonOption = False) -> None:
-    """Tell how the servers are; exit status 1 where one of them is not ready."""
-    found = _looks((each, instance) for each in meant(context).runtimes(runtime) for instance in each.instances())
+    """Show the state of the servers. The exit status is 1 if a server is not ready."""
+    found = _looks(
+        (each, instance) for each in command_context(context).runtimes(runtime) for instance in each.instances()
+    )
     if as_json:
         print_json([each.to_json() for each in found])
     elif not found:
@@ -115,13 +121,13 @@ def status_command(context: typer.Context, runtime: RuntimeOption = None, as_jso
 @app.command("logs")
 def logs_command(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None: all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they write, until Ctrl-C.")] = False,
-    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only so many of the last lines.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Default: all servers.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")] = False,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Print only the last N lines.")] = None,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Print what the servers have written."""
-    found = _named(meant(context).runtimes(runtime), names)
+    """Print the logs of the servers."""
+    found = _named(command_context(context).runtimes(runtime), names)
     label = max(len(instance.name) for _, instance in found) if len(found) > 1 else 0
     if follow:
         _follow_all(found, label, lines)
@@ -135,38 +141,38 @@ def logs_command(
 def rollback_command(
     context: typer.Context,
     runtime: StartRuntime = None,
-    pull: Annotated[bool, typer.Option("--pull", help="Have Ollama fetch the models that it lacks.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="Pull the models that Ollama does not have.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until Ollama must answer.")] = rollback.READY_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring Ollama up, wait until it answers, and tell what a service has to change. vLLM goes on."""
+    """Start Ollama, wait until it answers, and print the variables for a service. vLLM keeps running."""
     models = service.model_maps(os.environ)[-1]
     report: Callable[[str], None] = (lambda _: None) if as_json else print
-    where = runtime_name(runtime, meant(context).readable())
-    way = rollback.rollback(models, where, report, gpu=has_gpu(), timeout_s=timeout)
-    missing = way.missing
+    chosen = runtime_name(runtime, command_context(context).readable())
+    result = rollback.rollback(models, chosen, report, gpu=has_gpu(), timeout_s=timeout)
+    missing = result.missing
     if pull:
         for name in missing:
             _pull(name, shown=not as_json)
         missing = ()
     if as_json:
-        told = {"url": way.url, "version": way.version, "started": way.started, "missing": list(missing)}
-        print_json({**told, "variables": dict(way.variables())})
+        values = {"url": result.url, "version": result.version, "started": result.started, "missing": list(missing)}
+        print_json({**values, "variables": dict(result.variables())})
         return
-    print(f"Ollama {way.version} answers at {way.url}.")
+    print(f"Ollama {result.version} answers at {result.url}.")
     if missing:
-        print(f"It does not have {', '.join(missing)}. To fetch: vllm-launch rollback --pull, or ollama pull NAME")
-    print("Give the service this, and restart it:")
-    for name, value in way.variables().items():
+        print(f"It does not have {', '.join(missing)}. To pull: vllm-launch rollback --pull, or ollama pull NAME")
+    print("Set these variables for the service and restart it:")
+    for name, value in result.variables().items():
         print(f"  {name}={value}")
-    print("When no service asks vLLM any more: vllm-launch down")
+    print("When no service uses vLLM any more: vllm-launch down")
 
 
 def _pull(model: str, *, shown: bool) -> None:
     if not shown:
         rollback.pull(model, lambda _: None)
         return
-    with step(f"Fetching {model}") as row:
+    with step(f"Pulling {model}") as row:
         rollback.pull(model, row.note)
         row.done()
 
@@ -175,13 +181,13 @@ def _warn_of_exposed(servers: Iterable[Server]) -> None:
     for server in servers:
         if server.exposed:
             warn(
-                f"{server.name} listens on {server.host} and asks for no key: whoever reaches this machine may use it. "
-                "Give it an api_key_file, or leave host out."
+                f"{server.name} listens on {server.host} and requires no key: any client that reaches this machine can "
+                "use it. Set api_key_file, or remove host."
             )
 
 
 class _Shown:
-    """Shows what `up` tells as rows of progress."""
+    """Shows the events of `up` as rows of progress."""
 
     def __init__(self, rows: Board) -> None:
         self._board = rows
@@ -220,7 +226,7 @@ def _named(runtimes: list[Runtime], names: list[str] | None) -> list[tuple[Runti
     found = [(each, instance) for each in runtimes for instance in each.instances()]
     for name in names or ():
         if name not in [instance.name for _, instance in found]:
-            raise LaunchError(f"There is no {name}; `vllm-launch status` lists what there is.")
+            raise LaunchError(f"There is no server {name}; `vllm-launch status` lists the servers.")
     chosen = [pair for pair in found if not names or pair[1].name in names]
     if not chosen:
         raise LaunchError("No server is there. `vllm-launch up` starts some.")
@@ -228,7 +234,7 @@ def _named(runtimes: list[Runtime], names: list[str] | None) -> list[tuple[Runti
 
 
 def _follow_all(found: list[tuple[Runtime, Instance]], label: int, lines: int | None) -> None:
-    """Print what all of them write, each line as it comes; it ends with the last of them, or when nobody reads."""
+    """Print the new log lines of all servers. It returns when the last server ends or the reader closes the pipe."""
     written: Queue[tuple[str, str] | None] = Queue(_LINES_AHEAD)
     for pair in found:
         threading.Thread(target=_follow, args=(*pair, lines, written.put), daemon=True).start()
@@ -243,7 +249,7 @@ def _follow_all(found: list[tuple[Runtime, Instance]], label: int, lines: int | 
 def _follow(
     runtime: Runtime, instance: Instance, lines: int | None, put: Callable[[tuple[str, str] | None], None]
 ) -> None:
-    """Hand on (name, line) of what it writes, and None at its end."""
+    """Put (name, line) for each line of the log, and None at its end."""
     try:
         for line in runtime.follow(instance, lines):
             put((instance.name, line))

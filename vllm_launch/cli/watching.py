@@ -1,4 +1,4 @@
-"""top: the servers' figures, live."""
+"""The command top: live figures of servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.live import Live
 
 from .. import top
 from ..runtimes import LaunchError, Runtime
-from .app import JsonOption, Meant, RuntimeOption, app, meant, output, print_json
+from .app import CommandContext, JsonOption, RuntimeOption, app, command_context, output, print_json
 
 _INTERVAL_S = 2.0
 _SHORTEST_S, _LONGEST_S = 0.2, 3600.0
@@ -28,19 +28,21 @@ def top_command(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Servers of the file or presets, whoever started them. None: all."),
+        typer.Argument(metavar="NAME", help="Servers of the file or presets. Default: all running servers."),
     ] = None,
-    urls: Annotated[list[str] | None, typer.Option("--url", metavar="URL", help="Any server's; repeatable.")] = None,
+    urls: Annotated[
+        list[str] | None, typer.Option("--url", metavar="URL", help="The URL of any server; repeatable.")
+    ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="One look: all since the start, or the --interval if one is given.")
+        bool, typer.Option("--once", help="Print once: figures since the start, or of --interval if it is set.")
     ] = False,
     interval: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help=f"From one look to the next. Default: {_INTERVAL_S:g}.")
+        float | None, typer.Option(metavar="SECONDS", help=f"Time between updates. Default: {_INTERVAL_S:g}.")
     ] = None,
     as_json: JsonOption = False,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Show what the servers do, until Ctrl-C: load, KV cache, tokens a second, times to tokens, how requests ended.
+    """Show live figures until Ctrl-C: load, KV cache, tokens per second, token latencies, results of requests.
 
     TTFT is the time to the first token, ITL the time between tokens; p50 and p95 are percentiles of the last interval.
     Requests done, errors (HTTP 4xx, 5xx) and preemptions are counted since the server's start.
@@ -48,8 +50,8 @@ def top_command(
     if interval is not None and not _SHORTEST_S <= interval <= _LONGEST_S:
         raise typer.BadParameter(f"{interval:g}: from {_SHORTEST_S:g} to {_LONGEST_S:g}", param_hint="--interval")
     addresses = [_address(url) for url in urls or ()]
-    runtimes = [] if addresses and not names else meant(context).runtimes(runtime)
-    servers = _Servers(meant(context), names or (), addresses, runtimes)
+    runtimes = [] if addresses and not names else command_context(context).runtimes(runtime)
+    servers = _Servers(command_context(context), names or (), addresses, runtimes)
     with contextlib.closing(top.looks(servers, interval or _INTERVAL_S)) as looks:
         if once:
             rows = next(looks)
@@ -60,12 +62,16 @@ def top_command(
 
 
 class _Servers:
-    """The servers to ask, as they are at each look: those that run or are named, and the addresses."""
+    """The servers to watch: those that run or are named, and the URLs. They are determined at each look."""
 
     def __init__(
-        self, meant: Meant, names: Sequence[str], addresses: Sequence[top.Target], runtimes: Sequence[Runtime]
+        self,
+        context: CommandContext,
+        names: Sequence[str],
+        addresses: Sequence[top.Target],
+        runtimes: Sequence[Runtime],
     ) -> None:
-        self._meant = meant
+        self._context = context
         self._names = names
         self._addresses = addresses
         self._runtimes = runtimes
@@ -82,12 +88,12 @@ class _Servers:
         except LaunchError:
             if runtime.name not in self._seen:
                 raise
-            # Its engine has gone away; the servers may be there all the same, and are asked.
+            # The engine is unreachable. The servers may still run, so they are requested.
             return [replace(target, process=None, ended="") for target in self._seen[runtime.name]]
         return self._seen[runtime.name]
 
     def _described(self, name: str) -> top.Target:
-        [server] = self._meant.servers([name])
+        [server] = self._context.servers([name])
         return top.Target(server.name, server.base_url)
 
 
@@ -132,6 +138,6 @@ def _show_all(looks: Iterator[list[top.Row]], as_json: bool) -> None:
 def _require_some(rows: list[top.Row]) -> None:
     if not rows:
         raise LaunchError(
-            "No server is there. `vllm-launch up` starts some; one that somebody else has started is watched by its "
-            "name (vllm-launch top vllm-llm) or its address (vllm-launch top --url http://127.0.0.1:8001)."
+            "No server is there. `vllm-launch up` starts some. To watch a server that another program started, pass "
+            "its name (vllm-launch top vllm-llm) or its URL (vllm-launch top --url http://127.0.0.1:8001)."
         )

@@ -1,7 +1,7 @@
-"""docker-compose.yml, .env.example and monitoring/, written from the descriptions of servers.
+"""Generates docker-compose.yml, .env.example and monitoring/ from the descriptions of servers. Pure.
 
-`files` puts them together, `variables` is what users change, `beside` the services that are no vLLM servers, and
-`monitoring` what Prometheus and Grafana read. Nothing here writes a file or starts anything.
+`files` combines the parts, `variables` defines the settings, `auxiliary` the services other than vLLM, and `monitoring`
+the files of Prometheus and Grafana.
 """
 
 from .files import env_example, files, generate, variable_rows

@@ -1,7 +1,7 @@
-"""docker-compose.yml and what lies beside it, from the same descriptions as everything else. Pure: texts come out.
+"""Generates docker-compose.yml and the files next to it from the descriptions of servers. Pure: it returns texts.
 
-A server becomes a service, a dict as Compose wants it, and services become YAML. What users change without touching the
-file is a row of `variables`, whose default is the description's own value.
+A server becomes a service, which is a dict in Compose's format, and the services become YAML. Values that users change
+without editing the file are rows of `variables`. Their defaults are the values of the description.
 
     for path, text in compose.files().items():
         (folder / path).write_text(text)
@@ -18,20 +18,20 @@ from ..presets import PRESETS
 from ..runtimes.base import LaunchError
 from ..servers import Server
 from ..yaml_text import written
-from . import beside, monitoring, variables
-from .beside import Spec
+from . import auxiliary, monitoring, variables
+from .auxiliary import Spec
 
 COMMAND = "vllm-launch compose --output ."
-"""What writes the files, as their heads tell."""
+"""The command that writes the files. Each file's first line names it."""
 REPLICAS = 2
-_HEAD = f"# Written by `{COMMAND}`: what is changed here is lost. Settings belong in .env, see .env.example"
+_HEAD = f"# Written by `{COMMAND}`, which overwrites all changes. Put settings into .env, see .env.example"
 _KEY = "vllm-api-key"
 _HUGGINGFACE = variables.HF_CACHE.default
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A service of the file, and the line above it that says what it is."""
+    """A service of the file, and the comment above it."""
 
     comment: str
     name: str
@@ -51,17 +51,17 @@ def files(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS
 
 
 def generate(servers: Iterable[Server] = PRESETS.values(), replicas: int = REPLICAS) -> str:
-    """docker-compose.yml. `replicas`: how many of the first GPU server that generates stand behind the router.
+    """docker-compose.yml. `replicas`: the number of replicas of the first generating GPU server, behind the router.
 
-    Raises `LaunchError` for names that can't be services, or of which two would share a variable or a port.
+    Raises `LaunchError` for an invalid service name, and for two servers with the same variable or port.
     """
     described = tuple(servers)
     _require_names([server.name for server in (*described, *_replicas(described, replicas))])
     _require_ports(described)
     variables.of_servers(described)
-    parts = [*_vllm_parts(described, replicas), *_parts_beside()]
+    parts = [*_vllm_parts(described, replicas), *_auxiliary_parts()]
     common = _common([part.spec for part in parts if part.is_vllm])
-    anchors = ["x-service: &service", _indented(written(beside.always()))]
+    anchors = ["x-service: &service", _indented(written(auxiliary.always()))]
     if common:
         anchors += ["x-vllm: &vllm", "  <<: *service", _indented(written(common))]
     blocks = [_block(part, common) for part in parts]
@@ -72,9 +72,9 @@ def env_example(servers: Iterable[Server] = PRESETS.values()) -> str:
     """.env.example: every variable with its default, commented out."""
     described = tuple(servers)
     lines = [
-        f"# Written by `{COMMAND}`. Copy it to .env and take the # away from the variables that you change.",
+        f"# Written by `{COMMAND}`. Copy it to .env, and uncomment the variables that you change.",
         "",
-        "# What `docker compose up` starts: gpu or cpu, or scale in the place of gpu; limits, monitoring, gpu-legacy.",
+        "# Profiles that `docker compose up` starts: gpu, cpu or scale; and limits, monitoring, gpu-legacy.",
         "COMPOSE_PROFILES=gpu",
     ]
     for title, rows in variable_rows(described):
@@ -93,7 +93,7 @@ def variable_rows(servers: Iterable[Server] = PRESETS.values()) -> list[tuple[st
         ("Images of vLLM", variables.images(described)),
         *variables.of_servers(described).items(),
         *((replica.name, variables.gpus(replica)) for replica in replicas),
-        ("What stands beside the servers", variables.BESIDE),
+        ("Auxiliary services", variables.AUXILIARY),
     ]
 
 
@@ -111,22 +111,24 @@ def _vllm_parts(servers: Sequence[Server], count: int) -> list[_Part]:
         for replica in replicas:
             spec = _vllm(replica, replicated, ["scale"], _earlier(replica, others))
             parts.append(_Part(f"A replica of {replicated.name}", replica.name, spec, is_vllm=True))
-        spec = beside.router([replica.name for replica in replicas], _address(replicated), variables.port(replicated))
-        parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", beside.ROUTER, spec))
+        spec = auxiliary.router(
+            [replica.name for replica in replicas], _address(replicated), variables.port(replicated)
+        )
+        parts.append(_Part(f"Where {replicated.name} was: its replicas, behind vLLM's router", auxiliary.ROUTER, spec))
     return parts
 
 
-def _parts_beside() -> list[_Part]:
+def _auxiliary_parts() -> list[_Part]:
     return [
-        _Part("The way back", "ollama", beside.ollama()),
-        _Part("Limits that several processes share: VLLM_LIMITS=redis://127.0.0.1:6379", "redis", beside.redis()),
-        _Part("Figures of all servers, and alerts", "prometheus", beside.prometheus()),
-        _Part("The figures as a dashboard", "grafana", beside.grafana()),
+        _Part("Ollama, for rollback", "ollama", auxiliary.ollama()),
+        _Part("Limits that several processes share: VLLM_LIMITS=redis://127.0.0.1:6379", "redis", auxiliary.redis()),
+        _Part("Metrics of all servers, and alerts", "prometheus", auxiliary.prometheus()),
+        _Part("The dashboard of the metrics", "grafana", auxiliary.grafana()),
     ]
 
 
 def _vllm(server: Server, described: Server, profiles: list[str], earlier: Sequence[str]) -> Spec:
-    """A server as a service. `described`: whose variables it heeds, itself or what it is a replica of."""
+    """The service of a server. `described`: the server whose variables apply; for a replica, the replicated server."""
     check = container.health_check(server)
     spec: Spec = {
         "image": str(variables.image(described)),
@@ -139,7 +141,7 @@ def _vllm(server: Server, described: Server, profiles: list[str], earlier: Seque
         "shm_size": server.shm_size,
         "init": True,
         "stop_grace_period": f"{server.stop_grace}s",
-        "healthcheck": beside.health(
+        "healthcheck": auxiliary.health(
             ["CMD", *map(_literal, check.command)],
             str(variables.START_PERIOD),
             check.interval,
@@ -148,9 +150,9 @@ def _vllm(server: Server, described: Server, profiles: list[str], earlier: Seque
         ),
     }
     if server.needs_gpu:
-        spec["deploy"] = beside.gpus(variables.gpus(server))
+        spec["deploy"] = auxiliary.gpus(variables.gpus(server))
     if earlier:
-        spec["depends_on"] = beside.waits_for(*earlier)
+        spec["depends_on"] = auxiliary.waits_for(*earlier)
     return spec
 
 
@@ -164,7 +166,7 @@ def _command(server: Server, described: Server) -> list[str]:
 
 
 def _environment(server: Server) -> Spec:
-    """Its variables. `HF_TOKEN` without a value: handed on where it is set, and not there where it is not."""
+    """The environment. `HF_TOKEN` has no value: Compose passes it on if it is set."""
     ours = variables.environment(server)
     values = {name: str(ours.get(name, _literal(value))) for name, value in server.env.items()}
     return {"HF_TOKEN": None, **values}
@@ -187,16 +189,17 @@ def _profile(server: Server) -> str:
 
 
 def _earlier(server: Server, others: Sequence[Server]) -> list[str]:
-    """The servers of the same GPU that start before it: those with a smaller share of it.
+    """The servers on the same GPU that start earlier: those with a smaller share.
 
-    While vLLM measures the memory of a GPU it takes what others use for constant (v1/worker/gpu_worker.py).
+    While vLLM measures the memory of a GPU, it assumes that other programs use a constant amount
+    (v1/worker/gpu_worker.py).
     """
     mine = server.share, server.name
     return [other.name for other in others if server.shares_gpu_with(other) and (other.share, other.name) < mine]
 
 
 def _replicated(servers: Sequence[Server]) -> Server | None:
-    """The first GPU server that generates, if it can stand several times on one machine."""
+    """The first generating GPU server that can have replicas on one machine."""
     for server in servers:
         if server.needs_gpu and server.gpus != "all" and server.runner != "pooling":
             return server
@@ -204,7 +207,7 @@ def _replicated(servers: Sequence[Server]) -> Server | None:
 
 
 def _replicas(servers: Sequence[Server], count: int) -> list[Server]:
-    """Replicas of it, each on GPUs of its own: the next ones after those of the one before."""
+    """The replicas of that server, each on the next GPUs."""
     server = _replicated(servers)
     if server is None or server.gpus == "all" or count < 2:
         return []
@@ -219,21 +222,21 @@ def _replicas(servers: Sequence[Server], count: int) -> list[Server]:
 
 def _require_names(names: Sequence[str]) -> None:
     for name in names:
-        if name in beside.BESIDE:
-            raise LaunchError(f"The server {name!r} needs another name: docker-compose.yml has a service of that name.")
+        if name in auxiliary.SERVICES:
+            raise LaunchError(f"Rename the server {name!r}: docker-compose.yml has a service of that name.")
         if names.count(name) > 1:
-            raise LaunchError(f"Two services of docker-compose.yml would be called {name!r}: give one another name.")
+            raise LaunchError(f"Two services of docker-compose.yml would have the name {name!r}. Rename one of them.")
 
 
 def _require_ports(servers: Sequence[Server]) -> None:
-    """The profile `scale` has the ports of `gpu`: its router stands where the server was."""
+    """Check the ports of each profile. The profile `scale` has the ports of `gpu`: its router replaces the server."""
     taken: dict[tuple[str, int], Server] = {}
     for server in servers:
         other = taken.setdefault((_profile(server), server.port), server)
         if other is not server:
             raise LaunchError(
                 f"{other.name} and {server.name} have the same port, {server.port}, and the profile "
-                f"{_profile(server)} starts both: give one of them another port."
+                f"{_profile(server)} starts both. Give one of them another port."
             )
 
 
@@ -242,19 +245,19 @@ def _top_level(servers: Sequence[Server]) -> Spec:
     keys |= {_secret(server): {"file": _literal(str(server.api_key_file))} for server in servers if server.api_key_file}
     sources = [source for server in servers for source in server.volumes]
     named = dict.fromkeys([_HUGGINGFACE, *(source for source in sources if source[0] not in "/.~")])
-    # By their own names, not the project's: `vllm-launch up` finds the same models there.
+    # The volumes have no project prefix, so that `vllm-launch up` finds the same models.
     volumes: Spec = {name: {"name": name} for name in named}
     volumes |= dict.fromkeys((variables.OLLAMA_HOME.default, "prometheus", "grafana"))
     return {"secrets": keys, "volumes": volumes}
 
 
 def _literal(text: str) -> str:
-    """Text in which Compose finds no variables."""
+    """The text, escaped so that Compose finds no variables in it."""
     return text.replace("$", "$$")
 
 
 def _common(specs: Sequence[Spec]) -> Spec:
-    """What is the same in all beside."""
+    """The keys that are equal in all specs."""
     first, *rest = specs or [{}]
     return {key: value for key, value in first.items() if rest and all(spec.get(key) == value for spec in rest)}
 

@@ -1,7 +1,7 @@
-"""Prometheus and Grafana for the servers of docker-compose.yml: what is read, the alerts, the dashboard. Pure.
+"""The files of Prometheus and Grafana for docker-compose.yml: scrape targets, alerts, dashboard. Pure.
 
-Panels and alerts are rows; vLLM's metrics are those of 0.32 (vllm/v1/metrics/loggers.py), the HTTP ones of its
-instrumentator. Everything is told by server: the name of its service, from which Prometheus finds it.
+Panels and alerts are rows. vLLM's metrics are those of 0.32 (vllm/v1/metrics/loggers.py); the HTTP metrics are those of
+its instrumentator. The label `server` of each metric is the name of the server's service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 from .. import container
 from ..router import METRICS_PORT
-from .beside import ROUTER
+from .auxiliary import ROUTER
 
 JOB = "vllm"
 _SERVER = 'server=~"$server"'
@@ -25,23 +25,23 @@ _DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A row of the dashboard's table. `queries`: PromQL -> what its line is called, by labels in {{}}."""
+    """A panel of the dashboard. `queries`: PromQL -> legend, with labels in {{}}."""
 
     title: str
     unit: str
-    """Grafana's name of it: short, percentunit, s, reqps, …"""
+    """Grafana's name of the unit: short, percentunit, s, reqps, …"""
     queries: Mapping[str, str]
     meaning: str
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A row of the alerts' table."""
+    """An alert."""
 
     name: str
     expr: str
     minutes: int
-    """How long it has to hold."""
+    """How long the expression has to be true before the alert fires."""
     severity: str
     summary: str
 
@@ -62,13 +62,13 @@ PANELS = (
         "Requests running",
         "short",
         {f"sum by (server) (vllm:num_requests_running{{{_SERVER}}})": "{{server}}"},
-        "Sequences that are being worked on.",
+        "Sequences in progress.",
     ),
     Panel(
         "Requests waiting",
         "short",
         {f"sum by (server) (vllm:num_requests_waiting{{{_SERVER}}})": "{{server}}"},
-        "Lasting: the server is too small, or its KV cache is.",
+        "A lasting queue: the server or its KV cache is too small.",
     ),
     Panel(
         "KV cache in use",
@@ -80,16 +80,14 @@ PANELS = (
         "Prefix cache hits",
         "percentunit",
         {f"{_rate('vllm:prefix_cache_hits_total')} / {_rate('vllm:prefix_cache_queries_total')}": "{{server}}"},
-        "The share of prompt tokens whose KV cache was there already.",
+        "The share of prompt tokens that were found in the KV cache.",
     ),
+    Panel("Prompt tokens per second", "short", {_rate("vllm:prompt_tokens_total"): "{{server}}"}, "Input tokens."),
     Panel(
-        "Prompt tokens a second", "short", {_rate("vllm:prompt_tokens_total"): "{{server}}"}, "Tokens in, by second."
-    ),
-    Panel(
-        "Generated tokens a second",
+        "Generated tokens per second",
         "short",
         {_rate("vllm:generation_tokens_total"): "{{server}}"},
-        "Tokens out, by second.",
+        "Output tokens.",
     ),
     Panel(
         "Time to first token",
@@ -113,31 +111,31 @@ PANELS = (
         "Time in the queue",
         "s",
         _quantiles("vllm:request_queue_time_seconds", 0.5, 0.95),
-        "Before a request is worked on.",
+        "The time before a request is processed.",
     ),
     Panel(
         "Preemptions",
         "ops",
         {_rate("vllm:num_preemptions_total"): "{{server}}"},
-        "Sequences that were put aside for want of KV cache, and are computed again.",
+        "Sequences that were stopped because the KV cache was full. vLLM recomputes them.",
     ),
     Panel(
         "Requests ended, by reason",
         "reqps",
         {_rate("vllm:request_success_total", "server, finished_reason"): "{{server}} {{finished_reason}}"},
-        "stop, length, abort: the client went away, error: vLLM's own.",
+        "stop, length, abort (the client disconnected), error (of vLLM).",
     ),
     Panel(
         "HTTP errors",
         "reqps",
         {_rate("http_requests_total", "server, status", ', status=~"4xx|5xx"'): "{{server}} {{status}}"},
-        "4xx: the request is wrong. 5xx: the server is.",
+        "4xx: errors in the request. 5xx: errors of the server.",
     ),
     Panel(
         "Replicas that the router uses",
         "short",
         {"sum(vllm_router_worker_health)": "healthy"},
-        "Of the profile scale.",
+        "For the profile scale.",
     ),
 )
 
@@ -147,14 +145,14 @@ ALERTS = (
         f'up{{job="{JOB}"}} == 0 and max_over_time(up{{job="{JOB}"}}[1h]) == 1',
         2,
         "critical",
-        "{{ $labels.server }} has stopped answering",
+        "{{ $labels.server }} does not answer any more",
     ),
     Alert(
         "VllmServerGone",
         f'(up{{job="{JOB}"}} offset 15m) unless on (server) up{{job="{JOB}"}}',
         2,
         "critical",
-        "{{ $labels.server }} was there a quarter of an hour ago and is gone",
+        "{{ $labels.server }} existed 15 minutes ago and is gone",
     ),
     Alert(
         "VllmServerStuck",
@@ -162,7 +160,7 @@ ALERTS = (
         " + sum by (server) (rate(vllm:prompt_tokens_total[5m])) == 0",
         5,
         "critical",
-        "{{ $labels.server }} has requests and makes no tokens",
+        "{{ $labels.server }} has requests but generates no tokens",
     ),
     Alert(
         "VllmServerErrors",
@@ -184,33 +182,33 @@ ALERTS = (
         "max by (server) (vllm:kv_cache_usage_perc) > 0.95",
         10,
         "warning",
-        "{{ $labels.server }} has its KV cache {{ $value | humanizePercentage }} full",
+        "The KV cache of {{ $labels.server }} is {{ $value | humanizePercentage }} full",
     ),
     Alert(
         "VllmPreempts",
         "sum by (server) (rate(vllm:num_preemptions_total[10m])) > 0.1",
         10,
         "warning",
-        "{{ $labels.server }} puts sequences aside for want of KV cache",
+        "{{ $labels.server }} preempts sequences because its KV cache is full",
     ),
     Alert(
         "VllmSlowFirstToken",
         "histogram_quantile(0.95, sum by (server, le) (rate(vllm:time_to_first_token_seconds_bucket[10m]))) > 10",
         10,
         "warning",
-        "A first token of {{ $labels.server }} takes {{ $value | humanizeDuration }} (p95)",
+        "The first token of {{ $labels.server }} takes {{ $value | humanizeDuration }} (p95)",
     ),
     Alert(
         "VllmRouterWorkerUnhealthy",
         "vllm_router_worker_health == 0",
         2,
         "warning",
-        "The router leaves {{ $labels.worker }} out",
+        "The router sends no calls to {{ $labels.worker }}",
     ),
 )
 
 _SERVICE_JOB = """\
-# The metrics of a service that calls ollama_compat.prometheus.register and serves them, on this machine at port 9100:
+# The metrics of a service that calls ollama_compat.prometheus.register and serves them on port 9100 of this machine:
 # - job_name: ollama-compat
 #   static_configs:
 #     - targets: [host.docker.internal:9100]
@@ -229,7 +227,7 @@ def files(servers: Sequence[str], head: str) -> Mapping[str, str]:
 
 
 def _prometheus(servers: Sequence[str]) -> dict[str, Any]:
-    """Names that are looked up: only what runs is read, and each replica by itself."""
+    """The configuration of Prometheus. DNS discovery finds only running servers, and each replica separately."""
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["/etc/prometheus/alerts.yml"],

@@ -1,7 +1,7 @@
-"""What users of docker-compose.yml change without touching it: variables of the environment, or of a file `.env`.
+"""The settings of docker-compose.yml: variables of the environment or of a file `.env`.
 
-One row each, with the default that the file has for it; .env.example and docs/compose.md are written from the rows.
-What a server's description says becomes a variable that bears the server's name: `VLLM_LLM_PORT`, `VLLM_EMBED_GPU`.
+Each row has the default that the file contains. .env.example and docs/compose.md are written from the rows. A variable
+for a value of a server's description starts with the server's name: `VLLM_LLM_PORT`, `VLLM_EMBED_GPU`.
 """
 
 from __future__ import annotations
@@ -17,77 +17,77 @@ from ..servers import CPU_IMAGE, HOST, IMAGE, Server
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A row."""
+    """A row: a variable, its default and its meaning."""
 
     name: str
     default: str
     meaning: str
 
     def __str__(self) -> str:
-        """What stands in the file: `${NAME:-default}`."""
+        """The text in the file: `${NAME:-default}`."""
         return f"${{{self.name}:-{self.default}}}"
 
 
-BIND_ADDRESS = Variable("BIND_ADDRESS", HOST, "where vLLM, its router and Ollama listen; 0.0.0.0: for all machines")
+BIND_ADDRESS = Variable("BIND_ADDRESS", HOST, "listen address of vLLM, its router and Ollama; 0.0.0.0: all machines")
 TOOLS_BIND_ADDRESS = Variable("TOOLS_BIND_ADDRESS", HOST, "the same for Redis (no password!), Prometheus, Grafana")
-KEY_FILE = Variable("VLLM_API_KEY_FILE", "/dev/null", "a file with the key that clients must send; /dev/null: none")
+KEY_FILE = Variable("VLLM_API_KEY_FILE", "/dev/null", "file with the key that clients must send; /dev/null: no key")
 HF_TOKEN = Variable("HF_TOKEN", "", "Hugging Face token, for gated models")
-HF_CACHE = Variable("HF_CACHE", "huggingface", "where models are kept: a volume, or a folder as ~/.cache/huggingface")
-START_PERIOD = Variable("START_PERIOD", "1800s", "how long a server may take to download and load its model")
+HF_CACHE = Variable("HF_CACHE", "huggingface", "storage of models: a volume, or a folder such as ~/.cache/huggingface")
+START_PERIOD = Variable("START_PERIOD", "1800s", "maximum time to download and load a model")
 GENERAL = (BIND_ADDRESS, TOOLS_BIND_ADDRESS, KEY_FILE, HF_TOKEN, HF_CACHE, START_PERIOD)
-"""Of all services. `HF_TOKEN` is handed on and has no default."""
+"""The variables of all services. `HF_TOKEN` is passed on and has no default."""
 
-ROUTER_IMAGE = Variable("VLLM_ROUTER_IMAGE", f"vllm-router:{router.VERSION}", "vLLM's router, built where missing")
+ROUTER_IMAGE = Variable("VLLM_ROUTER_IMAGE", f"vllm-router:{router.VERSION}", "vLLM's router, built if missing")
 ROUTER_POLICY = Variable("VLLM_ROUTER_POLICY", router.POLICY, "cache_aware, round_robin, power_of_two, consistent_hash")
 OLLAMA_IMAGE = Variable("OLLAMA_IMAGE", "ollama/ollama:0.33.3", "Ollama's image")
-OLLAMA_PORT = Variable("OLLAMA_PORT", "11434", "its port")
-OLLAMA_HOME = Variable("OLLAMA_HOME", "ollama", "where it keeps models: a volume, or a folder as ~/.ollama")
+OLLAMA_PORT = Variable("OLLAMA_PORT", "11434", "Ollama's port")
+OLLAMA_HOME = Variable("OLLAMA_HOME", "ollama", "storage of Ollama's models: a volume, or a folder such as ~/.ollama")
 REDIS_IMAGE = Variable("REDIS_IMAGE", "redis:8.8-alpine", "Redis' image")
-REDIS_PORT = Variable("REDIS_PORT", "6379", "its port")
+REDIS_PORT = Variable("REDIS_PORT", "6379", "Redis' port")
 PROMETHEUS_IMAGE = Variable("PROMETHEUS_IMAGE", "prom/prometheus:v3.13.2", "Prometheus' image")
-PROMETHEUS_PORT = Variable("PROMETHEUS_PORT", "9090", "its port")
-PROMETHEUS_RETENTION = Variable("PROMETHEUS_RETENTION", "15d", "how long it keeps figures")
+PROMETHEUS_PORT = Variable("PROMETHEUS_PORT", "9090", "Prometheus' port")
+PROMETHEUS_RETENTION = Variable("PROMETHEUS_RETENTION", "15d", "retention of Prometheus' data")
 GRAFANA_IMAGE = Variable("GRAFANA_IMAGE", "grafana/grafana:13.2.1", "Grafana's image")
-GRAFANA_PORT = Variable("GRAFANA_PORT", "3000", "its port")
-GRAFANA_PASSWORD = Variable("GRAFANA_PASSWORD", "admin", "its admin's password at its first start")
-BESIDE = (
+GRAFANA_PORT = Variable("GRAFANA_PORT", "3000", "Grafana's port")
+GRAFANA_PASSWORD = Variable("GRAFANA_PASSWORD", "admin", "password of Grafana's admin at the first start")
+AUXILIARY = (
     *(ROUTER_IMAGE, ROUTER_POLICY, OLLAMA_IMAGE, OLLAMA_PORT, OLLAMA_HOME, REDIS_IMAGE, REDIS_PORT),
     *(PROMETHEUS_IMAGE, PROMETHEUS_PORT, PROMETHEUS_RETENTION, GRAFANA_IMAGE, GRAFANA_PORT, GRAFANA_PASSWORD),
 )
-"""Of what stands beside the servers."""
+"""The variables of the auxiliary services."""
 
 _IMAGES = {
     IMAGE: Variable("VLLM_IMAGE", IMAGE, "vLLM's image"),
     CPU_IMAGE: Variable("VLLM_CPU_IMAGE", CPU_IMAGE, "vLLM's image for machines without a GPU"),
 }
 _FLAGS = {
-    "--max-model-len": ("MAX_MODEL_LEN", "tokens of prompt and answer together"),
-    "--max-num-seqs": ("MAX_NUM_SEQS", "sequences that are worked on at once"),
-    "--gpu-memory-utilization": ("GPU_MEMORY_UTILIZATION", "the share of its GPU that it may fill"),
+    "--max-model-len": ("MAX_MODEL_LEN", "tokens of prompt plus answer"),
+    "--max-num-seqs": ("MAX_NUM_SEQS", "maximum number of sequences in progress"),
+    "--gpu-memory-utilization": ("GPU_MEMORY_UTILIZATION", "share of the GPU's memory that the server may use"),
 }
-_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": ("KVCACHE_SPACE", "GiB of memory for its KV cache")}
+_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": ("KVCACHE_SPACE", "GiB of memory for the KV cache")}
 
 
 def port(server: Server) -> Variable:
-    """The port of this machine that it is reached at."""
-    return _of(server, "PORT", server.port, "its port")
+    """The variable of the server's port on this machine."""
+    return _of(server, "PORT", server.port, "port of the server")
 
 
 def image(server: Server) -> Variable:
-    """Its image: one variable for all servers of vLLM's own images."""
-    return _IMAGES.get(server.image) or _of(server, "IMAGE", server.image, "its image")
+    """The variable of the image. All servers with the same official vLLM image share one variable."""
+    return _IMAGES.get(server.image) or _of(server, "IMAGE", server.image, "image of the server")
 
 
 def gpus(server: Server) -> tuple[Variable, ...]:
-    """The numbers of its GPUs. How many there are is the description's to say: vLLM's parallel sizes hang on it."""
+    """The variables of the GPU numbers. The description sets how many: vLLM's parallel sizes depend on it."""
     if server.gpus == "all":
         return ()
     names = ["GPU"] if len(server.gpus) == 1 else [f"GPU_{place}" for place in range(len(server.gpus))]
-    return tuple(_of(server, name, gpu, "its GPU") for name, gpu in zip(names, server.gpus, strict=True))
+    return tuple(_of(server, name, gpu, "GPU of the server") for name, gpu in zip(names, server.gpus, strict=True))
 
 
 def flags(server: Server) -> Mapping[str, Variable]:
-    """Those of its flags whose values are variables."""
+    """The flags whose values are variables."""
     return {
         flag: _of(server, _FLAGS[flag][0], value, _FLAGS[flag][1])
         for flag, value in itertools.pairwise(server.arguments())
@@ -96,7 +96,7 @@ def flags(server: Server) -> Mapping[str, Variable]:
 
 
 def environment(server: Server) -> Mapping[str, Variable]:
-    """Those of its environment's variables whose values are ours."""
+    """The environment variables of the server whose values are variables here."""
     return {
         name: _of(server, _ENVIRONMENT[name][0], value, _ENVIRONMENT[name][1])
         for name, value in server.env.items()
@@ -105,17 +105,17 @@ def environment(server: Server) -> Mapping[str, Variable]:
 
 
 def of_servers(servers: Sequence[Server]) -> Mapping[str, tuple[Variable, ...]]:
-    """What each description makes a variable, by server. Raises `LaunchError` where one would have two defaults."""
+    """The variables of each server. Raises `LaunchError` if a variable would have two defaults."""
     rows = {
         server.name: (port(server), *gpus(server), *flags(server).values(), *environment(server).values())
         for server in servers
     }
-    _require_one_default([*GENERAL, *BESIDE, *map(image, servers), *itertools.chain(*rows.values())])
+    _require_one_default([*GENERAL, *AUXILIARY, *map(image, servers), *itertools.chain(*rows.values())])
     return rows
 
 
 def images(servers: Iterable[Server]) -> tuple[Variable, ...]:
-    """The servers' images, each once."""
+    """The variables of the images, without duplicates."""
     return tuple({(row := image(server)).name: row for server in servers}.values())
 
 
@@ -127,4 +127,4 @@ def _require_one_default(rows: Iterable[Variable]) -> None:
     known: dict[str, str] = {}
     for row in rows:
         if known.setdefault(row.name, row.default) != row.default:
-            raise LaunchError(f"{row.name} would mean two things in docker-compose.yml: give one server another name.")
+            raise LaunchError(f"{row.name} would have two meanings in docker-compose.yml. Rename one of the servers.")

@@ -1,7 +1,7 @@
-"""Kubernetes manifests of servers, written from their descriptions. Pure: nothing here asks a cluster.
+"""Generates Kubernetes manifests from the descriptions of servers. Pure: it contacts no cluster.
 
-`pods` says how a server runs in a pod, `objects` what stands around it, `scaling` when there are more of it, and `text`
-puts all of them into one file.
+`pods` defines the pod of a server, `objects` the objects around the pod, `scaling` the number of replicas, and `text`
+writes all of them into one file.
 """
 
 from .cluster import PROMETHEUS, Cluster

@@ -1,4 +1,4 @@
-"""What is the cluster's to say and not a server's description: namespace, replicas, storage, where Prometheus is."""
+"""The settings of the cluster: namespace, replicas, storage, and the URL of Prometheus."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from dataclasses import dataclass
 from ..runtimes.base import LaunchError
 
 PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
-"""The Service that the Prometheus operator makes for each Prometheus, in the namespace that kube-prometheus has."""
+"""The Service that the Prometheus operator creates for each Prometheus, in the namespace of kube-prometheus."""
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where servers are to run. Raises `LaunchError` for what no cluster would take."""
+    """The cluster that runs the servers. Raises `LaunchError` for invalid settings."""
 
     namespace: str | None = None
-    """None: the one that kubectl is told, or its default."""
+    """None: the namespace of kubectl."""
     replicas: int = 1
-    """How many there are of each server, at least."""
+    """The minimum number of replicas of each server."""
     max_replicas: int | None = None
-    """How many at most; as many as `replicas`: there is no autoscaling. None: twice as many."""
+    """The maximum number of replicas. Equal to `replicas`: no autoscaling. None: twice as many."""
     prometheus: str = PROMETHEUS
-    """Where the autoscaler asks for vLLM's metrics: the base URL of Prometheus' API."""
+    """The base URL of the Prometheus API that the autoscaler queries for vLLM's metrics."""
     claim: str | None = None
-    """A PersistentVolumeClaim for what the descriptions keep in named volumes. None: each pod keeps its own while it
-    lives (emptyDir)."""
+    """A PersistentVolumeClaim for the named volumes of the descriptions. None: each pod has its own emptyDir."""
 
     def __post_init__(self) -> None:
-        """Check what is given."""
+        """Check the settings."""
         if self.namespace is not None and not _LABEL.fullmatch(self.namespace):
             raise LaunchError(
-                f"The namespace {self.namespace!r} may have lower-case letters, digits and dashes, 63 at most."
+                f"The namespace {self.namespace!r} must consist of at most 63 lower-case letters, digits and dashes."
             )
         if self.replicas < 1:
             raise LaunchError(
-                f"There must be one replica at least, not {self.replicas}: none has a queue that says more are needed."
+                f"The minimum of replicas must be at least 1, not {self.replicas}: autoscaling needs a replica's queue."
             )
         if self.at_most < self.replicas:
-            raise LaunchError(f"There can't be {self.replicas} replicas at least and {self.at_most} at most.")
+            raise LaunchError(f"The maximum of {self.at_most} replicas is less than the minimum of {self.replicas}.")
 
     @property
     def at_most(self) -> int:
-        """How many replicas of each server there are at most."""
+        """The maximum number of replicas of each server."""
         return 2 * self.replicas if self.max_replicas is None else self.max_replicas
 
     @property

@@ -1,4 +1,4 @@
-"""Servers as Kubernetes' objects: for each a Deployment, a Service, a PodMonitor and a ScaledObject. Pure.
+"""The Kubernetes objects of servers: for each a Deployment, a Service, a PodMonitor and a ScaledObject. Pure.
 
 Kinds and fields: Kubernetes' API reference (all versions from 1.25 on have them), the Prometheus operator's
 monitoring.coreos.com/v1 and KEDA's keda.sh/v1alpha1.
@@ -19,28 +19,28 @@ from .pods import Spec
 _MANAGER = "vllm-launch"
 _NAME, _INSTANCE = "app.kubernetes.io/name", "app.kubernetes.io/instance"
 
-# How pods are replaced. A GPU is the one that the old pod has, seldom another: the old one goes first.
+# How pods are replaced. Usually the new pod needs the GPU of the old pod, so the old pod ends first.
 _OLD_FIRST: Spec = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 _NEW_FIRST: Spec = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 _PULL_S = 600
-"""How long an image may take to be pulled, before a rollout that waits for it counts as failed."""
+"""How long pulling an image may take before the rollout counts as failed (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of a server's."""
+    """One Kubernetes object of a server."""
 
     server: Server
     manifest: Spec
 
     @property
     def kind(self) -> str:
-        """Its kind: Deployment, Service, …"""
+        """The kind of the object: Deployment, Service, …"""
         return str(self.manifest["kind"])
 
 
 def objects(servers: Sequence[Server], cluster: Cluster) -> list[Object]:
-    """The objects of all servers, in the order in which they are best applied. Raises `LaunchError`."""
+    """The objects of all servers, in the order of their application. Raises `LaunchError`."""
     _require_one_key(servers)
     for server in servers:
         _require_name(server)
@@ -71,12 +71,12 @@ def _manifest(version: str, kind: str, server: Server, cluster: Cluster, spec: S
 
 
 def _selector(server: Server) -> dict[str, str]:
-    """The labels by which a server's pods are found. They never change: a Deployment refuses it."""
+    """The labels that select a server's pods. They must not change: a Deployment rejects a changed selector."""
     return {_NAME: JOB, _INSTANCE: server.name}
 
 
 def _deployment(server: Server, cluster: Cluster) -> Spec:
-    """Without a number of replicas where an autoscaler sets it: each `kubectl apply` would set it back."""
+    """The Deployment. With an autoscaler it has no `replicas`: each `kubectl apply` would reset the number."""
     count: Spec = {} if cluster.scales else {"replicas": cluster.replicas}
     return {
         **count,
@@ -93,7 +93,7 @@ def _service(server: Server) -> Spec:
 
 
 def _pod_monitor(server: Server) -> Spec:
-    """`/metrics` of each pod. vLLM asks for no key there."""
+    """The PodMonitor for `/metrics` of each pod. vLLM requires no key there."""
     endpoint = {
         "port": pods.PORT_NAME,
         "path": "/metrics",
@@ -109,12 +109,12 @@ def _pod_monitor(server: Server) -> Spec:
 
 def _require_name(server: Server) -> None:
     if not server.name[0].isalpha():
-        raise LaunchError(f"The server {server.name!r} needs another name: that of a Service begins with a letter.")
+        raise LaunchError(f"Rename the server {server.name!r}: the name of a Service must begin with a letter.")
 
 
 def _require_one_key(servers: Sequence[Server]) -> None:
     if len({server.api_key_file for server in servers} - {None}) > 1:
         raise LaunchError(
-            f"These servers have different api_key_files, and there is one Secret {pods.KEY_SECRET} in a namespace."
-            " Write each into a namespace of its own: --namespace."
+            f"These servers have different api_key_files, but a namespace has only one Secret {pods.KEY_SECRET}."
+            " Put each server into a separate namespace: --namespace."
         )

@@ -1,13 +1,13 @@
-"""A server as the template of a pod. Pure.
+"""The pod template of a server. Pure.
 
-How a container starts its server, reads its key and is asked for its health is `../container.py`'s, as for Docker.
-What differs from Docker, and why:
+`../container.py` defines how a container starts the server, reads the key and checks the health, as for Docker.
+Differences to Docker:
 
-- Kubernetes takes pods away as a matter of course: updates, scaling, drained nodes. At SIGTERM vLLM cuts off what it is
-  answering, unless it has `--shutdown-timeout` (0.32, v1/engine/core.py), or even leaves a stream open without an end
-  until it is killed: its engine may be gone before it has told of the aborted request. So it gets that flag.
-- Kubernetes sets variables for each Service of the namespace, as docker links once did: one called `vllm` sets
-  `VLLM_PORT=tcp://…`, which vLLM reads as its own and stops (vllm/envs.py). So `enableServiceLinks` is off.
+- Kubernetes removes pods regularly: updates, scaling, drained nodes. At SIGTERM, vLLM aborts running requests unless it
+  has `--shutdown-timeout` (0.32, v1/engine/core.py). A stream can even stay open without an end until vLLM is killed,
+  because the engine may exit before it reports the aborted request. So the manifests set that flag.
+- Kubernetes sets variables for each Service of the namespace, like docker links: a Service `vllm` sets
+  `VLLM_PORT=tcp://…`. vLLM reads this variable as its own and exits (vllm/envs.py). So `enableServiceLinks` is off.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from ..servers import TEARDOWN_S, Server
 from .cluster import Cluster
 
 Spec: TypeAlias = dict[str, object]
-"""A part of a manifest, by Kubernetes' names."""
+"""A part of a manifest, in Kubernetes' format."""
 
 PORT_NAME = "http"
 GPU = "nvidia.com/gpu"
-"""The resource of NVIDIA's device plugin."""
+"""The resource name of NVIDIA's device plugin."""
 KEY_SECRET, KEY_ITEM = "vllm-api-key", "api-key"
 TOKEN_SECRET, TOKEN_ITEM = "hf-token", "token"
 
 LEAVE_S = 10
-"""How long a pod goes on as before when it is taken away, until all nodes know that it gets no more requests."""
+"""How long a pod keeps accepting requests after its deletion, until all nodes stop sending requests (seconds)."""
 SHUTDOWN_TIMEOUT_S = 120
-"""How long vLLM then has to end what it is answering, where a description says nothing."""
+"""How long vLLM then may finish running requests, unless the description sets a value (seconds)."""
 
 _HANG_RETRIES = 6
-"""A server that does not answer is left out soon, and started again only later: it may be busy, and loads for long."""
+"""Failed checks until a restart. An unready server is excluded sooner: it may be busy, and a restart takes long."""
 _GPU_MEMORY_GI = 8
-"""GiB of a node's memory that a server wants for each GPU. Weights pass through it, they don't stay."""
+"""GiB of a node's memory for each GPU. Weights only pass through this memory."""
 _CPU_MEMORY_GI = 8
-"""GiB for a server without a GPU, beside its KV cache: a small model, and vLLM."""
+"""GiB for a server without a GPU, in addition to its KV cache: a small model, and vLLM."""
 _CPU_KV_CACHE_GI = 4
 _CPU_CORES = 4
 
@@ -50,7 +50,7 @@ _SIZE = re.compile(r"(\d+)([kmgt]?)i?b?", re.IGNORECASE)
 
 
 def template(server: Server, cluster: Cluster) -> Spec:
-    """The pod's `spec`. Raises `LaunchError` for volumes and sizes that no pod can have."""
+    """The pod's `spec`. Raises `LaunchError` for volumes and sizes that a pod cannot have."""
     mounts, volumes = _volumes(server, cluster)
     on_gpu: Spec = {"tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]}
     return {
@@ -65,14 +65,14 @@ def template(server: Server, cluster: Cluster) -> Spec:
 
 
 def gpus(server: Server) -> int:
-    """How many GPUs a pod of it has. Which ones is for Kubernetes to say; all of a machine: what vLLM needs."""
+    """The number of GPUs of a pod. Kubernetes chooses which. For "all": as many as vLLM's parallel sizes need."""
     if server.gpus == "all":
         return (server.tensor_parallel_size or 1) * (server.pipeline_parallel_size or 1)
     return len(server.gpus)
 
 
 def start_period(server: Server) -> int:
-    """How long it may take to download and load its model, in seconds."""
+    """How long the server may take to download and load its model (seconds)."""
     return container.health_check(server).start_period
 
 
@@ -90,7 +90,7 @@ def _container(server: Server) -> Spec:
         "startupProbe": _probe(check, patience),
         "readinessProbe": _probe(check, check.retries),
         "livenessProbe": _probe(check, _HANG_RETRIES),
-        # A command, not the action `sleep`, which clusters before 1.30 do not know.
+        # A command, not the action `sleep`: clusters before 1.30 do not support it.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -107,7 +107,7 @@ def _shutdown_timeout(server: Server) -> int:
 
 
 def _environment(server: Server) -> list[Spec]:
-    """Its variables. The hub's token is there where its Secret is."""
+    """The environment variables. The hub's token is set if its Secret exists."""
     reference = {"name": TOKEN_SECRET, "key": TOKEN_ITEM, "optional": True}
     token: Spec = {"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": reference}}
     own: list[Spec] = [{"name": name, "value": _literal(value)} for name, value in server.env.items()]
@@ -115,9 +115,9 @@ def _environment(server: Server) -> list[Spec]:
 
 
 def _resources(server: Server) -> Spec:
-    """What a node must have. Without requests a pod would be the first to go when a node's memory runs short.
+    """The resources of a pod. Without requests, Kubernetes would evict the pod first if memory runs short.
 
-    vLLM wants a core for its API, one for its engine and one for each GPU (docs/configuration/optimization.md).
+    vLLM needs a core for its API, one for its engine and one for each GPU (docs/configuration/optimization.md).
     """
     count = gpus(server)
     if count:
@@ -131,7 +131,7 @@ def _resources(server: Server) -> Spec:
 
 
 def _probe(check: container.HealthCheck, failures: int) -> Spec:
-    """`/health` needs no key; it answers once the model is loaded, and with 503 when the engine has died."""
+    """A probe of `/health`. It needs no key, answers once the model is loaded, and returns 503 if the engine died."""
     return {
         "httpGet": {"path": "/health", "port": PORT_NAME},
         "periodSeconds": check.interval,
@@ -141,7 +141,7 @@ def _probe(check: container.HealthCheck, failures: int) -> Spec:
 
 
 def _volumes(server: Server, cluster: Cluster) -> tuple[list[Spec], list[Spec]]:
-    """(what the container mounts, the pod's volumes)."""
+    """(mounts of the container, volumes of the pod)."""
     key_folder, _, key_file = container.KEY_FILE.rpartition("/")
     mounts: list[Spec] = [
         {"name": _SHM, "mountPath": "/dev/shm"},
@@ -169,13 +169,13 @@ def _volumes(server: Server, cluster: Cluster) -> tuple[list[Spec], list[Spec]]:
 def _volume(server: Server, given: tuple[str, str]) -> tuple[str, str, bool]:
     if given[0].startswith("~"):
         raise LaunchError(
-            f"{server.name}: the volume {given[0]!r} is in your home, and a pod mounts a folder of its node: /…"
+            f"{server.name}: the volume {given[0]!r} is in your home folder, but a pod mounts a folder of its node: /…"
         )
     return volume(given)
 
 
 def _key_secret(server: Server, file: str) -> Spec:
-    """The key as a file. Where a description has a key, there is no server without one."""
+    """The key as a file. If the description sets a key, the pod does not start without the Secret."""
     return {
         "secretName": KEY_SECRET,
         "optional": server.api_key_file is None,
@@ -185,14 +185,14 @@ def _key_secret(server: Server, file: str) -> Spec:
 
 
 def _quantity(server: Server) -> str:
-    """Docker's size, whose units are powers of 1024, as Kubernetes writes it."""
+    """The size of shared memory in Kubernetes' notation. Docker's units are powers of 1024."""
     match = _SIZE.fullmatch(server.shm_size)
     if match is None:
-        raise LaunchError(f"{server.name}: shm_size is {server.shm_size!r}; a size is meant, as 8g or 512m.")
+        raise LaunchError(f"{server.name}: shm_size is {server.shm_size!r}; it must be a size, such as 8g or 512m.")
     number, unit = match.groups()
     return f"{number}{unit.capitalize()}i" if unit else number
 
 
 def _literal(text: str) -> str:
-    """Text in which Kubernetes finds no variables: it reads `$(NAME)`, and `$$` as one dollar."""
+    """The text, escaped so that Kubernetes finds no variables. It expands `$(NAME)`, and `$$` to one dollar."""
     return text.replace("$", "$$")

@@ -1,10 +1,10 @@
-"""How many replicas of a server there are: a ScaledObject of KEDA, by what Prometheus says of the server. Pure.
+"""The autoscaling of a server: a ScaledObject of KEDA that uses Prometheus metrics. Pure.
 
-KEDA and not a HorizontalPodAutoscaler of one's own: KEDA makes that one, and asks Prometheus itself, so that no adapter
-has to be told of vLLM's metrics (https://keda.sh/docs/latest/scalers/prometheus/, 2.20).
+KEDA creates a HorizontalPodAutoscaler and queries Prometheus itself. So vLLM's metrics need no metrics adapter
+(https://keda.sh/docs/latest/scalers/prometheus/, 2.20).
 
-The queue says that there are too few. When it is gone it can't say that all of them are needed still, so the KV cache
-in use does: without it a second replica would be taken away and brought back again and again.
+The queue shows that there are too few replicas. An empty queue does not show that the replicas are unused, so the used
+KV cache is the second trigger: without it, a second replica would be removed and started again and again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .cluster import Cluster
 from .pods import Spec
 
 SERVER_LABEL = "server"
-"""The label of all metrics of a server, as in docker-compose.yml's Prometheus: alerts and dashboard fit both."""
+"""The label of a server's metrics. It is that of docker-compose.yml, so the same alerts and dashboard apply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A row: a metric, and how much of it there is to be for each replica."""
+    """A row: a metric, and its target value per replica."""
 
     name: str
     query: str
-    """PromQL of the sum over all replicas; `{}` stands for the labels."""
+    """PromQL of the sum over all replicas; `{}` is replaced by the labels."""
     threshold: str
     meaning: str
-    """What it counts, after the threshold."""
+    """What the metric counts, written after the threshold."""
     pooling: bool
-    """Whether servers that make vectors and no text have it too."""
+    """Whether the trigger also applies to embedding servers."""
 
 
 TRIGGERS = (
@@ -46,7 +46,7 @@ TRIGGERS = (
     ),
 )
 
-# One at a time, each with the time to load its model: until then it takes nothing off the queue.
+# One replica at a time, with time to load its model: until then, it does not shorten the queue.
 _BEHAVIOR: Spec = {
     "scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 300}]},
     "scaleDown": {
@@ -57,12 +57,12 @@ _BEHAVIOR: Spec = {
 
 
 def triggers(server: Server) -> list[Trigger]:
-    """What its replicas are counted by."""
+    """The triggers of a server."""
     return [row for row in TRIGGERS if row.pooling or server.runner != "pooling"]
 
 
 def scaled_object(server: Server, cluster: Cluster) -> Spec:
-    """The `spec` of its ScaledObject."""
+    """The `spec` of the ScaledObject."""
     return {
         "scaleTargetRef": {"name": server.name},
         "minReplicaCount": cluster.replicas,
@@ -85,7 +85,7 @@ def _trigger(row: Trigger, server: Server, cluster: Cluster) -> Spec:
             "serverAddress": cluster.prometheus,
             "query": row.query.format(selector),
             "threshold": row.threshold,
-            # No figures is no sign of little to do.
+            # Missing metrics do not mean that the load is low.
             "ignoreNullValues": "false",
         },
     }

@@ -1,4 +1,4 @@
-"""The manifests as one YAML file, with what a reader must know above them. Pure."""
+"""Writes the manifests as one YAML file with explanatory comments. Pure."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from .cluster import Cluster
 from .objects import Object, objects
 
 _KINDS = {
-    "Service": "Reached from the whole cluster: without a key, by everybody in it.",
-    "PodMonitor": "Needs the Prometheus operator. kube-prometheus-stack heeds those with its label `release`.",
+    "Service": "Reachable from the whole cluster. Without a key, every pod can use it.",
+    "PodMonitor": "Needs the Prometheus operator. kube-prometheus-stack selects those with its label `release`.",
 }
 
 
 def generate(servers: Sequence[Server], cluster: Cluster | None = None) -> str:
-    """All objects as a YAML of several documents. Raises `LaunchError`; no key stands in it."""
+    """All objects as YAML with several documents. It contains no key. Raises `LaunchError`."""
     cluster = cluster or Cluster()
     blocks = [_block(each) for each in objects(servers, cluster)]
     return "\n".join([*_head(servers, cluster), "", "---\n".join(blocks)])
 
 
 def _head(servers: Sequence[Server], cluster: Cluster) -> Iterator[str]:
-    yield f"# Servers of vLLM {VLLM_VERSION}, written by `vllm-launch k8s`."
+    yield f"# vLLM {VLLM_VERSION} servers, written by `vllm-launch k8s`."
     yield from _secrets(servers, cluster)
     yield "#"
-    yield "# What a service is told, so that its calls go to these servers:"
+    yield "# Variables for a service that uses these servers:"
     place = "" if cluster.namespace is None else f".{cluster.namespace}"
     urls = ",".join(f"http://{server.name}{place}:{server.port}" for server in servers)
     yield f"#   BACKEND_MODE=vllm VLLM_URLS={urls}"
     sharing = [one.name for one in servers if any(one is not other and one.shares_gpu_with(other) for other in servers)]
     if sharing:
         yield "#"
-        yield f"# {', '.join(sharing)}: described as sharing a GPU. Each gets a whole one of its own here, unless the"
-        yield "# cluster's device plugin slices time; then gpu_memory_utilization divides the GPU that several are on."
+        yield f"# {', '.join(sharing)}: these servers share a GPU in their descriptions. Here each gets a whole GPU,"
+        yield "# unless the cluster's device plugin uses time slicing; then gpu_memory_utilization divides the GPU."
 
 
 def _secrets(servers: Sequence[Server], cluster: Cluster) -> Iterator[str]:
     kubectl = "kubectl" if cluster.namespace is None else f"kubectl --namespace {cluster.namespace}"
     file = next((server.api_key_file for server in servers if server.api_key_file is not None), None)
-    required = "no server starts without it" if file else "without it, no server asks for a key"
+    required = "no server starts without it" if file else "without it, the servers require no key"
     yield "#"
     yield f"# The key that clients must send ({required}):"
     yield f"#   {READ_KEY}{shlex.quote(str(file or 'vllm-api-key'))} |"
     yield f"#     {kubectl} create secret generic {pods.KEY_SECRET} --from-file={pods.KEY_ITEM}=/dev/stdin"
-    yield "# The token of the Hugging Face hub (for gated models; without it, there is none):"
+    yield "# The token of the Hugging Face hub (optional, for gated models):"
     yield '#   printf %s "$HF_TOKEN" |'
     yield f"#     {kubectl} create secret generic {pods.TOKEN_SECRET} --from-file={pods.TOKEN_ITEM}=/dev/stdin"
 
@@ -64,7 +64,7 @@ def _comment(each: Object) -> list[str]:
             return _deployment(each.server)
         case "ScaledObject":
             wanted = " or ".join(f"{row.threshold} {row.meaning}" for row in scaling.triggers(each.server))
-            return ["Needs KEDA, and the metrics in its Prometheus.", f"There is a replica for each {wanted}."]
+            return ["Needs KEDA, and the metrics in its Prometheus.", f"One replica for each {wanted}."]
         case kind:
             return [_KINDS[kind]]
 
@@ -75,9 +75,9 @@ def _deployment(server: Server) -> list[str]:
     lines = [f"{server.name}: {server.model}, {on}"]
     if count:
         lines.append(
-            "An update ends a pod before it starts the next, which needs the GPU: a lone replica leaves a gap."
+            "An update ends the old pod before it starts the new one, which needs the GPU: one replica leaves a gap."
         )
     folders = [source for source in server.volumes if source.startswith("/")]
     if folders:
-        lines.append(f"Every node that it may run on must have {', '.join(folders)}.")
+        lines.append(f"Every node that can run this pod must have {', '.join(folders)}.")
     return lines

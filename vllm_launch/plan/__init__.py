@@ -1,14 +1,14 @@
-"""How much GPU memory servers take, and whether it is there: `plan`, before anything is started.
+"""Computes the GPU memory of servers before they start, and whether it is available.
 
-    architecture, quantization   what a config.json says
-    checkpoint, weights          bytes of the weights
-    kv_cache, room               bytes of the KV cache, and of all else
-    gpus, models, known, options what there is to plan with
-    budget, shares, changes      adding up, and what would fit
-    planning                     all of it together
-    show                         the plan in words
+    architecture, quantization     the content of a config.json
+    checkpoint, weights            bytes of the weights
+    kv_cache, overhead             bytes of the KV cache, and of everything else
+    gpus, models, known, options   the inputs of a plan
+    budget, shares, changes        the sums, and changes that would fit
+    planning                       the complete plan
+    show                           the plan as text
 
-docs/gpu-memory.md has the formulas and their sources.
+docs/gpu-memory.md contains the formulas and their sources.
 """
 
 from .figures import Change, GpuPlan, KvCache, Plan, ServerPlan, Suggestion

@@ -1,6 +1,6 @@
-"""What of a model decides over memory, read from its config.json. Nothing here reads files.
+"""The properties of a model that determine its memory, from its config.json. It reads no files.
 
-The names follow the files of the hub. How they are read follows vLLM 0.32: heads, head size, length and MLA as in
+The keys are those of files on the hub. Their interpretation follows vLLM 0.32: heads, head size, length and MLA as in
 `transformers_utils/model_arch_config_convertor.py`, windows as in the classes under `model_executor/models`.
 """
 
@@ -16,9 +16,9 @@ Config: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["full", "sliding"]
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "nomic_bert", "new", "gte", "mpnet")
-"""Model types that read a text at once, in both directions: no KV cache (vLLM: `AttentionType.ENCODER_ONLY`)."""
+"""Encoder models, which attend in both directions: no KV cache (vLLM: `AttentionType.ENCODER_ONLY`)."""
 
-# Every n-th layer is global where a file has no `layer_types`: the defaults of transformers' configuration classes.
+# Without `layer_types`, every n-th layer is global: the defaults of transformers' configuration classes.
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "exaone4": 4}
 _NOT_GATED = (*ENCODERS, "gpt2", "gpt_neox", "opt", "falcon", "phi", "starcoder2", "bloom", "mpt", "gpt_bigcode")
 _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
@@ -30,7 +30,7 @@ _LENGTHS = (
 )
 _KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num", "num_attention_groups")
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
-# Layers without a cache of keys and values per token: their state has another size (vLLM: `MambaSpec`).
+# Layers without keys and values per token: their state has a different size (vLLM: `MambaSpec`).
 _STATES = ("linear_attention", "mamba", "mamba2", "conv", "recurrent")
 
 
@@ -41,44 +41,44 @@ class Mla:
     q_rank: int | None
     kv_rank: int
     nope: int
-    """Dimensions of a head without position."""
+    """Dimensions of a head without position encoding."""
     rope: int
-    """Dimensions of a head with position."""
+    """Dimensions of a head with position encoding."""
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts in place of the feed-forward layer."""
+    """A mixture of experts instead of the feed-forward layer."""
 
     count: int
     width: int
     """The inner dimension of one expert."""
     shared_width: int
-    """The inner dimension of the experts that are always asked, together."""
+    """The total inner dimension of the shared experts, which process every token."""
     layers: frozenset[int]
-    """The layers that have experts; the others are dense."""
+    """The layers with experts. The other layers are dense."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One matrix of a layer, which quantisation may pack."""
+    """One matrix of a layer. Quantization may pack it."""
 
     name: str
     inputs: int
     outputs: int
     bias: bool = False
     copies: int = 1
-    """How many of them the layer has: one for each expert."""
+    """The number of copies in the layer: one for each expert."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model's shape."""
+    """The shape of a model."""
 
     model_type: str
     dtype: str
-    """The type its file names: `bfloat16`, `float16`, `float32`."""
+    """The type in its file: `bfloat16`, `float16`, `float32`."""
     hidden: int
     width: int
     """The inner dimension of the feed-forward layers."""
@@ -87,25 +87,25 @@ class Architecture:
     head_size: int
     vocabulary: int
     positions: int
-    """Rows of a learnt table of positions; 0 without one."""
+    """Rows of a learned position table; 0 without one."""
     types: int
     max_len: int
-    """The longest text by its config.json, in tokens."""
+    """The longest input by its config.json, in tokens."""
     kinds: tuple[Kind, ...]
-    """Of each layer's attention."""
+    """The kind of each layer's attention."""
     window: int
-    """Tokens that a sliding layer sees."""
+    """The tokens of a sliding layer's window."""
     tied: bool
-    """Whether the output matrix is the input's."""
+    """Whether the output matrix is the input embedding."""
     encoder_only: bool
     mla: Mla | None
     experts: Experts | None
     quantization: Config | None
-    """`quantization_config` of its file."""
+    """The `quantization_config` of its file."""
 
     @property
     def layers(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         return len(self.kinds)
 
     def linears(self, layer: int) -> Iterator[Linear]:
@@ -114,7 +114,7 @@ class Architecture:
         yield from self._feed_forward(layer)
 
     def norms(self) -> int:
-        """Numbers in a layer's norms, which are never quantised."""
+        """The number of parameters in a layer's norms, which are never quantized."""
         if self.encoder_only:
             return 2 * 2 * self.hidden
         count = 4 if self.model_type in _FOUR_NORMS else 2
@@ -157,9 +157,9 @@ class Architecture:
 
 
 def read(config: Config, name: str) -> Architecture:
-    """The architecture that a config.json describes.
+    """The architecture in a config.json.
 
-    `name`: of the model, for messages. Raises `LaunchError` where something is missing, or a kind of layer is unknown.
+    `name`: the model's name, for messages. Raises `LaunchError` if a key is missing or a kind of layer is unknown.
     """
     text: Config = config.get("text_config") or config
     model_type = str(text.get("model_type") or config.get("model_type") or "")
@@ -198,26 +198,26 @@ def _first(config: Config, *names: str, default: Any = None) -> Any:
 def _number(config: Config, name: str, *keys: str) -> int:
     value = _first(config, *keys)
     if not isinstance(value, int) or value < 1:
-        raise LaunchError(f"The config.json of {name} has no {keys[0]!r}: the memory it needs can't be computed.")
+        raise LaunchError(f"The config.json of {name} has no {keys[0]!r}: its memory cannot be computed.")
     return value
 
 
 def _ties(model_type: str) -> bool:
-    return model_type.startswith("gemma")  # the only family here whose files leave it out and mean yes
+    return model_type.startswith("gemma")  # the only family here whose default is tied
 
 
 def _kinds(text: Config, model_type: str, layers: int, name: str) -> tuple[tuple[Kind, ...], int]:
-    """Each layer's attention, and the window of those that have one."""
+    """The kind of each layer's attention, and the window of the sliding layers."""
     window = text.get("sliding_window")
     listed = _first(text, "layer_types", "layers_block_type")
     if listed is not None:
         state = next((kind for kind in listed if kind in _STATES), None)
         if state:
             raise LaunchError(
-                f"{name} has layers of kind {state!r}, whose memory this plan can't compute. "
-                "vLLM's log says what is left for the KV cache ('GPU KV cache size') when it is started."
+                f"{name} has layers of kind {state!r}, whose memory this plan cannot compute. "
+                "vLLM logs the size of its KV cache ('GPU KV cache size') when it starts."
             )
-        # Chunked attention is cached as full attention unless asked otherwise (vllm/config/vllm.py, `_post_init`).
+        # By default, chunked attention is cached like full attention (vllm/config/vllm.py, `_post_init`).
         return tuple(_kind(kind == "sliding_attention") for kind in listed), int(window or 0)
     if not window or text.get("use_sliding_window") is False:
         return (_kind(False),) * layers, 0
@@ -230,7 +230,7 @@ def _kinds(text: Config, model_type: str, layers: int, name: str) -> tuple[tuple
 def _by_pattern(text: Config, model_type: str, layers: int) -> Iterator[Kind]:
     pattern = _first(text, "sliding_window_pattern", "_sliding_window_pattern", default=_PATTERNS.get(model_type))
     for layer in range(layers):
-        if isinstance(pattern, str):  # "LLLG"; the last layer is global in any case
+        if isinstance(pattern, str):  # "LLLG"; the last layer is always global
             local = pattern[layer % len(pattern)] == "L" and layer < layers - 1
         else:
             local = pattern is None or (layer + 1) % int(pattern) != 0
@@ -268,5 +268,5 @@ def _experts(text: Config, layers: int) -> Experts | None:
 def _max_len(text: Config, model_type: str) -> int:
     lengths = [int(text[key]) for key in _LENGTHS if isinstance(text.get(key), int)]
     longest = min(lengths, default=2048)
-    # RoBERTa's positions begin after the padding's: two rows of its table are never a token's.
+    # RoBERTa's positions begin after the padding index: two rows of its table belong to no token.
     return longest - 2 if model_type in ("roberta", "xlm-roberta") and longest > 2 else longest

@@ -1,7 +1,7 @@
-"""Puts servers on GPUs and adds up: each server's share, what it spends it on, and whether the GPU has that much.
+"""Assigns servers to GPUs and adds up the memory: each server's share, its parts, and the total of each GPU.
 
-`gpu_memory_utilization` is a share of the GPU's total memory, whoever else is on it, and the memory has to be free when
-the server starts (vLLM 0.32, `v1/worker/utils.py`, `request_memory`):
+`gpu_memory_utilization` is a share of the GPU's total memory, regardless of other programs. The memory has to be free
+when the server starts (vLLM 0.32, `v1/worker/utils.py`, `request_memory`):
 
     share     = total * gpu_memory_utilization
     KV cache  = share - weights - activation - CUDA graphs - non-torch
@@ -25,25 +25,25 @@ from .gpus import GIB, Gpu
 from .kv_cache import Cut, Layout, layout
 from .models import Model
 from .options import Options, resolve
-from .room import CONTEXT, Batch, Room, room
+from .overhead import CONTEXT, Batch, Overhead, overhead
 from .weights import Weights, computed, latent_copies, scaled
 
 Models: TypeAlias = Callable[[str, str | None], Model]
 """(id or folder, revision) -> the model."""
 
 LENGTHS = (2048, 8192, 32768, 131072)
-"""Tokens for which a plan tells how many requests are held at once."""
+"""The lengths (tokens) for which a plan shows the number of concurrent requests."""
 
 
 def evaluate(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models) -> Plan:
-    """The plan, without suggestions. Raises `LaunchError` where a model's figures can't be had."""
+    """The plan, without suggestions. Raises `LaunchError` if a model's figures are unavailable."""
     placed = [(server, _gpus_of(server, gpus)) for server in servers if server.needs_gpu]
     plans = tuple(_server(server, on, gpus, models(server.model, server.revision)) for server, on in placed)
     return Plan(plans, tuple(_gpu(gpu, plans) for gpu in gpus))
 
 
 def gib(size: int) -> str:
-    """Bytes as people read them, in GiB."""
+    """Bytes as text in GiB."""
     return f"{size / GIB:.2f} GiB" if abs(size) < 10 * GIB else f"{size / GIB:.1f} GiB"
 
 
@@ -58,9 +58,9 @@ def _gpu(gpu: Gpu, plans: Sequence[ServerPlan]) -> GpuPlan:
     if not here or result.free >= 0:
         return result
     text = (
-        f"GPU {gpu.index} ({gpu.name}) has {gib(gpu.total)}, and {gib(-result.free)} more are given away: "
+        f"GPU {gpu.index} ({gpu.name}) has {gib(gpu.total)}, but {gib(-result.free)} more are allocated: "
         + ", ".join(f"{gib(share)} to {name}" for name, share in shares)
-        + f", {gib(result.contexts)} to CUDA contexts. The server that starts last would be refused."
+        + f", {gib(result.contexts)} to CUDA contexts. The last server would not start."
     )
     return GpuPlan(gpu.index, gpu.name, gpu.total, shares, result.contexts, (text,))
 
@@ -73,14 +73,14 @@ def _server(server: Server, on: tuple[int, ...], gpus: Sequence[Gpu], model: Mod
     options = resolve(server, shape, gpu, longest)
     weights = weigh(model, shape, options)
     taken = _on_gpu(weights, shape, options)
-    needed = room(shape, _largest_step(options))
+    needed = overhead(shape, _largest_step(options))
     cache = layout(shape, _cut(options))
     budget = math.ceil(gpu.total * options.gpu_memory_utilization)
     if options.kv_cache_memory_bytes:
         budget = taken + needed.total + options.kv_cache_memory_bytes
     available = budget - taken - needed.total
     if server.max_model_len == "auto" and cache and (fitting := cache.longest(available, options.max_model_len)):
-        options = replace(options, max_model_len=fitting)  # measured first, with the model's own window
+        options = replace(options, max_model_len=fitting)  # vLLM measures first, with the model's window
     least = cache.least(options.max_model_len) if cache else 0
     return ServerPlan(
         name=server.name,
@@ -108,7 +108,7 @@ def _server(server: Server, on: tuple[int, ...], gpus: Sequence[Gpu], model: Mod
 
 
 def weigh(model: Model, shape: Architecture, options: Options) -> Weights:
-    """The model's weights in the type that it is run in, from the best source there is."""
+    """The model's weights in the type in which the model runs, from the best available source."""
     copies = max(1, options.tensor_parallel_size // shape.kv_heads)
     packing = quantization.read(shape.quantization, options.quantization)
     estimate = computed(shape, options.dtype_bytes, packing, copies)
@@ -123,13 +123,13 @@ def weigh(model: Model, shape: Architecture, options: Options) -> Weights:
 
 
 def _on_gpu(weights: Weights, shape: Architecture, options: Options) -> int:
-    """Weights on each GPU, with what is made of them while loading."""
+    """The weights on each GPU, including what vLLM derives from them during loading."""
     extra = latent_copies(shape, options.dtype_bytes) + _lora(shape, options)
     return weights.on_gpu(options.tensor_parallel_size, options.pipeline_parallel_size) + extra // options.gpus
 
 
 def _lora(shape: Architecture, options: Options) -> int:
-    """Room for one adapter at a time (`max_loras`): two thin matrices for each matrix (arXiv 2106.09685)."""
+    """The bytes of one adapter at a time (`max_loras`): two low-rank matrices for each matrix (arXiv 2106.09685)."""
     if not options.lora_rank:
         return 0
     sides = sum(
@@ -183,24 +183,24 @@ def _kv_cache(cache: Layout, available: int, options: Options) -> KvCache | None
 def _impossible(
     options: Options, shape: Architecture, longest: int, on: Sequence[int], there: Sequence[Gpu]
 ) -> list[str]:
-    """What no amount of memory would change."""
+    """The problems that more memory does not solve."""
     texts = []
     if len(there) < len(on):
         missing = sorted(set(on) - {gpu.index for gpu in there})
-        texts.append(f"it is to run on GPU {', '.join(map(str, missing))}, which is not there.")
+        texts.append(f"it needs GPU {', '.join(map(str, missing))}, which does not exist.")
     if options.gpus > len(on):
         texts.append(f"its parallel sizes need {options.gpus} GPUs, and it has {len(on)}.")
     if shape.heads % options.tensor_parallel_size:
-        texts.append(f"{shape.heads} attention heads can't be split among {options.tensor_parallel_size} GPUs.")
+        texts.append(f"{shape.heads} attention heads cannot be divided among {options.tensor_parallel_size} GPUs.")
     if options.max_model_len > longest:
-        texts.append(f"max_model_len is {options.max_model_len:,}, and the model takes {longest:,} tokens.")
+        texts.append(f"max_model_len is {options.max_model_len:,}, but the model supports {longest:,} tokens.")
     return texts
 
 
 def _too_small(
-    options: Options, cache: Layout | None, available: int, budget: int, weights: int, needed: Room
+    options: Options, cache: Layout | None, available: int, budget: int, weights: int, needed: Overhead
 ) -> list[str]:
-    """Why its share does not do."""
+    """Why the share is too small; empty if it is large enough."""
     fixed = f"{gib(weights)} of weights and {gib(needed.total)} to run them"
     if available <= 0 and (cache is not None or available < 0):
         return [f"its share is {gib(budget)}, and it needs {fixed}."]

@@ -1,4 +1,4 @@
-"""The weight files of a model's folder: the names, types and sizes of their tensors. Their contents stay unread.
+"""Reads the weight files of a model's folder: names, types and sizes of the tensors, not their contents.
 
 The format: huggingface/safetensors, README, "Format": 8 bytes with the header's length, then the header as JSON.
 """
@@ -20,7 +20,7 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:embed_tokens|word_embeddings|wte|embed_in)\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.")
-# Left out when vLLM loads an embedding model: the heads of its pre-training.
+# The heads of pre-training, which vLLM does not load for an embedding model.
 _UNUSED = re.compile(r"(?:^|\.)pooler\.|(?:^|\.)cls\.|position_ids$|rotary_emb\.inv_freq$")
 
 
@@ -30,22 +30,22 @@ class Tensor:
 
     name: str
     dtype: str
-    """As safetensors writes it: `F32`, `BF16`, `I32`, `F8_E4M3`."""
+    """The name in safetensors: `F32`, `BF16`, `I32`, `F8_E4M3`."""
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the weight files say."""
+    """The content of the weight files' headers."""
 
     tensors: tuple[Tensor, ...]
-    """Empty where the files themselves are not there."""
+    """Empty if only the index exists."""
     total: int | None
-    """Bytes of all of them, by the index."""
+    """The total bytes in the index."""
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """The weight files of a folder. None where it has none. Raises `OSError` or `ValueError` for a broken one."""
+    """The weight files of a folder; None without any. Raises `OSError` or `ValueError` for a broken file."""
     index = folder / "model.safetensors.index.json"
     total, files = None, sorted(folder.glob("*.safetensors"))
     if index.is_file():
@@ -60,7 +60,7 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def weights(checkpoint: Checkpoint, shape: Architecture, dtype_bytes: int) -> Weights:
-    """The weights as vLLM holds them, each tensor in its place."""
+    """The weights as vLLM loads them, each tensor in its part."""
     layers = [Part()] * shape.layers
     embedding, head, other = Part(), Part(), Part()
     for tensor in checkpoint.tensors:
@@ -70,7 +70,7 @@ def weights(checkpoint: Checkpoint, shape: Architecture, dtype_bytes: int) -> We
         layer = _LAYER.search(tensor.name)
         if layer and not tensor.name.startswith(("visual", "vision", "model.vision", "model.visual")):
             number = int(layer[1])
-            if number < shape.layers:  # above them are layers that only speculative decoding loads
+            if number < shape.layers:  # only speculative decoding loads higher layers
                 layers[number] += part
         elif _EMBEDDING.search(tensor.name):
             embedding += part
@@ -88,7 +88,7 @@ def _part(tensor: Tensor, dtype_bytes: int) -> Part:
 
 
 def _is_scale(tensor: Tensor) -> bool:
-    """Whether it is a scale of 32 bits, which stays one (GPTQ's and AWQ's have 16 bits in any case)."""
+    """Whether the tensor is a 32-bit scale, which is not converted (scales of GPTQ and AWQ always have 16 bits)."""
     return "scale" in tensor.name and tensor.dtype == "F32"
 
 

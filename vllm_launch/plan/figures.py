@@ -1,4 +1,4 @@
-"""What a plan says. Bytes throughout; all of it can be written as JSON."""
+"""The data of a plan. All sizes are in bytes. It can be written as JSON."""
 
 from __future__ import annotations
 
@@ -14,99 +14,99 @@ class KvCache:
     """The KV cache on each GPU of a server."""
 
     token_bytes: int
-    """Of one token in all layers of the GPU."""
+    """Bytes of one token in all layers of the GPU."""
     late_token_bytes: int
-    """Of one token beyond the window, where only the global layers still grow; the same without a window."""
+    """Bytes of one token beyond the window, where only the global layers grow; without a window, `token_bytes`."""
     request_bytes: int
-    """That one request of `max_model_len` tokens may hold."""
+    """The maximum bytes of one request of `max_model_len` tokens."""
     least_bytes: int
-    """Without which vLLM does not start."""
+    """The minimum with which vLLM starts."""
     tokens: int
-    """What vLLM logs as "GPU KV cache size"."""
+    """The "GPU KV cache size" in vLLM's log."""
     concurrency: float
-    """What vLLM logs as "Maximum concurrency for … tokens per request"."""
+    """The "Maximum concurrency for … tokens per request" in vLLM's log."""
     sequences: tuple[tuple[int, int], ...]
-    """(tokens, how many requests of so many tokens are held at once), shortest first."""
+    """(tokens, number of concurrent requests of that length), shortest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """What a server takes on each of its GPUs."""
+    """The memory of a server on each of its GPUs."""
 
     name: str
     model: str
     model_source: str
-    """Where the model's figures are from, in words."""
+    """The source of the model's figures."""
     weights_source: Source
     gpus: tuple[int, ...]
     options: Options
     budget: int
-    """Its share: what vLLM may fill."""
+    """The server's share: the memory that vLLM may use."""
     weights: int
     activation: int
     cuda_graphs: int
     non_torch: int
     kv_available: int
-    """What is left for the KV cache; below 0 if nothing is."""
+    """The memory left for the KV cache; negative if the share is too small."""
     kv_cache: KvCache | None
-    """None for models without one, and where nothing is left for it."""
+    """None for a model without a KV cache, and if no memory is left."""
     needs: int
-    """With how many bytes as its share it would start."""
+    """The smallest share (bytes) with which the server starts."""
     problems: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
-        """Whether it would start."""
+        """Whether the server would start."""
         return not self.problems
 
     @property
     def fixed(self) -> int:
-        """All but the KV cache."""
+        """The bytes without the KV cache."""
         return self.weights + self.activation + self.cuda_graphs + self.non_torch
 
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """Who shares a GPU."""
+    """The memory of one GPU."""
 
     index: int
     name: str
     total: int
-    """What CUDA gives to programs."""
+    """The memory that CUDA provides to programs."""
     shares: tuple[tuple[str, int], ...]
     """(server, bytes of its share)"""
     contexts: int
-    """The servers' CUDA contexts, outside of their shares."""
+    """The CUDA contexts of the servers, outside their shares."""
     problems: tuple[str, ...]
 
     @property
     def free(self) -> int:
-        """What nobody has; below 0 if more is given away than there is."""
+        """The memory that no server has; negative if too much is allocated."""
         return self.total - self.contexts - sum(share for _, share in self.shares)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field of a server's description, and another value for it."""
+    """A new value for a field of a server's description."""
 
     server: str
     field: str
     value: str
-    """As TOML and JSON write it."""
+    """The value in TOML and JSON notation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Something with which a server that does not fit would fit; it was tried on the plan."""
+    """A verified change with which the servers fit."""
 
     changes: tuple[Change, ...]
-    """All of them together; empty where something else than a field has to change."""
+    """The changes, which apply together; empty if not a field but something else has to change."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The memory of some servers on some GPUs."""
+    """The memory plan of servers on GPUs."""
 
     servers: tuple[ServerPlan, ...]
     gpus: tuple[GpuPlan, ...]
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why it does not fit; empty if it does."""
+        """Why the servers do not fit; empty if they fit."""
         servers = (text for server in self.servers for text in server.problems)
         return (*servers, *(text for gpu in self.gpus for text in gpu.problems))
 
@@ -132,5 +132,5 @@ class Plan:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON has it, with `fits` and `problems`."""
+        """The plan as plain values, with `fits` and `problems`."""
         return {"fits": self.fits, "problems": list(self.problems), **asdict(self)}

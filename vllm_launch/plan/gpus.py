@@ -1,4 +1,4 @@
-"""GPUs and their memory: those of this machine, or named ones."""
+"""The GPUs of this machine or named ones, and their memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIB = 2**30
 MIB = 2**20
 
 CUDA_SHARE = 0.98
-"""Of the memory that nvidia-smi tells, what CUDA gives to programs. vLLM's logs show 97.98 % (L4) to 99.4 % (H100)."""
+"""The share of nvidia-smi's memory that CUDA provides to programs. vLLM's logs: 97.98 % (L4) to 99.4 % (H100)."""
 
 NAMED = {
     "T4": 15360,
@@ -36,7 +36,7 @@ NAMED = {
     "H200": 143771,
     "B200": 183359,
 }
-"""What nvidia-smi tells as `memory.total`, in MiB, by the name that people give a card."""
+"""The `memory.total` of nvidia-smi in MiB, by the common name of a card."""
 
 _QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m)", re.I)
@@ -51,23 +51,23 @@ class Gpu:
     index: int
     name: str
     memory: int
-    """Bytes, as nvidia-smi tells them."""
+    """Bytes in nvidia-smi."""
 
     @property
     def total(self) -> int:
-        """Bytes that CUDA gives to programs: what vLLM takes `gpu_memory_utilization` of."""
+        """Bytes that CUDA provides to programs: the base of vLLM's `gpu_memory_utilization`."""
         return int(self.memory * CUDA_SHARE)
 
     @property
     def is_a100(self) -> bool:
-        """Whether vLLM takes it for an A100, whose defaults differ."""
+        """Whether vLLM treats the GPU as an A100, which has different defaults."""
         return "a100" in self.name.lower()
 
 
 def named(text: str, index: int = 0) -> Gpu:
-    """A GPU by its name or its memory: `H100`, `RTX 4090`, `80GiB` (GB are read as GiB, as cards are sold).
+    """A GPU by its name or its memory: `H100`, `RTX 4090`, `80GiB` (GB means GiB, as in the names of cards).
 
-    Raises `LaunchError` for an unknown one.
+    Raises `LaunchError` for an unknown GPU.
     """
     size = _SIZE.fullmatch(text.strip())
     if size:
@@ -79,11 +79,11 @@ def named(text: str, index: int = 0) -> Gpu:
     for name, mebibytes in NAMED.items():
         if _plain(name) == wanted:
             return Gpu(index, name, mebibytes * MIB)
-    raise LaunchError(f"No GPU is known as {text!r}. Give its memory, as 80GiB, or one of: {', '.join(NAMED)}.")
+    raise LaunchError(f"Unknown GPU {text!r}. Pass its memory, such as 80GiB, or one of: {', '.join(NAMED)}.")
 
 
 def cards(texts: Sequence[str]) -> tuple[Gpu, ...]:
-    """Several GPUs, as `named` reads each; `2xH100` is two of them. Raises `LaunchError` for an unknown one."""
+    """Several GPUs, each in the notation of `named`; `2xH100` is two GPUs. Raises `LaunchError` for an unknown GPU."""
     found: list[Gpu] = []
     for text in texts:
         counted = _COUNTED.fullmatch(text.strip())
@@ -94,32 +94,32 @@ def cards(texts: Sequence[str]) -> tuple[Gpu, ...]:
 
 
 def gpus_here() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs of this machine. Raises `LaunchError` where there are none."""
+    """The NVIDIA GPUs of this machine. Raises `LaunchError` without any."""
     program = shutil.which("nvidia-smi")
     if program is None:
         raise LaunchError(
-            "There is no nvidia-smi here, so no NVIDIA GPU to plan for. "
-            "Plan for another machine's by name or memory: --gpu H100, --gpu 80GiB."
+            "nvidia-smi is not installed, so this machine has no NVIDIA GPU to plan for. "
+            "To plan for another machine, pass GPUs by name or memory: --gpu H100, --gpu 80GiB."
         )
     try:
         done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(f"nvidia-smi did not tell the GPUs: {error}") from error
+        raise LaunchError(f"nvidia-smi did not list the GPUs: {error}") from error
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise LaunchError(f"nvidia-smi ended with status {done.returncode}: {said[0] if said else 'no message'}")
+        output = (done.stdout + done.stderr).strip().splitlines()
+        raise LaunchError(f"nvidia-smi exited with status {done.returncode}: {output[0] if output else 'no message'}")
     return parsed(done.stdout)
 
 
 def parsed(output: str) -> tuple[Gpu, ...]:
-    """The GPUs in nvidia-smi's answer. Raises `LaunchError` for an answer without one."""
+    """The GPUs in nvidia-smi's output. Raises `LaunchError` without any."""
     gpus = []
     for line in output.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == 3 and cells[0].isdigit() and cells[2].isdigit():
             gpus.append(Gpu(int(cells[0]), cells[1], int(cells[2]) * MIB))
     if not gpus:
-        raise LaunchError(f"nvidia-smi names no GPU with memory of its own; it said: {output.strip() or 'nothing'}")
+        raise LaunchError(f"nvidia-smi lists no GPU with memory. Its output: {output.strip() or 'empty'}")
     return tuple(gpus)
 
 

@@ -1,10 +1,10 @@
-"""The shapes of models that a plan is made for without their files: the production pair.
+"""The configurations of models that a plan knows without their files: the production pair.
 
-Each is the part of the model's published config.json that decides over memory. Sources:
+Each is the part of the model's published config.json that determines its memory. Sources:
 LGAI-EXAONE/EXAONE-4.0-32B: its model card (64 layers, 40 heads, 8 KV heads, vocabulary 102,400, 3 local layers to 1
 global, window 4,096, 131,072 tokens) and NVIDIA/TensorRT-LLM, `tests/unittest/_torch/modeling/test_modeling_exaone4.py`
 (hidden and inner size). Its AWQ weights: AutoAWQ's format of 4 bits with groups of 128 and zero points, which gives the
-18 GB that people report for it. nlpai-lab/KURE-v1: fine-tuned from BAAI/bge-m3, an XLM-RoBERTa large with 8,194
+18 GB that users report for it. nlpai-lab/KURE-v1: fine-tuned from BAAI/bge-m3, an XLM-RoBERTa large with 8,194
 positions; its files hold 32-bit numbers.
 """
 
@@ -51,4 +51,4 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "type_vocab_size": 1,
     },
 }
-"""By the model's id on the hub."""
+"""The configurations by the model's id on the hub."""

@@ -1,4 +1,4 @@
-"""The KV cache, counted as vLLM 0.32 counts it: blocks of tokens, groups of layers, one pool of blocks for all groups.
+"""The size of the KV cache, computed as in vLLM 0.32: blocks of tokens, groups of layers, one pool for all groups.
 
 bytes of a token in a layer   = KV heads on this GPU * 2 * head size * bytes of the cache's type
                                 (`v1/kv_cache_interface.py`, `AttentionSpec`; MLA: one vector of rank + rope)
@@ -35,41 +35,41 @@ _BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a model's cache is cut up on one GPU."""
+    """The layout of a model's cache on one GPU."""
 
     groups: tuple[tuple[Kind, int], ...]
-    """Kind, and layers of the group on the GPU of a pipeline that has most."""
+    """(kind, layers of the group), on the GPU of the pipeline with the most layers."""
     token_bytes: int
     """Bytes of a token in one layer."""
     block: int
     """Tokens of a block."""
     window: int
     in_flight: int
-    """Tokens whose blocks may not be given back yet."""
+    """Tokens whose blocks cannot be freed yet."""
 
     @property
     def block_bytes(self) -> int:
-        """Bytes that a block takes of the pool."""
+        """The bytes of a block."""
         return max(layers for _, layers in self.groups) * self.token_bytes * self.block
 
     def blocks(self, length: int) -> int:
-        """Blocks that a request of this length may hold."""
+        """The maximum blocks of a request of this length."""
         return sum(self._group_blocks(kind, length) for kind, _ in self.groups)
 
     def request_bytes(self, length: int) -> int:
-        """Bytes that a request of this length may hold."""
+        """The maximum bytes of a request of this length."""
         return self.blocks(length) * self.block_bytes
 
     def least(self, length: int) -> int:
-        """Bytes with which vLLM starts: one request of this length, and the block that it never hands out."""
+        """The minimum bytes with which vLLM starts: one request of this length, and one reserved block."""
         return (self.blocks(length) + 1) * self.block_bytes
 
     def pool(self, available: int) -> int:
-        """Blocks that so many bytes make."""
+        """The number of blocks in this memory."""
         return max(available, 0) // self.block_bytes
 
     def concurrency(self, available: int, length: int) -> float:
-        """Requests of this length that are held at once: vLLM's "Maximum concurrency"."""
+        """The number of concurrent requests of this length: vLLM's "Maximum concurrency"."""
         return self.pool(available) / self.blocks(length)
 
     def tokens(self, available: int, max_model_len: int) -> int:
@@ -77,7 +77,7 @@ class Layout:
         return int(self.concurrency(available, max_model_len) * max_model_len)
 
     def longest(self, available: int, limit: int) -> int:
-        """The longest `max_model_len` up to `limit` with which vLLM starts; 0 if none."""
+        """The longest `max_model_len`, up to `limit`, with which vLLM starts; 0 if it does not start."""
         low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2
@@ -92,20 +92,20 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What of a server's options decides over the layout."""
+    """The options of a server that determine the layout."""
 
     dtype: str
-    """The cache's type: `fp8`, `bfloat16`, …."""
+    """The type of the cache: `fp8`, `bfloat16`, …."""
     block: int
     in_flight: int
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     hybrid: bool = True
-    """False: sliding layers keep all tokens, as the global ones do."""
+    """False: sliding layers keep all tokens, like global layers."""
 
 
 def layout(shape: Architecture, cut: Cut) -> Layout | None:
-    """The layout of a model's cache; None where there is none. Raises `LaunchError` for an unknown type of cache."""
+    """The layout of a model's cache; None for a model without one. Raises `LaunchError` for an unknown cache type."""
     if shape.encoder_only:
         return None
     kinds: Sequence[Kind] = shape.kinds
@@ -127,7 +127,7 @@ def _token_bytes(shape: Architecture, cut: Cut) -> int:
             return int(shape.head_size * one)  # every GPU holds the whole vector
     if one is None:
         raise LaunchError(
-            f"The memory of a KV cache of type {cut.dtype!r} can't be planned; of these it can: {', '.join(_BYTES)}."
+            f"The plan does not support a KV cache of type {cut.dtype!r}. Supported types: {', '.join(_BYTES)}."
         )
     heads = max(1, shape.kv_heads // cut.tensor_parallel)
     return int(heads * 2 * shape.head_size * one)

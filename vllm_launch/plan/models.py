@@ -1,7 +1,6 @@
-"""Finding a model's config.json and weight files on this machine: a folder, the hub's cache, or what is known here.
+"""Finds a model's config.json and weight files: in a folder, in the hub's cache, or among the known models.
 
-The network is left alone, but for `download`, which is asked for by name.
-The cache's layout: huggingface_hub's documentation, "Understand caching".
+Only `download` uses the network. The layout of the cache: huggingface_hub's documentation, "Understand caching".
 """
 
 from __future__ import annotations
@@ -20,34 +19,34 @@ from .checkpoint import Checkpoint
 from .checkpoint import read as read_checkpoint
 
 PUBLISHED = "its published figures"
-"""The source of what is known here without any file."""
+"""The source of the known models, which need no files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is known of a model."""
+    """The figures of a model."""
 
     name: str
     config: Mapping[str, Any]
     checkpoint: Checkpoint | None
-    """Its weight files; None where they are not there."""
+    """The weight files; None if they are missing."""
     max_seq_length: int | None
-    """Tokens that an embedding model reads, by its sentence_bert_config.json."""
+    """The maximum tokens of an embedding model, from its sentence_bert_config.json."""
     source: str
-    """Where this is from, in words."""
+    """A description of the source."""
 
 
 def find(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> Model:
-    """The model: a folder, or its id on the hub.
+    """Find a model by its folder or its id on the hub.
 
-    Looked for in the folder, in the hub's cache (`HF_HUB_CACHE`, `HF_HOME`), then among the models that are known
-    here. Raises `LaunchError` if it is nowhere, and where its files are broken.
+    An id is searched in the hub's cache (`HF_HUB_CACHE`, `HF_HOME`) and then among the known models. Raises
+    `LaunchError` if the model is not found or its files are broken.
     """
     folder = Path(name).expanduser()
     if folder.is_absolute() or name.startswith((".", "~")):
         if not (folder / "config.json").is_file():
             raise LaunchError(
-                f"There is no config.json in {folder} on this machine: name the folder that has the model."
+                f"There is no config.json in {folder} on this machine. Set model to the folder of the model."
             )
         return _from_folder(name, folder, f"the folder {folder}")
     snapshot = _snapshot(name, revision, env)
@@ -56,13 +55,13 @@ def find(name: str, revision: str | None = None, env: Mapping[str, str] = os.env
     if name in known.CONFIGS:
         return published(name)
     raise LaunchError(
-        f"The config.json of {name} is not on this machine, and without it no memory can be planned. Get it with: "
-        f"hf download {name} config.json, or have it fetched: vllm-launch plan --download"
+        f"The config.json of {name} is not on this machine, and the plan needs it. To download it: "
+        f"hf download {name} config.json, or vllm-launch plan --download"
     )
 
 
 def here(server: Server) -> Server:
-    """The server with its model as this machine has it: a folder of a container's volume has a path of its own here."""
+    """The server with its model's path on this machine. In a container, a volume's folder has another path."""
     inside = PurePosixPath(server.model)
     for host, mounted in server.volumes.items():
         folder, target = Path(host).expanduser(), PurePosixPath(mounted_at(mounted))
@@ -72,27 +71,27 @@ def here(server: Server) -> Server:
 
 
 def published(name: str, _revision: str | None = None) -> Model:
-    """A model by its published figures alone, whatever is on this machine. Raises `KeyError` for an unknown one."""
+    """A known model by its published figures, regardless of local files. Raises `KeyError` for an unknown model."""
     return Model(name, known.CONFIGS[name], None, None, PUBLISHED)
 
 
 def download(name: str, revision: str | None = None) -> Model:
-    """Get the model's config.json from the hub, then find it. Raises `LaunchError` where that fails."""
+    """Download the model's config.json from the hub, then find the model. Raises `LaunchError` on failure."""
     try:
         from huggingface_hub import hf_hub_download  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise LaunchError(
-            "To get config.json from the hub, install huggingface_hub: pip install huggingface_hub"
+            "To download config.json from the hub, install huggingface_hub: pip install huggingface_hub"
         ) from None
     try:
         hf_hub_download(name, "config.json", revision=revision)
-    except Exception as error:  # its own errors and those of its HTTP client have no common ancestor
+    except Exception as error:  # the errors of the hub and of its HTTP client have no common base class
         raise LaunchError(f"The config.json of {name} could not be downloaded: {error}") from error
     return find(name, revision)
 
 
 def cache(env: Mapping[str, str] = os.environ) -> Path:
-    """The hub's cache on this machine."""
+    """The folder of the hub's cache on this machine."""
     if env.get("HF_HUB_CACHE"):
         return Path(env["HF_HUB_CACHE"]).expanduser()
     home = env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
@@ -100,7 +99,7 @@ def cache(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def _snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path | None:
-    """The folder of a downloaded revision: the one named, or `main`, or the newest."""
+    """The folder of a downloaded revision: the given one, `main`, or the newest."""
     folder = cache(env) / ("models--" + name.replace("/", "--"))
     snapshots = folder / "snapshots"
     reference = folder / "refs" / (revision or "main")
@@ -120,12 +119,12 @@ def _from_folder(name: str, folder: Path, source: str) -> Model:
         length = _json(sentence).get("max_seq_length") if sentence.is_file() else None
         checkpoint = read_checkpoint(folder)
     except (OSError, ValueError) as error:
-        raise LaunchError(f"The files of {name} in {folder} can't be read: {error}") from error
+        raise LaunchError(f"The files of {name} in {folder} cannot be read: {error}") from error
     return Model(name, config, checkpoint, length if isinstance(length, int) else None, source)
 
 
 def _json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text("utf-8"))
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
+        raise ValueError(f"{path.name} does not contain a JSON object")
     return content

@@ -1,4 +1,4 @@
-"""The options of a server as vLLM would have them: its description, its extra arguments, and vLLM's own defaults.
+"""Resolves the options of a server as vLLM does: from its description, its extra arguments, and vLLM's defaults.
 
 The defaults are those of vLLM 0.32: `engine/arg_utils.py`, `get_batch_defaults` and the function that uses them;
 `config/cache.py` for the block; `config/vllm.py`, `max_concurrent_batches`, for tokens in flight.
@@ -23,10 +23,10 @@ LEFT_OUT = (
     "num-gpu-blocks-override",
     "kv-cache-dtype-skip-layers",
 )
-"""Flags that change what a server takes, and that no plan heeds."""
+"""Flags that change a server's memory and that the plan ignores."""
 
 BLOCK = 16
-# MLA on CUDA runs on kernels with blocks of their own (`v1/attention/backends/mla/flashmla.py`).
+# The MLA kernels for CUDA have a different block size (`v1/attention/backends/mla/flashmla.py`).
 MLA_BLOCK = 64
 
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
@@ -34,7 +34,7 @@ _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What of a server's options decides over its memory; nothing is left open."""
+    """The resolved options of a server that determine its memory."""
 
     max_model_len: int
     """Tokens."""
@@ -50,28 +50,28 @@ class Options:
     block_size: int
     enforce_eager: bool
     hybrid: bool
-    """Whether sliding layers give blocks back."""
+    """Whether sliding layers free blocks."""
     pooling: bool
     in_flight: int
-    """Tokens of steps that may run at once."""
+    """Tokens of the steps that may run concurrently."""
     lora_rank: int
     """0 without LoRA."""
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes of a number of the type that the model runs in."""
+        """Bytes of a number in the type in which the model runs."""
         return _BYTES.get(self.dtype, 2)
 
     @property
     def gpus(self) -> int:
-        """How many GPUs it takes."""
+        """The number of GPUs."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 def resolve(server: Server, shape: Architecture, gpu: Gpu, longest: int) -> Options:
-    """The options of a server on this kind of GPU. `longest`: tokens that the model can take.
+    """The options of a server on this kind of GPU. `longest`: the maximum tokens of the model.
 
-    Raises `LaunchError` for an extra argument that is no number where one has to be.
+    Raises `LaunchError` for an extra argument that must be a number and is not.
     """
     extra = flags(server.extra_args)
     pooling = server.runner == "pooling" or shape.encoder_only
@@ -100,12 +100,12 @@ def resolve(server: Server, shape: Architecture, gpu: Gpu, longest: int) -> Opti
 
 
 def _batches(pooling: bool, pipeline: int, extra: Mapping[str, str]) -> int:
-    """Steps at once: one for each stage of a pipeline, and one more where the next is scheduled meanwhile."""
+    """The number of concurrent steps: one for each stage of a pipeline, and one more with async scheduling."""
     return pipeline if pooling or "no-async-scheduling" in extra else pipeline + 1
 
 
 def _batch(server: Server, gpu: Gpu, length: int, *, whole: bool) -> tuple[int, int]:
-    """Tokens and sequences of the largest step. `whole`: a text is never cut, so the longest has to fit."""
+    """Tokens and sequences of the largest step. `whole`: inputs are not split, so the longest has to fit."""
     tokens, sequences = _batch_defaults(gpu)
     most = server.max_num_seqs or sequences
     tokens = server.max_num_batched_tokens or min(max(tokens, length) if whole else tokens, most * length)
@@ -113,7 +113,7 @@ def _batch(server: Server, gpu: Gpu, length: int, *, whole: bool) -> tuple[int, 
 
 
 def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
-    """Tokens and sequences of a step of the API server, by the GPU."""
+    """vLLM's defaults for the tokens and sequences of a step, by the GPU."""
     if gpu.total >= 160 * GIB:
         return 16384, 1024
     if gpu.total >= 70 * GIB and not gpu.is_a100:
@@ -121,21 +121,21 @@ def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
     return 2048, 256
 
 
-def _dtype(asked: str, shape: Architecture, pooling: bool) -> str:
-    """`config/model.py`, `_resolve_auto_dtype`: models of 32 bits are run in 16."""
-    if asked != "auto":
-        return {"half": "float16", "float": "float32"}.get(asked, asked)
+def _dtype(given: str, shape: Architecture, pooling: bool) -> str:
+    """The type of the model, as in `config/model.py`, `_resolve_auto_dtype`: 32-bit models run in 16 bits."""
+    if given != "auto":
+        return {"half": "float16", "float": "float32"}.get(given, given)
     if shape.dtype == "float32":
         return "float16" if pooling else "bfloat16"
     return shape.dtype
 
 
-def _cache_dtype(asked: str, dtype: str) -> str:
-    return dtype if asked == "auto" else asked
+def _cache_dtype(given: str, dtype: str) -> str:
+    return dtype if given == "auto" else given
 
 
 def flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Flags of `extra_args`: name without dashes -> value, empty for a switch."""
+    """The flags of `extra_args`: name without dashes -> value; empty for a switch."""
     found: dict[str, str] = {}
     name = ""
     for argument in arguments:
@@ -152,5 +152,5 @@ def _block_size(extra: Mapping[str, str], server: Server) -> int | None:
     if not text:
         return None
     if not text.isdigit():
-        raise LaunchError(f"The server {server.name!r} has --block-size {text!r} in extra_args, which is no number.")
+        raise LaunchError(f"The server {server.name!r} has --block-size {text!r} in extra_args. It must be a number.")
     return int(text)

@@ -1,4 +1,4 @@
-"""The plan that people ask for: what fits, what would have to change, and what is worth knowing."""
+"""Creates the complete plan: whether the servers fit, suggestions if not, and notes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .shares import split
 
 
 def plan(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models = find) -> Plan:
-    """What the servers take of the GPUs' memory, whether it fits, and if not, what would.
+    """The plan of the servers' memory, with suggestions if they do not fit.
 
-    Servers without GPUs are left out, with a note. Raises `LaunchError` where a model is nowhere on this machine, where
-    its config.json can't be made sense of, and where there is nothing to plan.
+    Servers without GPUs are skipped, with a note. Raises `LaunchError` if a model is not on this machine, if its
+    config.json is not supported, and if there is nothing to plan.
     """
     if not gpus:
         raise LaunchError("There is no GPU to plan for.")
     if not any(server.needs_gpu for server in servers):
-        raise LaunchError("None of these servers is described as running on GPUs: there is nothing to plan.")
+        raise LaunchError("None of these servers runs on GPUs: there is nothing to plan.")
     cached = functools.cache(models)
     servers = [here(server) for server in servers]
     result = evaluate(servers, gpus, cached)
@@ -39,19 +39,19 @@ def plan(servers: Sequence[Server], gpus: Sequence[Gpu], models: Models = find) 
 def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[str]:
     for server in servers:
         if not server.needs_gpu:
-            yield f"{server.name} has no GPUs in its description and is left out."
+            yield f"{server.name} has no GPUs in its description and is skipped."
     for one in result.servers:
         yield from _left_out(servers, one.name, models(one.model, _revision(servers, one.name)).config)
         if one.weights_source == "config":
             yield f"{one.name}: the weights are {_computed(one)}."
         config = architecture.read(models(one.model, _revision(servers, one.name)).config, one.model).quantization
         if not quantization.known(config):
-            yield f"{one.name}: its quantisation is unknown here: without its files, the weights count as 16 bits."
+            yield f"{one.name}: its quantization is unknown. Without its files, the weights count as 16 bits."
     for gpu in result.gpus:
         if len(gpu.shares) > 1:
             yield (
-                f"GPU {gpu.index} is shared: start its servers one after the other. vLLM measures what is free while "
-                "it starts, and takes what another server fills meanwhile for its own."
+                f"GPU {gpu.index} is shared: start its servers one after the other. vLLM measures the free memory "
+                "while it starts, and counts memory that another server allocates meanwhile as its own."
             )
     yield from _idle(result)
 
@@ -59,21 +59,21 @@ def _notes(servers: Sequence[Server], result: Plan, models: Models) -> Iterator[
 def _computed(server: ServerPlan) -> str:
     if server.model_source == PUBLISHED:
         return f"computed from {PUBLISHED}; once its files are in the hub's cache, they are read"
-    return f"computed from the config.json in {server.model_source}; once its weights are there too, their sizes count"
+    return f"computed from the config.json in {server.model_source}; once its weights exist, their sizes are used"
 
 
 def _left_out(servers: Sequence[Server], name: str, config: Config) -> Iterator[str]:
-    """What changes a server's memory and is not counted."""
+    """The notes on memory that the plan does not count."""
     server = next(server for server in servers if server.name == name)
     unheeded = [f"--{flag}" for flag in flags(server.extra_args) if flag in LEFT_OUT]
     if unheeded:
-        yield f"{name}: {', '.join(unheeded)} changes what it takes, and is not in these figures."
+        yield f"{name}: {', '.join(unheeded)} changes its memory. These figures do not include that."
     if "vision_config" in config:
-        yield f"{name}: what its vision encoder needs while it runs is not in these figures."
+        yield f"{name}: these figures do not include the activations of its vision encoder."
 
 
 def _idle(result: Plan) -> Iterator[str]:
-    """Shares that are larger than they need be, where another server could use the memory."""
+    """The notes on shares that are larger than needed while another server could use the memory."""
     for gpu in result.gpus:
         if gpu.problems or not gpu.shares or not result.fits:
             continue

@@ -1,8 +1,8 @@
-"""What a quantised matrix takes: packed weights, scales, zero points; and which matrices stay as they are.
+"""The size of quantized matrices: packed weights, scales, zero points. And which matrices are not quantized.
 
 The layouts are those that vLLM 0.32 allocates: `create_weights` in `model_executor/layers/quantization/` auto_awq.py,
-auto_gptq.py, fp8.py, compressed_tensors/, modelopt.py. Embeddings, norms, routers of experts and (unless the file says
-otherwise) the output matrix are never quantised: `get_quant_method` there answers for linear layers alone.
+auto_gptq.py, fp8.py, compressed_tensors/, modelopt.py. Embeddings, norms, routers of experts and, by default, the
+output matrix are not quantized: `get_quant_method` there applies only to linear layers.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from .architecture import Linear
 
 SCALE = 2
-"""Bytes of a group's scale: of the model's 16 bits."""
+"""Bytes of a group's scale, in the model's 16-bit type."""
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate")
 
 
-_ALL = 1 << 30  # more outputs than any matrix has: one scale for all of them
+_ALL = 1 << 30  # more outputs than any matrix has: one scale for all outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """One way of packing a matrix."""
+    """A method of packing a matrix."""
 
     method: str
     bits: int
     group: int = 0
-    """Inputs that share a scale; 0: all of them (a scale for each output)."""
+    """Inputs that share a scale; 0: all inputs (a scale for each output)."""
     group_outputs: int = 1
     """Outputs that share a scale, with block-wise FP8."""
     scale: float = SCALE
@@ -38,11 +38,11 @@ class Quantization:
     zero_bits: int = 0
     """Bits of a group's zero point; 0 without one."""
     per_input: int = 0
-    """Bytes for each input, whatever the outputs: GPTQ's order of groups."""
+    """Bytes for each input, independent of the outputs: GPTQ's order of groups."""
     skipped: tuple[str, ...] = ()
-    """Names, parts of names or `re:` patterns of matrices that stay as they are."""
+    """Names, parts of names or `re:` patterns of matrices that are not packed."""
     only: str = ""
-    """Where not empty: the part of its name that a matrix must have to be packed."""
+    """If not empty: only matrices whose name contains this are packed."""
 
     def packs(self, name: str) -> bool:
         """Whether the matrix of this name is packed."""
@@ -51,7 +51,7 @@ class Quantization:
         return not any(_matches(pattern, name) for pattern in self.skipped)
 
     def bytes(self, linear: Linear) -> int:
-        """Bytes of one such matrix."""
+        """Bytes of one packed matrix."""
         groups = math.ceil(linear.inputs / self.group) if self.group else 1
         scales = groups * math.ceil(linear.outputs / self.group_outputs)
         packed = linear.inputs * linear.outputs * self.bits / 8
@@ -60,9 +60,9 @@ class Quantization:
 
 
 def read(config: Mapping[str, Any] | None, flag: str | None = None) -> Quantization | None:
-    """The packing that a `quantization_config` describes, or that vLLM's `--quantization` asks for while loading.
+    """The quantization in a `quantization_config`, or of vLLM's `--quantization` during loading.
 
-    None: nothing is packed, or the method is unknown (`known` tells which).
+    None: nothing is packed, or the method is unknown (see `known`).
     """
     if config is None:
         return _ONLINE.get(flag or "")
@@ -72,7 +72,7 @@ def read(config: Mapping[str, Any] | None, flag: str | None = None) -> Quantizat
 
 
 def known(config: Mapping[str, Any] | None) -> bool:
-    """Whether the method is one that `read` knows, or there is none."""
+    """Whether `read` supports the method, or there is no quantization."""
     return config is None or _method(config) in _READERS
 
 
@@ -97,7 +97,7 @@ def _awq(config: Mapping[str, Any]) -> Quantization:
 def _gptq(config: Mapping[str, Any]) -> Quantization:
     bits = int(config.get("bits") or 4)
     group = max(int(config.get("group_size") or 128), 0)
-    # `qzeros` are there whether or not the file makes use of them; `g_idx` where it orders inputs by their activation.
+    # `qzeros` always exist, even if the file does not use them; `g_idx` exists if inputs are ordered by activation.
     return Quantization("gptq", bits, group, zero_bits=bits, per_input=4 if config.get("desc_act") else 0)
 
 
@@ -132,12 +132,12 @@ def _bitsandbytes(config: Mapping[str, Any]) -> Quantization:
     skipped = tuple(config.get("llm_int8_skip_modules") or ())
     if config.get("load_in_8bit"):
         return Quantization("bitsandbytes", 8, 0, scale=4, skipped=skipped)
-    # NF4: a 32-bit scale for a block of 64 weights (arXiv 2305.14314, section 3), which vLLM keeps unpacked.
+    # NF4: a 32-bit scale for a block of 64 weights (arXiv 2305.14314, section 3). vLLM does not pack the scales.
     return Quantization("bitsandbytes", 4, 64, scale=4, skipped=skipped)
 
 
 def _mxfp4(config: Mapping[str, Any]) -> Quantization:
-    # A shared 8-bit exponent for 32 weights (OCP Microscaling Formats 1.0); the experts alone are packed.
+    # A shared 8-bit exponent for 32 weights (OCP Microscaling Formats 1.0). Only the experts are packed.
     return Quantization(
         "mxfp4", 4, 32, scale=1, only="experts", skipped=tuple(config.get("modules_to_not_convert") or ())
     )
@@ -160,5 +160,5 @@ _READERS = {
     "mxfp4": _mxfp4,
     "modelopt-fp4": _nvfp4,
 }
-# What vLLM packs while it loads 16-bit weights.
+# The methods with which vLLM packs 16-bit weights during loading.
 _ONLINE = {"fp8": _fp8({}), "bitsandbytes": _bitsandbytes({}), "mxfp4": _mxfp4({})}

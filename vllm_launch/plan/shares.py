@@ -1,4 +1,4 @@
-"""Deals a GPU's memory to the servers on it: to each what it needs, and the rest to the one with most cache to fill."""
+"""Allocates a GPU's memory to its servers: each gets what it needs, and the largest one with a KV cache the rest."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from .figures import Plan
 
 MOST = 0.97
-"""A share above this leaves too little for the driver and for what grows while a server runs."""
+"""The largest share. Above it, too little is left for the driver and for memory that grows at run time."""
 _SPARE = 0.02
-"""Of a GPU, what is given to nobody where there is a choice."""
+"""The share of a GPU that stays free, unless the allocation is tight."""
 _MARGIN = 1.1
-"""Of what a server needs by the estimates, what it is given where there is a choice."""
+"""The factor on a server's estimated need, unless the allocation is tight."""
 
 
-def dealt(plan: Plan, *, tight: bool = False) -> dict[str, float]:
-    """The `gpu_memory_utilization` of each server that has it changed. `tight`: nothing is left as a margin."""
+def allocate(plan: Plan, *, tight: bool = False) -> dict[str, float]:
+    """The new `gpu_memory_utilization` of each server whose share changes. `tight`: without a margin."""
     shares: dict[str, float] = {}
     for gpu in plan.gpus:
         for name, share in split(plan, gpu.index, tight=tight).items():
@@ -24,7 +24,7 @@ def dealt(plan: Plan, *, tight: bool = False) -> dict[str, float]:
 
 
 def split(plan: Plan, index: int, *, tight: bool = False) -> dict[str, float]:
-    """The shares on one GPU, in hundredths. A server whose KV cache has a fixed size has no use for one."""
+    """The shares on one GPU, in hundredths. A server with a fixed KV cache size needs no share."""
     margin, spare = (1.0, 0.0) if tight else (_MARGIN, _SPARE)
     gpu = next(gpu for gpu in plan.gpus if gpu.index == index)
     here = [server for server in plan.servers if index in server.gpus]

@@ -1,4 +1,4 @@
-"""A plan in words and tables, for rich."""
+"""Renders a plan as text and tables, with rich."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEIGHTS = {"files": "from its files", "index": "from its files' index", "config
 
 
 def render(plan: Plan) -> Group:
-    """The plan as people read it: a table for each server, one for the GPUs, then what is wrong and what helps."""
+    """The rendered plan: a table for each server, a line for each GPU, then problems, suggestions and notes."""
     from rich.console import Group
 
     return Group(*_parts(plan))
@@ -36,9 +36,9 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     for problem in plan.problems:
         yield Text("Does not fit. " + problem, style="bold red")
     if not plan.fits and not plan.suggestions:
-        yield Text("Nothing that was tried would make it fit: other settings, more GPUs, a larger card.")
+        yield Text("No change that was tried makes it fit: other settings, more GPUs, a larger card.")
     if plan.suggestions:
-        yield Text("Any one of these would make it fit:" if len(plan.suggestions) > 1 else "This would make it fit:")
+        yield Text("Any one of these makes it fit:" if len(plan.suggestions) > 1 else "This makes it fit:")
     for suggestion in plan.suggestions:
         yield Text(f"  - {suggestion.text}")
     for note in plan.notes:
@@ -63,29 +63,29 @@ def _title(server: ServerPlan) -> str:
 
 
 def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
-    """What a server spends its share on: what, how much, why."""
+    """The parts of a server's share: name, size, explanation."""
     options = server.options
-    fixed = "all of the below: kv_cache_memory_bytes is set, and the share does not count"
+    fixed = "the sum of the rows below: kv_cache_memory_bytes is set, so the share is ignored"
     share = fixed if options.kv_cache_memory_bytes else f"gpu_memory_utilization {options.gpu_memory_utilization:g}"
     yield "share", gib(server.budget), share
     yield "weights", gib(server.weights), _WEIGHTS[server.weights_source]
     step = f"{options.max_num_batched_tokens:,} tokens or {options.max_num_seqs:,} requests in a step"
     yield "activation", gib(server.activation), f"estimate: {step}"
     yield "CUDA graphs", gib(server.cuda_graphs), "none: enforce_eager" if options.enforce_eager else "estimate"
-    yield "other", gib(server.non_torch), "estimate: memory that is not PyTorch's"
+    yield "other", gib(server.non_torch), "estimate: memory outside PyTorch"
     cache = server.kv_cache
     if server.kv_available < 0:
-        yield "too little by", gib(-server.kv_available), "its share does not hold that"
+        yield "too little by", gib(-server.kv_available), "the share is too small"
         return
     if server.needs == server.fixed:
-        yield "KV cache", "none", f"a model without one; it leaves {gib(server.kv_available)} of its share alone"
+        yield "KV cache", "none", f"the model has none; {gib(server.kv_available)} of the share stay unused"
         return
-    yield "KV cache", gib(server.kv_available), f"what is left, as {options.kv_cache_dtype}"
+    yield "KV cache", gib(server.kv_available), f"the rest, as {options.kv_cache_dtype}"
     if cache is None:
         return
     later = "" if cache.late_token_bytes == cache.token_bytes else f", {cache.late_token_bytes:,} beyond the window"
-    yield "a token", f"{cache.token_bytes:,} bytes", f"in all layers{later}"
-    yield "a request", gib(cache.request_bytes), f"of max_model_len {options.max_model_len:,} tokens, at most"
+    yield "per token", f"{cache.token_bytes:,} bytes", f"in all layers{later}"
+    yield "per request", gib(cache.request_bytes), f"of max_model_len {options.max_model_len:,} tokens, at most"
     yield "KV cache size", f"{cache.tokens:,} tokens", f"as vLLM logs it; concurrency {cache.concurrency:.2f}x"
     for tokens, count in cache.sequences:
         yield (
@@ -96,7 +96,7 @@ def rows(server: ServerPlan) -> Iterator[tuple[str, str, str]]:
 
 
 def _limit(count: int, most: int) -> str:
-    return f"; max_num_seqs lets {most:,} run" if count > most else ""
+    return f"; max_num_seqs allows {most:,}" if count > most else ""
 
 
 def _gpu(gpu: GpuPlan) -> str:

@@ -1,7 +1,7 @@
-"""How many bytes a model's weights take on a GPU: from the files where they are there, or else from its shape.
+"""The bytes of a model's weights on a GPU, from its files or, without files, from its shape.
 
-Shape: the matrices of `Architecture.linears`, packed as `quantization` says; 16 bits for the rest. Files: the sizes in
-the headers of the safetensors files, floating-point tensors converted to the type that the model is run in.
+Shape: the matrices of `Architecture.linears`, packed as in `quantization`; 16 bits for the rest. Files: the sizes in
+the headers of the safetensors files; floating-point tensors are converted to the type in which the model runs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VOCABULARY_PADDING = 64
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes that tensor parallelism splits among GPUs, and bytes that each of them has in full."""
+    """Bytes that tensor parallelism splits among GPUs, and bytes that each GPU has in full."""
 
     split: int = 0
     whole: int = 0
 
     def __add__(self, other: Part) -> Part:
-        """Both together."""
+        """The sum of both parts."""
         return Part(self.split + other.split, self.whole + other.whole)
 
     def on_one(self, tensor_parallel: int) -> int:
@@ -37,20 +37,20 @@ class Part:
         return math.ceil(self.split / tensor_parallel) + self.whole
 
     def scaled(self, factor: float) -> Part:
-        """The same, so many times as large."""
+        """The part multiplied by a factor."""
         return Part(int(self.split * factor), int(self.whole * factor))
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's weights, by the place that they have in a pipeline."""
+    """The weights of a model, by their place in a pipeline."""
 
     layers: tuple[Part, ...]
     embedding: Part
     head: Part
-    """The output matrix, if it is not the input's, which the last GPU of a pipeline then has as well as the first."""
+    """The output matrix, on the last GPU of a pipeline, if it differs from the input embedding."""
     other: Part
-    """What is on every GPU of a pipeline: final norm, vision tower."""
+    """The weights on every GPU of a pipeline: final norm, vision tower."""
     source: Source
 
     @property
@@ -59,7 +59,7 @@ class Weights:
         return self.on_gpu(1, 1)
 
     def on_gpu(self, tensor_parallel: int, pipeline_parallel: int) -> int:
-        """Bytes on the GPU that has most."""
+        """The bytes on the GPU with the most weights."""
         return max(
             sum((part for part in self._stage(stage, pipeline_parallel)), Part()).on_one(tensor_parallel)
             for stage in range(pipeline_parallel)
@@ -78,7 +78,7 @@ class Weights:
 def stage_layers(layers: int, stage: int, stages: int) -> tuple[int, int]:
     """First layer and end of a pipeline's stage: vLLM's `distributed/utils.py`, `get_pp_indices`.
 
-    What does not divide evenly goes to the last stages but one, from the back.
+    Remaining layers go to the stages before the last one, from the back.
     """
     sizes = [layers // stages] * stages
     for index in range(layers % stages):
@@ -87,7 +87,7 @@ def stage_layers(layers: int, stage: int, stages: int) -> tuple[int, int]:
 
 
 def computed(shape: Architecture, dtype_bytes: int, packing: Quantization | None, kv_copies: int = 1) -> Weights:
-    """The weights by the model's shape. `kv_copies`: how often each key-value head is there, with many GPUs."""
+    """The weights from the model's shape. `kv_copies`: copies of each key-value head, with many GPUs."""
     padded = math.ceil(shape.vocabulary / VOCABULARY_PADDING) * VOCABULARY_PADDING
     embedding = padded * shape.hidden * dtype_bytes
     rest = (shape.positions + shape.types) * shape.hidden + shape.hidden * (2 if shape.encoder_only else 1)
@@ -112,7 +112,7 @@ def _layer(shape: Architecture, layer: int, dtype_bytes: int, packing: Quantizat
 
 
 def latent_copies(shape: Architecture, dtype_bytes: int) -> int:
-    """Bytes that MLA keeps beside its weights: `kv_b_proj`, unpacked and turned over, as two matrices.
+    """Bytes that MLA needs in addition to its weights: `kv_b_proj`, unpacked and transposed, as two matrices.
 
     vLLM's `model_executor/layers/attention/mla_attention.py`, `process_weights_after_loading`: `W_UK_T` and `W_UV`.
     """
@@ -122,7 +122,7 @@ def latent_copies(shape: Architecture, dtype_bytes: int) -> int:
 
 
 def scaled(weights: Weights, total: int) -> Weights:
-    """The weights as computed, brought to the total that their index tells."""
+    """The computed weights, scaled to the total in their index."""
     factor = total / weights.total
     return Weights(
         layers=tuple(part.scaled(factor) for part in weights.layers),

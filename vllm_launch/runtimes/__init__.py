@@ -1,14 +1,14 @@
-"""Ways to run a server: as a container (`containers`) or as a process of this machine (`processes`), one interface."""
+"""The runtimes: `containers` runs servers in Docker, `processes` as processes. Both have one interface (`base`)."""
 
 from __future__ import annotations
 
 from .base import Instance, LaunchError, Report, Runtime, RuntimeName, State
 
-__all__ = ["Instance", "LaunchError", "Runtime", "RuntimeName", "State", "answering", "opened"]
+__all__ = ["Instance", "LaunchError", "Runtime", "RuntimeName", "State", "available_runtimes", "open_runtime"]
 
 
-def opened(name: RuntimeName, python: str | None = None) -> Runtime:
-    """The runtime of this name. `python`: the Python that has vLLM, for processes. Raises `LaunchError`."""
+def open_runtime(name: RuntimeName, python: str | None = None) -> Runtime:
+    """Create the runtime of this name. `python`: the Python with vLLM, for processes. Raises `LaunchError`."""
     if name == "docker":
         from .containers import Containers
 
@@ -18,16 +18,16 @@ def opened(name: RuntimeName, python: str | None = None) -> Runtime:
     return Processes(python=python)
 
 
-def answering(report: Report) -> list[Runtime]:
-    """The runtimes that there are on this machine: processes always, Docker where its engine answers.
+def available_runtimes(report: Report) -> list[Runtime]:
+    """The runtimes that are available on this machine: processes, and Docker if its engine answers.
 
-    One that ought to answer and does not is told to `report`: its servers may well run.
+    If an engine is expected but does not answer, `report` receives a message: its servers may still run.
     """
     from . import engine
 
-    found: list[Runtime] = [opened("process")]
+    found: list[Runtime] = [open_runtime("process")]
     try:
-        found.append(opened("docker"))
+        found.append(open_runtime("docker"))
     except LaunchError as error:
         if engine.is_expected():
             report(f"Containers are left out. {error}")

@@ -1,4 +1,4 @@
-"""What every runtime can do with a server, and how it tells of one. `up.py` does everything else, for both alike."""
+"""The interface of the runtimes, and the state of a server. `up.py` uses both runtimes through it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Instance", "LaunchError", "Report", "Runtime", "RuntimeName", "State
 
 RuntimeName: TypeAlias = Literal["docker", "process"]
 State: TypeAlias = Literal["running", "restarting", "exited"]
-"""Whether its process is there. Whether it answers, `ready.py` asks the server itself."""
+"""The state of the process. `ready.py` checks whether the server answers."""
 
 Report: TypeAlias = Callable[[str], None]
-"""Told what is being done while something takes long: one line of plain text."""
+"""Receives the progress of a long operation: one line of plain text per call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A server as a runtime has it."""
+    """A server of a runtime."""
 
     server: Server
-    """The description that it was started from."""
+    """The description from which the server was started."""
     runtime: RuntimeName
     state: State
     id: str
@@ -32,13 +32,13 @@ class Instance:
     started_at: float
     """Seconds since 1970."""
     ended: str = ""
-    """How it ended, in words, as `with status 1`; empty while it runs."""
+    """How the process ended, such as `with status 1`; empty while it runs."""
     kept: bool = True
-    """Whether it outlives its launcher (`Runtime.keep`)."""
+    """Whether the server outlives its launcher (`Runtime.keep`)."""
     unhealthy: str = ""
-    """What the runtime's own health check has against it, in words; empty where it has nothing, or there is none."""
+    """The error of the runtime's health check; empty without an error or a check."""
     restarts: int = 0
-    """How often the runtime has started it again by itself."""
+    """How often the runtime has restarted the server."""
 
     @property
     def name(self) -> str:
@@ -47,38 +47,38 @@ class Instance:
 
 
 class Runtime(Protocol):
-    """Starts servers, finds them again, and stops them. All of it raises `LaunchError`."""
+    """Starts, lists and stops servers. All methods raise `LaunchError`."""
 
     name: RuntimeName
 
     def prepare(self, server: Server, report: Report) -> None:
-        """Bring here what the start needs (an image), and refuse what can't be started (no GPU, a taken name)."""
+        """Fetch what the start needs (an image). Raise if the server cannot start (no GPU, a name in use)."""
         ...
 
     def start(self, server: Server) -> Instance:
-        """Start it and return at once. Until `keep` is called it ends with this program, and is not started again."""
+        """Start the server without waiting. Until `keep` is called, it ends with this program and is not restarted."""
         ...
 
     def keep(self, instance: Instance) -> None:
-        """It is ready: from now on it outlives this program, and is started again where the runtime can do that.
+        """Detach a ready server from its launcher: it outlives this program, and the runtime may restart it.
 
-        Harmless where it is kept already. One whose launcher is gone is kept too; where that still runs, keeping it may
-        be refused: it is that one's to keep.
+        Harmless for a detached server. It also detaches a server whose launcher is gone. While another launcher still
+        runs, the call may raise: only that launcher may detach its server.
         """
         ...
 
     def stop(self, instance: Instance, grace: float) -> None:
-        """Ask it to end, wait up to `grace` seconds, then kill it; nothing of it is left. Harmless where it is gone."""
+        """Stop the server: send a signal, wait up to `grace` seconds, then kill it. Harmless if it is gone."""
         ...
 
     def instances(self) -> list[Instance]:
-        """What there is of this launcher's servers, those that have exited among them, by name."""
+        """The servers of all launchers, sorted by name, including those that have exited."""
         ...
 
     def log(self, instance: Instance, lines: int | None = None) -> str:
-        """What it has written, or the last lines of it."""
+        """The server's log, or its last lines."""
         ...
 
     def follow(self, instance: Instance, lines: int | None = None) -> Iterator[str]:
-        """What it has written, and then what it writes, line by line without line ends, until it ends."""
+        """The lines of the log and then all new lines, without line ends, until the server ends."""
         ...

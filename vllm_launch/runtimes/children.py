@@ -1,7 +1,7 @@
-"""vLLM servers as child processes: start several at once, wait until all of them answer, stop them whole.
+"""Runs vLLM servers as child processes, for programs that need servers while they run, such as tests.
 
-For programs that need servers while they run, as tests do. Whatever was started is stopped when its context ends, on
-Ctrl-C, at the exit of the interpreter and, by `guard`, when this process is killed.
+All servers start at once. They stop when their context ends, on Ctrl-C, when the interpreter exits, and, through
+`guard`, when this process is killed.
 
     with running([chat, embed], python="…/bin/python", log_dir=Path("logs")) as (chat_process, embed_process):
         httpx.get(chat_process.url + "/v1/models")
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 600.0
 STOP_GRACE_S = 15.0
-# A server that is still loading has nothing to finish, and vLLM does not always heed the signal then.
+# A loading server has no requests to finish, and vLLM does not always react to the signal then.
 _LOADING_GRACE_S = 2.0
 _POLL_S = 0.25
 _READ_LINES = 400
 
 
 class ServerError(LaunchError):
-    """A server did not start. The message says why, as far as its log tells, and where the log is."""
+    """A server did not start. The message contains the likely cause and the path of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one server is doing while it starts."""
+    """The progress of one server's start."""
 
     server: Server
     seconds: float
     line: str
-    """What it is doing, read from its log, in words."""
+    """A description of the current step, from the log."""
     ready: bool
 
 
@@ -58,52 +58,50 @@ OnProgress = Callable[[Progress], None]
 
 
 class ServerProcess:
-    """One vLLM server as a child process; a context manager that starts it, waits for it, and stops it."""
+    """One vLLM server as a child process. As a context manager, it starts the server, waits for it, and stops it."""
 
     def __init__(self, server: Server, *, python: str | Path, log_dir: Path) -> None:
-        """Nothing is started yet. The log is `<log_dir>/<server.name>.log`, written anew at each start."""
+        """Start nothing yet. The log is `<log_dir>/<server.name>.log`; each start overwrites it."""
         self.server = server
         self.log_path = log_dir / f"{server.name}.log"
         self._python = str(python)
         self._popen: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._started_by = 0
-        self._asked_to_end_at = 0.0
+        self._terminated_at = 0.0
         self._ready = False
 
     @property
     def url(self) -> str:
-        """Where its API is, without `/v1`."""
+        """The base URL of the API, without `/v1`."""
         return self.server.base_url
 
     @property
     def pid(self) -> int | None:
-        """The process id of the leader of the server's group, and so the group's id; None before the start."""
+        """The id of the server's process group and of its leader; None before the start."""
         return self._popen.pid if self._popen else None
 
     @property
     def running(self) -> bool:
-        """Whether the server is there; it may still be loading."""
+        """Whether the process runs; the server may still be loading."""
         return self._popen is not None and self._popen.poll() is None
 
     def exit_reason(self) -> str:
-        """How the server ended, in words; empty while it runs."""
+        """How the server ended; empty while it runs."""
         status = self._popen.poll() if self._popen else None
         return "" if status is None else groups.how_it_ended(status)
 
     def group_runs(self) -> bool:
-        """Whether any process of the server's group runs, the engine core among them."""
+        """Whether any process of the server's group runs, including the engine core."""
         return self._popen is not None and groups.runs(self._popen.pid)
 
     def start(self) -> None:
-        """Starts the server and returns at once; `wait_ready` waits for it."""
+        """Start the server without waiting. `wait_ready` waits for it."""
         if self._popen:
             raise ServerError(f"The vLLM server {self.server.name!r} has been started already.")
         _require_free_port(self.server)
         if shutil.which(self._python) is None:
-            raise ServerError(
-                f"There is no Python {self._python!r} to start the vLLM server {self.server.name!r} with."
-            )
+            raise ServerError(f"There is no Python {self._python!r} to start the vLLM server {self.server.name!r}.")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = self.server.command(self._python)
         self._popen = groups.spawn(command, groups.environment(self.server), self.log_path)
@@ -112,22 +110,22 @@ class ServerProcess:
         _started.append(self)
 
     def wait_ready(self, timeout: float = READY_TIMEOUT_S, on_progress: OnProgress | None = None) -> None:
-        """Returns when the server answers `GET /health`; a `ServerError` when it ends before, or takes too long."""
+        """Wait until the server answers `GET /health`. Raises `ServerError` if it exits or takes too long."""
         _wait_ready([self], timeout, on_progress)
 
     def terminate(self) -> None:
-        """Asks the server to end, without waiting for it."""
+        """Send the stop signal without waiting."""
         if self._popen:
-            self._asked_to_end_at = time.monotonic()
+            self._terminated_at = time.monotonic()
             groups.ask_to_end(self._popen.pid)
 
     def stop(self, grace: float = STOP_GRACE_S) -> None:
-        """Ends the whole process group: asks, waits up to `grace` seconds, then kills. Calling it twice is harmless."""
+        """Stop the process group: send a signal, wait up to `grace` seconds, then kill. A second call is harmless."""
         if self._popen is None:
             return
-        if not self._asked_to_end_at:
+        if not self._terminated_at:
             self.terminate()
-        deadline = self._asked_to_end_at + (grace if self._ready else min(grace, _LOADING_GRACE_S))
+        deadline = self._terminated_at + (grace if self._ready else min(grace, _LOADING_GRACE_S))
         groups.await_end(self._popen.pid, deadline, self._popen.poll)
         self._popen.communicate()
         if self in _started:
@@ -142,13 +140,13 @@ class ServerProcess:
         return Progress(self.server, seconds, logs.activity(self._log()), self._ready)
 
     def _explain(self, what: str) -> str:
-        return causes.told(self.server.name, what, self._log(), self.exit_reason(), self.log_path)
+        return causes.failure_report(self.server.name, what, self._log(), self.exit_reason(), self.log_path)
 
     def _log(self) -> str:
         return logfile.read(self.log_path, _READ_LINES)
 
     def __enter__(self) -> Self:
-        """Starts the server and waits until it is ready."""
+        """Start the server and wait until it is ready."""
         try:
             self.start()
             self.wait_ready()
@@ -160,7 +158,7 @@ class ServerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops the server."""
+        """Stop the server."""
         self.stop()
 
 
@@ -173,7 +171,7 @@ def running(
     timeout: float = READY_TIMEOUT_S,
     on_progress: OnProgress | None = None,
 ) -> Iterator[list[ServerProcess]]:
-    """Starts all servers side by side, yields their processes once all are ready, and stops all of them at the end."""
+    """Start all servers concurrently, yield their processes once all are ready, and stop all of them at the end."""
     _require_distinct(servers)
     processes = [ServerProcess(server, python=python, log_dir=log_dir) for server in servers]
     try:
@@ -186,7 +184,7 @@ def running(
 
 
 def stop_all(processes: Sequence[ServerProcess]) -> None:
-    """Stops several servers at once: all are asked before the first is waited for."""
+    """Stop several servers concurrently: all receive the signal before the first wait."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -196,7 +194,7 @@ def stop_all(processes: Sequence[ServerProcess]) -> None:
 def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress: OnProgress | None) -> None:
     report = on_progress or (lambda _: None)
     waiting = list(processes)
-    # A proxy of the environment has no business between this process and its own child.
+    # Requests to a child process ignore the proxy variables.
     with httpx.Client(trust_env=False, timeout=5.0) as http:
         while waiting:
             for process in waiting[:]:
@@ -213,8 +211,8 @@ def _wait_ready(processes: Sequence[ServerProcess], timeout: float, on_progress:
 def _require_free_port(server: Server) -> None:
     if error := ports.refusal(server.host, server.port):
         raise ServerError(
-            f"Port {server.port}, wanted for the vLLM server {server.name!r}, can't be used: {error.strerror}. "
-            "Stop what listens there, or choose another port."
+            f"Port {server.port} of the vLLM server {server.name!r} cannot be used: {error.strerror}. "
+            "Stop the program that listens on it, or choose another port."
         )
 
 
@@ -230,5 +228,5 @@ _started: list[ServerProcess] = []
 
 @atexit.register
 def _stop_what_is_left() -> None:
-    # A fork of this process has the list too, and none of the servers.
+    # A fork of this process has a copy of the list, but the servers are not its children.
     stop_all([process for process in _started if process._started_by == os.getpid()])

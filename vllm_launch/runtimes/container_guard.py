@@ -1,10 +1,10 @@
-"""Outlives a launcher, and removes the containers that it left behind unready, however it went.
+"""The guard process of a launcher: when the launcher ends, it removes the launcher's containers that are not ready.
 
-    python container_guard.py <label=value of its containers>
+    python container_guard.py <label=value of the launcher's containers>
 
-Its standard input is a pipe that the launcher holds open and never writes to: the pipe's end is the launcher's end,
-since even a killed program's pipes are closed. Containers that the engine restarts have been kept, and stay; so do
-those that ended by themselves, whose logs say why.
+Standard input is a pipe that the launcher keeps open and never writes to. The pipe closes when the launcher ends, even
+if it is killed. Containers with a restart policy are detached from the launcher and stay. Containers that have exited
+also stay, so that their logs are readable.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _EVERY_S = 1.0
 
 
 def main(label: str) -> None:
-    """Wait for the launcher's end, then remove what it did not keep."""
+    """Wait for the launcher's end, then remove its containers that are not detached."""
     sys.stdin.read()
     swept = 0
-    for _ in range(_TRIES):  # the engine may be away, and come back with its containers running
+    for _ in range(_TRIES):  # the engine may be down, and restart with its containers running
         with contextlib.suppress(Exception):
             sweep(label)
             swept += 1
-        if swept == _SWEEPS:  # more than once: it may still have been making one
+        if swept == _SWEEPS:  # several sweeps: the launcher may have been creating a container
             return
         time.sleep(_EVERY_S)
 
 
 def sweep(label: str) -> None:
-    """Remove the containers with this label that run, or are about to, and that the engine does not restart."""
+    """Remove the containers with this label that run or start, and that have no restart policy."""
     import docker
 
     client = docker.from_env()

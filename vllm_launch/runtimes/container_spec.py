@@ -1,7 +1,7 @@
-"""A server as a container: what the Docker engine is told when it makes one. Pure: nothing here speaks to an engine.
+"""The parameters of a server's container for the Docker SDK. Pure: it does not contact an engine.
 
-`../container.py` holds what Compose is told alike; here is what only the SDK needs: labels by which the container is
-found again, and the hub's token, which is no part of them.
+`../container.py` holds the parameters that Compose shares. This file adds what only the SDK needs: the labels that
+identify the container, and the hub's token, which is not in the labels.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from .base import LaunchError
 
 _LABELS = "ollama-compat.launch."
 SERVER_LABEL = _LABELS + "server"
-"""The description that the container was made from, as JSON; it holds no secrets. A container with it is ours."""
+"""The description of the container as JSON; it contains no secrets. This label marks the containers of vllm-launch."""
 DIGEST_LABEL = _LABELS + "digest"
-"""The description's digest."""
+"""The digest of the description."""
 LAUNCHER_LABEL = _LABELS + "launcher"
-"""Which launcher made it: until it is kept, it ends with that one."""
+"""The launcher that created the container. Until the container is detached, it ends with that launcher."""
 
 NOT_RESTARTED = {"Name": "no"}
-RESTARTED: Any = {"Name": "unless-stopped"}  # the SDK's stubs do not know this one
-"""After a crash and after a reboot, but not when somebody has stopped it."""
+RESTARTED: Any = {"Name": "unless-stopped"}  # the SDK's stubs do not contain this value
+"""Restart after a crash and after a reboot, but not after a manual stop."""
 
 TOKEN_FILE = "/run/secrets/hf-token"
-"""Where the hub's token lies in the container. A file of its own layer: it goes with the container."""
+"""The path of the hub's token in the container. The file is in the container's layer and is removed with it."""
 TOKEN_VARIABLE = "HF_TOKEN"
 
-# NVIDIA's advice for PyTorch in containers (its container release notes): pinned memory, and stacks of 64 MiB.
+# NVIDIA recommends these limits for PyTorch in containers (container release notes): pinned memory, stacks of 64 MiB.
 _GPU_LIMITS = {"memlock": -1, "stack": 64 * 2**20}
 _NANOSECONDS = 10**9
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 def options(server: Server, launcher: str, *, has_token: bool) -> dict[str, Any]:
-    """The arguments of the SDK's `create_container`. Raises `LaunchError` for a volume or a host that can't be had."""
+    """The arguments of the SDK's `create_container`. Raises `LaunchError` for an invalid volume or host."""
     from docker.types import Healthcheck
 
     check = container.health_check(server)
@@ -67,7 +67,7 @@ def options(server: Server, launcher: str, *, has_token: bool) -> dict[str, Any]
 
 
 def host_config(server: Server) -> dict[str, Any]:
-    """What it is given of the machine: ports, folders, GPUs, memory, log files."""
+    """The host resources of the container: ports, folders, GPUs, memory, log files."""
     from docker.types import DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 
     key = [] if server.api_key_file is None else [(str(server.api_key_file.absolute()), container.KEY_FILE, True)]
@@ -81,7 +81,7 @@ def host_config(server: Server) -> dict[str, Any]:
     return HostConfig(
         version="1.41",
         port_bindings={container.PORT: (container.address(server), server.port)},
-        # Mounts, not binds: of those, Docker makes an empty folder where one is missing.
+        # Mounts, not binds: for a bind, Docker creates a missing folder.
         mounts=[Mount(target, source, type=_kind(source), read_only=only) for source, target, only in bound],
         device_requests=gpus,
         shm_size=server.shm_size,
@@ -102,14 +102,14 @@ def labels(server: Server, launcher: str) -> dict[str, str]:
 
 
 def described(name: str, found: Mapping[str, str]) -> Server:
-    """The description that a container's labels hold. Raises `LaunchError`, with its name, where it can't be read."""
+    """The description in a container's labels. Raises `LaunchError` with the container's name if it is invalid."""
     try:
         fields = json.loads(found[SERVER_LABEL])
-        # What another version of this launcher knew besides is left out.
+        # Fields of other launcher versions are ignored.
         return Server.model_validate({key: value for key, value in fields.items() if key in Server.model_fields})
     except (ValueError, AttributeError) as error:
         raise LaunchError(
-            f"The container {name} was made by another version of this launcher, and its description can't be read."
+            f"Another version of this launcher created the container {name}. Its description cannot be read."
             f" Remove it: docker rm -f {name}"
         ) from error
 
@@ -121,7 +121,7 @@ def folders(server: Server) -> list[Path]:
 
 
 def token_archive(token: str) -> bytes:
-    """The hub's token as the archive that puts it to `TOKEN_FILE`, for `put_archive` at `/`."""
+    """An archive with the hub's token at `TOKEN_FILE`, for `put_archive` at `/`."""
     content = token.encode()
     member = tarfile.TarInfo(TOKEN_FILE.lstrip("/"))
     member.size, member.mode = len(content), 0o444
@@ -137,13 +137,13 @@ def volume(given: tuple[str, str]) -> tuple[str, str, bool]:
     target, _, mode = inside.partition(":")
     if mode not in ("", "ro", "rw") or not target.startswith("/"):
         raise LaunchError(
-            f"The volume {source!r} goes to {inside!r}: an absolute path is meant, with :ro or nothing after it."
+            f"The volume {source!r} has the target {inside!r}. It must be an absolute path, optionally with :ro."
         )
     if source.startswith(("/", "~")):
         return str(Path(source).expanduser()), target, mode == "ro"
     if not _VOLUME_NAME.fullmatch(source):
         raise LaunchError(
-            f"The volume {source!r} is neither the name of a volume nor an absolute path, as /models or ~/models."
+            f"The volume {source!r} is neither the name of a volume nor an absolute path, such as /models or ~/models."
         )
     return source, target, mode == "ro"
 

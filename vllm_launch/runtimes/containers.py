@@ -1,8 +1,8 @@
-"""Servers as containers of a Docker engine, through Docker's own SDK.
+"""The runtime that runs servers as Docker containers, through Docker's SDK.
 
-The engine is the only record: a container carries the description that it was made from as a label, so any launcher
-finds it again, and its name is the server's, so of two launchers only one can make it. Until `keep`, it is not
-restarted, and `container_guard` removes it when this program ends, even by SIGKILL; then the engine restarts it.
+The engine stores all state. A container has the server's description as a label, so any launcher finds it, and the
+server's name, so only one launcher can create it. Before `keep`, the container has no restart policy, and
+`container_guard` removes it when this program ends, even by SIGKILL. After `keep`, the engine restarts the container.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Containers:
     name: RuntimeName = "docker"
 
     def __init__(self, client: DockerClient | None = None) -> None:
-        """`client`: speaks to the engine; without it, to the one that the `docker` command would speak to."""
+        """`client`: the client of the engine. Default: a client of the engine that the command `docker` uses."""
         self._client = client or engine.connect()
 
     def prepare(self, server: Server, report: Report) -> None:
-        """Refuse what can't be started, then fetch the image if it is missing."""
+        """Raise if the server cannot start, then fetch the image if it is missing."""
         engine.require_reachable(self._client, server, _failure(server))
         if server.needs_gpu:
             engine.require_gpu(self._client, _failure(server))
@@ -60,13 +60,13 @@ class Containers:
         engine.fetch(self._client, server.image, report)
 
     def start(self, server: Server) -> Instance:
-        """Make the container and start it."""
+        """Create the container and start it."""
         from docker.errors import APIError
 
         _guard.watch()
         token = os.environ.get(container_spec.TOKEN_VARIABLE, "").strip()
         options = container_spec.options(server, _guard.launcher, has_token=bool(token))
-        with engine.speaking(_failure(server)):
+        with engine.calls(_failure(server)):
             try:
                 made = self._client.api.create_container(**options)
             except APIError as error:
@@ -80,7 +80,7 @@ class Containers:
                 container.start()
                 container.reload()
             except BaseException as error:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
+                with contextlib.suppress(Exception):  # only the first error is reported
                     container.remove(force=True, v=True)
                 if isinstance(error, APIError) and _PORT_TAKEN.search(str(error.explanation)):
                     raise LaunchError(self._port_taken(server)) from error
@@ -88,36 +88,36 @@ class Containers:
             return _instance(container)
 
     def keep(self, instance: Instance) -> None:
-        """From now on it outlives this program, and the engine restarts it."""
-        with engine.speaking(f"The container {instance.name} can't be kept"):
+        """Detach the container: it outlives this program, and the engine restarts it."""
+        with engine.calls(f"The container {instance.name} cannot be detached from its launcher"):
             self._client.api.update_container(instance.id, restart_policy=container_spec.RESTARTED)
 
     def stop(self, instance: Instance, grace: float) -> None:
-        """Stop and remove the container; its named volumes stay."""
+        """Stop and remove the container. Its named volumes stay."""
         from docker.errors import APIError, NotFound
 
-        with engine.speaking(f"The container {instance.name} can't be stopped"), contextlib.suppress(NotFound):
+        with engine.calls(f"The container {instance.name} cannot be stopped"), contextlib.suppress(NotFound):
             container = self._client.containers.get(instance.id)
             container.stop(timeout=math.ceil(grace))
             try:
                 container.remove(v=True, force=True)
             except APIError as error:
-                if error.status_code != 409:  # somebody else is removing it at this moment
+                if error.status_code != 409:  # 409: another program is removing it
                     raise
 
     def instances(self) -> list[Instance]:
-        """The containers that this launcher, whoever called it, has made."""
-        with engine.speaking("The containers can't be listed"):
+        """The containers of all calls of vllm-launch."""
+        with engine.calls("The containers cannot be listed"):
             found = self._client.containers.list(
                 all=True, filters={"label": container_spec.SERVER_LABEL}, ignore_removed=True
             )
         return sorted(map(_instance, found), key=lambda instance: instance.name)
 
     def log(self, instance: Instance, lines: int | None = None) -> str:
-        """What it has written; nothing where it is gone."""
+        """The container's log; empty if the container is gone."""
         from docker.errors import NotFound
 
-        with engine.speaking(f"The log of {instance.name} can't be read"):
+        with engine.calls(f"The log of {instance.name} cannot be read"):
             try:
                 container = self._client.containers.get(instance.id)
                 written = container.logs(tail="all" if lines is None else lines)
@@ -126,20 +126,20 @@ class Containers:
         return written.decode("utf-8", "replace")
 
     def follow(self, instance: Instance, lines: int | None = None) -> Iterator[str]:
-        """What it writes, until the container ends. A bar that is drawn over itself comes as a line each time."""
-        with engine.speaking(f"The log of {instance.name} can't be followed"):
+        """The lines of the log until the container ends. Each update of a progress bar is a line."""
+        with engine.calls(f"The log of {instance.name} cannot be followed"):
             container = self._client.containers.get(instance.id)
             stream = container.logs(stream=True, follow=True, tail="all" if lines is None else lines)
             try:
                 yield from _lines(stream)
             finally:
                 stream.close()
-            self._client.ping()  # where the engine has gone, the container may well run on
+            self._client.ping()  # raises if the engine is gone: the container may still run
 
     def _find(self, name: str) -> Container | None:
         from docker.errors import NotFound
 
-        with engine.speaking(f"The container {name} can't be looked up"):
+        with engine.calls(f"The container {name} cannot be found"):
             try:
                 return self._client.containers.get(name)
             except NotFound:
@@ -152,14 +152,14 @@ class Containers:
         if missing:
             raise LaunchError(
                 f"{_failure(server)}: it mounts {', '.join(missing)}, which does not exist."
-                " Make it, or correct the path."
+                " Create it, or correct the path."
             )
 
     def _require_port(self, server: Server) -> None:
         bound_to = address(server)
         holder = self._holder(server.port)
         if holder is not None and holder.name == server.name:
-            return  # it gives the port up when it is replaced
+            return  # the port becomes free when the server is replaced
         if holder is not None or (engine.is_local(self._client) and _is_listened_on(bound_to, server.port)):
             raise LaunchError(self._port_taken(server))
 
@@ -168,17 +168,17 @@ class Containers:
         here = holder is None and engine.is_local(self._client)
         ours = _process_on(server.port) if here else holder.name if holder is not None and _is_ours(holder) else None
         if ours is not None:
-            by, free = f"the server {ours}", f"stop that one: vllm-launch down {ours}"
+            by, free = f"the server {ours}", f"stop it: vllm-launch down {ours}"
         elif holder is None:
             by = ports.listener(server.port) if here else ""
-            by, free = by or "a program that is no container", "stop that one"
+            by, free = by or "a program outside containers", "stop it"
         else:
-            by, free = f"the container {holder.name}", f"stop that one: docker stop {holder.name}"
+            by, free = f"the container {holder.name}", f"stop it: docker stop {holder.name}"
         return f"{_failure(server)}: its port {server.port} is taken by {by}. Give it another port, or {free}."
 
     def _holder(self, port: int) -> Container | None:
-        """The running container that has published this port of the machine."""
-        with engine.speaking("The containers can't be listed"):
+        """The running container that publishes this port of the machine."""
+        with engine.calls("The containers cannot be listed"):
             for container in self._client.containers.list(ignore_removed=True):
                 published = container.attrs["NetworkSettings"]["Ports"] or {}
                 if any(
@@ -204,7 +204,7 @@ class _Guard:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is not meant for it
+                start_new_session=True,  # Ctrl-C must not reach the guard
             )
 
 
@@ -220,17 +220,17 @@ def _is_ours(container: Container) -> bool:
 
 
 def _taken(server: Server, there: Container | None) -> str:
-    """Why the name can't be had. None: the engine is making that container at this moment, for another launcher."""
+    """The error for a name in use. `there` is None: the engine is creating that container for another launcher."""
     if there is None or _is_ours(there):
         return (
             f"{_failure(server)}: it is there already, by another launcher (`vllm-launch status`)."
-            f" Wait for that one, or take it down: vllm-launch down {server.name}"
+            f" Wait for that launcher, or stop the server: vllm-launch down {server.name}"
         )
     project = there.labels.get("com.docker.compose.project")
     remove = f"docker compose --project-name {project} down" if project else f"docker rm -f {server.name}"
     return (
         f"{_failure(server)}: a container of this name is there that this launcher did not start."
-        f" Remove it ({remove}), or give the server another name."
+        f" Remove it ({remove}), or rename the server."
     )
 
 
@@ -252,7 +252,7 @@ def _instance(container: Container) -> Instance:
 
 
 def ended(state: dict[str, Any]) -> str:
-    """How a container ended, in words, from what the engine says of its state."""
+    """A description of the container's exit, from the engine's state."""
     if state["Status"] == "created":
         return f"before it ran ({state['Error']})" if state.get("Error") else "before it ran"
     if state.get("OOMKilled"):
@@ -263,15 +263,15 @@ def ended(state: dict[str, Any]) -> str:
 
 
 def unhealthy(state: dict[str, Any]) -> str:
-    """What the engine's health check has against a container, in words, from what the engine says of its state."""
+    """The error of the container's health check, from the engine's state; empty without an error."""
     if state["Status"] == "paused":
         return "its container is paused (docker unpause)"
     health = state.get("Health") or {}
     if state["Status"] != "running" or health.get("Status") != "unhealthy":
         return ""
-    said = str(health["Log"][-1]["Output"]).strip().splitlines() if health.get("Log") else []
+    output = str(health["Log"][-1]["Output"]).strip().splitlines() if health.get("Log") else []
     failed = f"{health.get('FailingStreak', 0)} health checks in a row have failed"
-    return f"{failed}: {said[-1]}" if said else failed
+    return f"{failed}: {output[-1]}" if output else failed
 
 
 def _seconds(time: str) -> float:
@@ -279,15 +279,15 @@ def _seconds(time: str) -> float:
 
 
 def _process_on(port: int) -> str | None:
-    """The name of the server that runs as a process of this machine with this port."""
-    with contextlib.suppress(LaunchError):  # another server's record that can't be read is no answer here
+    """The name of the server that runs as a process on this port."""
+    with contextlib.suppress(LaunchError):  # an invalid record of another server is not an error here
         return Records().on_port(port)
     return None
 
 
 def _is_listened_on(host: str, port: int) -> bool:
     refusal = ports.refusal(host, port)
-    return refusal is not None and refusal.errno == errno.EADDRINUSE  # anything else the engine tells itself
+    return refusal is not None and refusal.errno == errno.EADDRINUSE  # the engine reports other errors
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""A vLLM server as a group of processes: how it is started, told from others, asked to end, and killed.
+"""Starts, identifies, stops and kills the process group of a vLLM server.
 
-A vLLM server is a family of processes (API server, engine core, workers). Each family is started in a session of its
-own, led by `guard`. It is asked to end through the guard, and killed as a whole, so that no engine core is left behind.
+A vLLM server consists of several processes (API server, engine core, workers). They run in a separate session, whose
+leader is `guard`. The stop signal goes through the guard. A kill hits the whole group, so that no engine core remains.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..servers import Server
 from . import guard
 
 LOG_BYTES = 16 * 1024 * 1024
-"""A log of this length becomes `<log>.1`, so that a server has twice as much at most."""
+"""The size at which a log is rotated to `<log>.1`. A server's logs use at most twice as much."""
 _KILLED_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.05
 
-# These say whom a client asks, or how this launcher works. A server that inherited them would take the client's key as
-# its own (VLLM_API_KEY), and would warn about the others.
-_NOT_THE_SERVERS = (
+# The variables of clients and of this launcher. A server that inherited them would use the client's key as its own
+# (VLLM_API_KEY), and would log warnings about the others.
+_NOT_INHERITED = (
     "VLLM_API_KEY",
     "VLLM_URLS",
     "VLLM_MODEL_MAP",
@@ -42,32 +42,32 @@ _NOT_THE_SERVERS = (
 
 
 class Identity(NamedTuple):
-    """One process and no other: its number may be another's later, its number and start together never."""
+    """The identity of a process. Another process may get the same pid later, but not with the same start time."""
 
     pid: int
     start_time: int
-    """In clock ticks since the machine's start."""
+    """Clock ticks since the machine's start."""
 
     @property
     def runs(self) -> bool:
-        """Whether this very process runs."""
+        """Whether this process runs."""
         return guard.start_time(self.pid) == self.start_time
 
 
 def identity(pid: int) -> Identity | None:
-    """The process that has this number now; None where there is none."""
+    """The identity of the process with this pid; None if it does not run."""
     started = guard.start_time(pid)
     return None if started is None else Identity(pid, started)
 
 
 def environment(server: Server) -> dict[str, str]:
-    """What the server's environment is: this program's without what is not for it, its GPUs, its variables, its key.
+    """The server's environment: the inherited variables, its GPUs, its variables, and its key.
 
-    Raises `LaunchError` where the file of its key does not hold one.
+    Raises `LaunchError` if the key file is invalid.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_THE_SERVERS}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     gpus = server.gpus if isinstance(server.gpus, tuple) else ()
-    # In the order that nvidia-smi numbers them in, and not, as by default, the fastest first (CUDA programming guide).
+    # CUDA numbers GPUs by speed by default; nvidia-smi uses the PCI order (CUDA programming guide).
     numbers = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
     chosen = numbers if gpus else {}
     key = server.key()
@@ -82,27 +82,27 @@ def spawn(
     status: Path = Path(os.devnull),
     log_bytes: int = LOG_BYTES,
 ) -> subprocess.Popen[bytes]:
-    """Start the command under a guard, whose process is returned; the log is begun anew.
+    """Start the command under a guard and return the guard's process. The log is truncated.
 
-    The process's `stdin` is the pipe that holds the server: see `guard`. Raises `OSError`.
+    The process's `stdin` is the pipe that ties the server to this program: see `guard`. Raises `OSError`.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{log}.1")
     guarded = [sys.executable, "-I", "-S", guard.__file__, str(log), str(log_bytes), str(status), *command]
-    with open(log, "wb", opener=_private) as told_by_the_guard:
+    with open(log, "wb", opener=_private) as guard_errors:
         return subprocess.Popen(
             guarded,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=told_by_the_guard,
+            stderr=guard_errors,
             env=env,
             start_new_session=True,
         )
 
 
 def runs(group: int) -> bool:
-    """Whether any process of the group runs. One that has ended but that nobody has collected does not count."""
+    """Whether any process of the group runs. Zombies do not count."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -113,9 +113,9 @@ def runs(group: int) -> bool:
 
 
 def ask_to_end(group: int) -> None:
-    """Send SIGTERM to the group's guard, which hands it on; to all of the group where the guard was killed.
+    """Send SIGTERM to the group's guard, which forwards it; if the guard was killed, to the whole group.
 
-    Nothing where the group is gone. Raises `PermissionError` on another user's.
+    Does nothing if the group is gone. Raises `PermissionError` for another user's group.
     """
     guarded = sys.platform != "linux" or guard.start_time(group) is not None
     with contextlib.suppress(ProcessLookupError):
@@ -123,15 +123,15 @@ def ask_to_end(group: int) -> None:
 
 
 def kill(group: int) -> None:
-    """Send SIGKILL to the whole group; nothing where it is gone. Raises `PermissionError` on another user's."""
+    """Send SIGKILL to the whole group, if it exists. Raises `PermissionError` for another user's group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def await_end(group: int, deadline: float, collect: Callable[[], object]) -> None:
-    """Wait until a group that was asked to end is gone, and kill it at the deadline (`time.monotonic`).
+    """Wait until a terminated group is gone, and kill it at the deadline (`time.monotonic`).
 
-    `collect` takes note of a leader that has ended, where that is a child of this program.
+    `collect` reaps the group's leader if it is a child of this program.
     """
     while runs(group):
         if time.monotonic() > deadline:
@@ -140,18 +140,18 @@ def await_end(group: int, deadline: float, collect: Callable[[], object]) -> Non
         collect()
         time.sleep(_LOOK_EVERY_S)
     gone_by = time.monotonic() + _KILLED_WITHIN_S
-    while runs(group) and time.monotonic() < gone_by:  # killed processes take a moment to go
+    while runs(group) and time.monotonic() < gone_by:  # killed processes need a moment to exit
         time.sleep(_LOOK_EVERY_S)
     collect()
 
 
 def how_it_ended(status: int) -> str:
-    """An exit status in words; a negative one is a signal's number."""
+    """A description of an exit status. A negative status is a signal's number."""
     if status >= 0:
         return f"with status {status}"
     try:
         killed = signal.Signals(-status)
-    except ValueError:  # a real-time signal has no name
+    except ValueError:  # real-time signals have no names
         return f"by signal {-status}"
     return f"by {killed.name}" + (", as when memory runs out" if killed is signal.SIGKILL else "")
 

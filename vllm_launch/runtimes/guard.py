@@ -1,19 +1,19 @@
-"""Stands between a program and its vLLM server: ends the server with the program, keeps its log, tells how it ended.
+"""The guard process of a vLLM server: it ends the server with the program, writes the log, and records the exit status.
 
     python guard.py LOG BYTES STATUS COMMAND…
 
-It leads the server's process group. Its standard input is a pipe that the program holds open: the pipe's end is the
-program's end, since even a killed program's pipes are closed, and ends the server. A byte before that hands the server
-over: it stays. What the server writes goes through a pipe to LOG, which becomes `LOG.1` at BYTES, so that no server
-can fill a disk; on a full one lines are lost, and the server goes on. STATUS is overwritten in place and never grows,
-so that the end can be told even then. When the server has ended, the rest of its group is ended too.
+The guard leads the server's process group. Its standard input is a pipe that the program keeps open. The pipe closes
+when the program ends, even if it is killed, and the guard then ends the server. A byte on the pipe detaches the server:
+it keeps running. The server's output goes through a pipe to LOG. At BYTES, LOG is rotated to `LOG.1`, so that no server
+fills the disk. On a full disk, output is lost and the server continues. STATUS is overwritten in place and never grows,
+so that the guard can write it even then. After the server has exited, the guard ends the rest of its group.
 
-SIGTERM and SIGINT are handed on to the server alone, as an engine's `docker stop` does. The processes that it has
-started are for it to end: vLLM's workers leave at the first SIGTERM, whatever is being answered (0.32,
-v1/executor/multiproc_executor.py), and its engine core, which gets the API server's SIGTERM too, hangs when two come at
-nearly the same time (0.32, v1/engine/core.py: the handler takes a lock that it may hold).
+The guard forwards SIGTERM and SIGINT only to the server's main process, as `docker stop` does. That process ends its
+children. vLLM's workers exit at the first SIGTERM, even with running requests (0.32,
+v1/executor/multiproc_executor.py). The engine core also gets the API server's SIGTERM and hangs if two arrive at nearly
+the same time (0.32, v1/engine/core.py: the handler takes a lock that it may hold).
 
-This file needs nothing but Python.
+This file depends only on the standard library.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from pathlib import Path
 STATUS_BYTES = 256
 """The length of STATUS: JSON, then spaces."""
 GRACE_S = 2.0
-"""How long a group may take to end before it is killed (seconds), when nobody is left who would wait longer."""
+"""How long a group may take to exit before it is killed (seconds), after its program has ended."""
 _KILLED_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.2
 _CHUNK = 64 * 1024
 _STDIN = 0
-_CANNOT_RUN = 127  # as shells have it
+_CANNOT_RUN = 127  # the status that shells use
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since the machine did; None where it is gone (proc(5), field 22)."""
+    """The start time of a process, in clock ticks since the machine's start; None if it is gone (proc(5), field 22)."""
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
 def members(group: int) -> list[int]:
-    """The processes of a group that run. One that has ended but that nobody has collected does not count."""
+    """The running processes of a group. Zombies do not count."""
     found = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     return [pid for pid in found if (fields := _stat(pid)) and fields[2] == str(group) and fields[0] not in "ZX"]
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of proc(5)'s `stat` from the third, `state`, on; none where the process is gone."""
+    """The fields of proc(5)'s `stat`, from the third (`state`); empty if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:  # it may end between the listing and the look
+    except OSError:  # the process may end after it was listed
         return []
 
 
 class Log:
-    """What the server writes, the last BYTES of it at least, in LOG and `LOG.1`."""
+    """The server's output: at least the last BYTES, in LOG and `LOG.1`."""
 
     def __init__(self, path: str, most: int) -> None:
-        """It is appended to what is there."""
+        """Open the file for appending."""
         self._path = path
         self._most = most
         self._open()
@@ -71,7 +71,7 @@ class Log:
         self._why: str | None = None
 
     def copy(self, source: int) -> bool:
-        """Take what can be read now; whether more may come."""
+        """Copy the available output. Returns whether more may follow."""
         try:
             text = os.read(source, _CHUNK)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class Log:
         return bool(text)
 
     def write(self, text: bytes) -> None:
-        """Write it; where that can't be done, it is lost, and the next line that can be written says so."""
+        """Write the text. If that fails, the text is lost, and the next successful write records the loss."""
         try:
             if self._size >= self._most:
                 self._rotate()
@@ -100,7 +100,7 @@ class Log:
             text = text[written:]
 
     def _rotate(self) -> None:
-        if os.path.exists(self._path):  # not so, where the last try came only half through
+        if os.path.exists(self._path):  # it is missing if the last rotation failed halfway
             os.replace(self._path, self._path + ".1")
         full = self._fd
         self._open()
@@ -112,59 +112,59 @@ class Log:
 
 
 class Status:
-    """What STATUS tells of the server."""
+    """The file STATUS."""
 
     def __init__(self, path: str) -> None:
-        """The file is there already."""
+        """Open the file, which must exist."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self._told: dict[str, object] = {}
+        self._values: dict[str, object] = {}
 
-    def tell(self, **told: object) -> None:
-        """Add to what is told."""
-        self._told |= told
-        os.pwrite(self._fd, json.dumps(self._told).encode().ljust(STATUS_BYTES), 0)
+    def write(self, **values: object) -> None:
+        """Add these values and write all values."""
+        self._values |= values
+        os.pwrite(self._fd, json.dumps(self._values).encode().ljust(STATUS_BYTES), 0)
 
 
 def main(log_path: str, most: str, status_path: str, *command: str) -> int:
-    """Runs the command and returns its exit status, unless the program goes first."""
-    asked = _signals(signal.SIGINT, signal.SIGTERM)
+    """Run the command and return its exit status. End it if the program ends first."""
+    signals = _signals(signal.SIGINT, signal.SIGTERM)
     log, status = Log(log_path, int(most)), Status(status_path)
     try:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as error:
-        log.write(f"vllm-launch: {command[0]} can't be run: {error.strerror}\n".encode())
-        status.tell(status=_CANNOT_RUN)
+        log.write(f"vllm-launch: {command[0]} cannot be run: {error.strerror}\n".encode())
+        status.write(status=_CANNOT_RUN)
         return _CANNOT_RUN
-    status.tell(pid=server.pid, start_time=start_time(server.pid))
+    status.write(pid=server.pid, start_time=start_time(server.pid))
     assert server.stdout is not None
     output = server.stdout.fileno()
     os.set_blocking(output, False)
-    if _watch(server, output, asked, log):
-        status.tell(status=server.returncode)
+    if _watch(server, output, signals, log):
+        status.write(status=server.returncode)
     else:
-        status.tell(abandoned=True)
+        status.write(abandoned=True)
     _end_others(output, log)
     server.poll()
     return server.returncode if server.returncode is not None else -signal.SIGKILL
 
 
 def _signals(*numbers: signal.Signals) -> int:
-    """From now on these end nothing; their numbers can be read, a byte each, from the pipe that is returned."""
-    asked, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
-    for number in numbers:  # handled, not ignored: the server would inherit that
+    """Catch these signals. Their numbers can be read from the returned pipe, one byte each."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in numbers:  # with a handler: the server would inherit an ignored signal
         signal.signal(number, lambda *_: None)
-    return asked
+    return reader
 
 
-def _watch(server: subprocess.Popen[bytes], output: int, asked: int, log: Log) -> bool:
-    """Returns True when the server has ended, False when the program has, without handing it over."""
-    watched = [_STDIN, output, asked]
+def _watch(server: subprocess.Popen[bytes], output: int, signals: int, log: Log) -> bool:
+    """Wait for an end. True: the server has ended. False: the program has ended without detaching the server."""
+    watched = [_STDIN, output, signals]
     while server.poll() is None:
         ready, _, _ = select.select(watched, [], [], _LOOK_EVERY_S)
-        if asked in ready:
-            for number in os.read(asked, _CHUNK):
+        if signals in ready:
+            for number in os.read(signals, _CHUNK):
                 server.send_signal(number)
         if output in ready and not log.copy(output):
             watched.remove(output)
@@ -176,7 +176,7 @@ def _watch(server: subprocess.Popen[bytes], output: int, asked: int, log: Log) -
 
 
 def _end_others(output: int, log: Log) -> None:
-    """End what is left of the group, but for this process, and take what it still writes."""
+    """End the other processes of the group, and copy their remaining output."""
     if _others():
         os.killpg(0, signal.SIGTERM)
         _await_others(output, log, GRACE_S)
@@ -196,20 +196,20 @@ def _await_others(output: int, log: Log, seconds: float) -> None:
 
 
 def _others() -> list[int]:
-    """The rest of the group; where there is no /proc, nobody knows."""
+    """The other processes of the group; empty without /proc."""
     if sys.platform != "linux":
         return []
     return [pid for pid in members(os.getpid()) if pid != os.getpid()]
 
 
 def _end_alike(status: int) -> int:
-    """The exit status to end with; a signal that ended the server ends this process, so that the program can tell."""
+    """End like the server: return its exit status, or end this process by the signal that ended the server."""
     if status >= 0:
         return status
     if -status != signal.SIGKILL:
         signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
-    return 128 - status  # of a signal that ends nothing
+    return 128 - status  # for a signal that does not end a process
 
 
 if __name__ == "__main__":

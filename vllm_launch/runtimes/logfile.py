@@ -1,4 +1,4 @@
-"""Reading a log that `guard` bounds: `<log>.1` first, where there is one, then `<log>`, as one text."""
+"""Reads a log that `guard` rotates: `<log>.1`, if it exists, and then `<log>`, as one text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LOOK_EVERY_S = 0.2
 
 
 def read(log: Path, lines: int | None = None) -> str:
-    """What a log holds, or the last lines of it; empty where there is none."""
+    """The content of a log, or its last lines; empty if the log does not exist."""
     with contextlib.ExitStack() as opened:
         return _decoded(_last(_files(log, opened), lines))
 
 
 def follow(log: Path, lines: int | None, runs: Callable[[], bool]) -> Iterator[str]:
-    """What a log holds, or the last lines of it, and then what is written, line by line, as long as `runs()`."""
+    """The lines of a log, or its last lines, and then each new line while `runs()`."""
     with contextlib.ExitStack() as opened:
         files = _files(log, opened)
         rest = _last(files, lines)
@@ -28,7 +28,7 @@ def follow(log: Path, lines: int | None, runs: Callable[[], bool]) -> Iterator[s
         for older in files[:-1]:
             older.close()
         while True:
-            # Asked before the look: what is written in between is found the next time.
+            # Checked before the read: the next read finds lines that are written in between.
             ends, moved = not runs(), _moved(file, log)
             *whole, rest = (rest + (file.read() if file else b"")).split(b"\n")
             yield from map(_decoded, whole)
@@ -45,19 +45,19 @@ def follow(log: Path, lines: int | None, runs: Callable[[], bool]) -> Iterator[s
 
 
 def _files(log: Path, opened: contextlib.ExitStack) -> list[BinaryIO]:
-    """The older and the newer file, those that there are."""
+    """The older and the newer file, if they exist."""
     files: list[BinaryIO] = []
     for path in (log, Path(f"{log}.1")):
         with contextlib.suppress(FileNotFoundError):
             file = opened.enter_context(path.open("rb"))
-            # The newer one may have become the older one since it was opened.
+            # A rotation may have renamed the newer file since it was opened.
             if not any(os.path.samestat(os.fstat(file.fileno()), os.fstat(other.fileno())) for other in files):
                 files.insert(0, file)
     return files
 
 
 def _last(files: list[BinaryIO], lines: int | None) -> bytes:
-    """The last lines of several files as one text. Each is left where what was read of it ends."""
+    """The last lines of several files as one text. Each file is left at the end of the text."""
     text = b""
     for file in reversed(files):
         position = end = file.seek(0, os.SEEK_END)
@@ -74,7 +74,7 @@ def _last(files: list[BinaryIO], lines: int | None) -> bytes:
 
 
 def _moved(file: BinaryIO | None, log: Path) -> bool:
-    """Whether the log is another file by now."""
+    """Whether a rotation has replaced the log."""
     try:
         now = log.stat()
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def _moved(file: BinaryIO | None, log: Path) -> bool:
 
 
 def _reopened(file: BinaryIO | None, log: Path, opened: contextlib.ExitStack) -> BinaryIO | None:
-    """The file that the log is now; the old one is let go, so that it takes no room on the disk."""
+    """The current file of the log. The old file is closed, so that the disk space is freed."""
     if file is not None:
         file.close()
     with contextlib.suppress(FileNotFoundError):

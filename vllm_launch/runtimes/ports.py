@@ -1,4 +1,4 @@
-"""Ports of this machine: which are free, and who has the one that is not."""
+"""Finds free ports of this machine, and the process that listens on a port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTENS = "0A"  # the kernel's TCP_LISTEN, as /proc/net/tcp writes it
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on at this moment, all different."""
+    """Different ports on which no process listens now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -23,9 +23,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def refusal(host: str, port: int) -> OSError | None:
-    """Why a server can't listen there; None where it can."""
+    """The error of listening on this address; None if it is possible."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server itself will do: a port that is only waiting out its last connections counts as free.
+        # The server does the same: a port with connections in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -35,7 +35,7 @@ def refusal(host: str, port: int) -> OSError | None:
 
 
 def listener(port: int) -> str:
-    """Who listens on a port, as `process 12 (python3)`; empty where that can't be seen, as of another user's."""
+    """The process that listens on a port, as `process 12 (python3)`; empty if unknown, as for another user's."""
     sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table, port)}
     for link in glob.iglob("/proc/[0-9]*/fd/*") if sockets else ():
         with contextlib.suppress(OSError):

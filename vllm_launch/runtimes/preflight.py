@@ -1,4 +1,4 @@
-"""What is checked before a server is started as a process: all that vLLM itself would tell late, or in a traceback."""
+"""The checks before a server starts as a process. vLLM itself would report these errors late or as a traceback."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .base import LaunchError
 
 VARIABLE = "VLLM_PYTHON"
 _RUN = MODULE[-1].partition(".")[2].replace(".", "/") + ".py"
-# Any folder of the name vllm counts as a package, so the file that is run is looked for. It is not imported: that takes
-# seconds.
+# Any folder named vllm counts as a package, so the program checks the file that is run. It does not import vLLM, which
+# takes seconds.
 _HAS_VLLM = f"""
 import importlib.util, os, sys
 found = importlib.util.find_spec("vllm")
@@ -27,7 +27,7 @@ _TIMEOUT_S = 30.0
 
 
 def check(server: Server, python: str | None) -> None:
-    """Raises `LaunchError` where the server can't be started: no vLLM, no such GPU, a file that is not there."""
+    """Raise `LaunchError` if the server cannot start: no vLLM, a missing GPU, a missing file."""
     _require_linux()
     _require_files(server)
     find_python(python, groups.environment(server))
@@ -36,41 +36,41 @@ def check(server: Server, python: str | None) -> None:
 
 
 def find_python(chosen: str | None, env: Mapping[str, str]) -> str:
-    """The Python that has vLLM: the chosen one, `$VLLM_PYTHON`, that of `vllm` on the path, or this program's own.
+    """The Python with vLLM: the chosen one, `$VLLM_PYTHON`, that of `vllm` on the PATH, or this program's.
 
-    One that is named has to have it. Raises `LaunchError` where none has.
+    A chosen Python must have vLLM. Raises `LaunchError` if no Python has it.
     """
     named = chosen or os.environ.get(VARIABLE)
     if named:
-        whose = "" if chosen else f" (named by {VARIABLE})"
+        source = "" if chosen else f" (set by {VARIABLE})"
         if shutil.which(named) is None:
-            raise LaunchError(f"There is no Python {named!r}{whose}.")
+            raise LaunchError(f"There is no Python {named!r}{source}.")
         if not _has_vllm(named, env):
-            raise LaunchError(f"The Python {named!r}{whose} has no vLLM. Install it there: {named} -m pip install vllm")
+            raise LaunchError(f"The Python {named!r}{source} has no vLLM. To install it: {named} -m pip install vllm")
         return named
     for python in (_python_of_vllm(), sys.executable):
         if python and _has_vllm(python, env):
             return python
     raise LaunchError(
-        f"No Python with vLLM was found: there is no `vllm` on the path, and {sys.executable} has none. "
-        f"Install it (pip install vllm), name a Python that has it (--python, or {VARIABLE}), "
-        "or run containers (--runtime docker)."
+        f"No Python with vLLM was found: there is no `vllm` on the PATH, and {sys.executable} has no vLLM. "
+        f"Install it (pip install vllm), set a Python that has it (--python, or {VARIABLE}), "
+        "or use containers (--runtime docker)."
     )
 
 
 def installed_gpus() -> tuple[int, ...]:
-    """The numbers of this machine's GPUs, as NVIDIA's driver has them; none without one."""
+    """The numbers of this machine's GPUs, from NVIDIA's driver; empty without a driver."""
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(int(line) for line in told.split() if line.isdigit())
+    return tuple(int(line) for line in output.split() if line.isdigit())
 
 
 def _require_linux() -> None:
     if not Path("/proc/self/stat").exists():
-        raise LaunchError("Servers are kept as processes on Linux only (they are found again by /proc).")
+        raise LaunchError("The runtime `process` needs Linux (it uses /proc).")
 
 
 def _require_files(server: Server) -> None:
@@ -79,27 +79,27 @@ def _require_files(server: Server) -> None:
     for what, path in named.items():
         if path.startswith("/") and not Path(path).exists():
             raise LaunchError(
-                f"The vLLM server {server.name!r} can't be started: there is no {path} ({what}). As a process it sees "
-                "this machine's own paths, not those of a container."
+                f"The vLLM server {server.name!r} cannot be started: there is no {path} ({what}). A process uses "
+                "the paths of this machine, not those of a container."
             )
 
 
 def _require_gpus(server: Server, there: tuple[int, ...]) -> None:
     if not there:
         raise LaunchError(
-            f"The vLLM server {server.name!r} is described with GPUs, and this machine has none that nvidia-smi tells "
-            "of. Without one there are vllm-llm-cpu and vllm-embed-cpu; with one, its driver has to be installed."
+            f"The vLLM server {server.name!r} needs GPUs, but nvidia-smi lists none on this machine. Without a GPU, "
+            "use vllm-llm-cpu and vllm-embed-cpu. With a GPU, install its driver."
         )
     missing = [number for number in server.gpus if isinstance(number, int) and number not in there]
     if missing:
         raise LaunchError(
-            f"The vLLM server {server.name!r} is described with GPU {', '.join(map(str, missing))}; this machine has "
+            f"The vLLM server {server.name!r} needs GPU {', '.join(map(str, missing))}; this machine has "
             f"{', '.join(map(str, there))}."
         )
 
 
 def _python_of_vllm() -> str | None:
-    """The Python that the script `vllm` on the path belongs to."""
+    """The Python of the script `vllm` on the PATH."""
     script = shutil.which("vllm")
     if script is None:
         return None
@@ -108,13 +108,13 @@ def _python_of_vllm() -> str | None:
     interpreter = first.removeprefix("#!").strip()
     if Path(interpreter).name.startswith("python") and Path(interpreter).exists():
         return interpreter
-    beside = Path(script).resolve().with_name("python")  # where the script starts by way of a shell
-    return str(beside) if beside.exists() else None
+    sibling = Path(script).resolve().with_name("python")  # for a script that a shell starts
+    return str(sibling) if sibling.exists() else None
 
 
 def _has_vllm(python: str, env: Mapping[str, str]) -> bool:
     try:
-        asked = subprocess.run([python, "-c", _HAS_VLLM], env=env, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run([python, "-c", _HAS_VLLM], env=env, capture_output=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
-    return asked.returncode == 0
+    return done.returncode == 0

@@ -1,8 +1,8 @@
-"""Servers as plain processes of this machine, which outlive the program that starts them; see `guard` and `records`.
+"""The runtime that runs servers as processes of this machine. They outlive the program (see `guard`, `records`).
 
-Beside vLLM itself there is one small process a server, its guard, and nothing else: no daemon. A server belongs to the
-launcher until it is kept, and ends with it, even by SIGKILL; from then on it belongs to its record, by which any later
-launcher finds it. A process is only ever signalled when its number and its start time are the recorded ones.
+Each server has one small guard process; there is no daemon. Until a server is detached (`keep`), it ends with its
+launcher, even by SIGKILL. Afterwards any launcher finds it by its record. A process receives a signal only if its pid
+and its start time match the record.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class Processes:
     name: RuntimeName = "process"
 
     def __init__(self, *, python: str | None = None, log_bytes: int = groups.LOG_BYTES) -> None:
-        """`python`: the one that has vLLM, if it is not to be looked for. `log_bytes`: see `groups.LOG_BYTES`."""
+        """`python`: the Python with vLLM; None: search for it. `log_bytes`: see `groups.LOG_BYTES`."""
         self._python = python
         self._log_bytes = log_bytes
         self._records = Records()
         self._guards: dict[str, subprocess.Popen[bytes]] = {}
-        """Of the servers that this program has started; each holds the pipe until the server is kept."""
+        """The guards of the servers that this program started. Each pipe stays open until the server is detached."""
 
     def prepare(self, server: Server, report: Report) -> None:
-        """Refuse what can't be started. A server of the same name is no hindrance: it may be about to be replaced."""
+        """Raise if the server cannot start. A running server of the same name is allowed: it may be replaced."""
         report("Looking for vLLM")
         preflight.check(server, self._python)
         self._require_port(server)
-        self._records.try_out()
+        self._records.require_writable()
 
     def start(self, server: Server) -> Instance:
-        """Start it and return at once. Until `keep` is called it ends with this program."""
+        """Start the server without waiting. Until `keep` is called, it ends with this program."""
         self._require_name(server)
         self._require_port(server)
         env = groups.environment(server)
@@ -72,26 +72,26 @@ class Processes:
         return self._instance(record)
 
     def keep(self, instance: Instance) -> None:
-        """It is ready: from now on it outlives this program. Nothing starts it again when it ends."""
+        """Detach a ready server: it outlives this program. It is not restarted."""
         record = self._record(instance)
         if record is None or not record.runs(self._records.status(record.name)):
-            raise LaunchError(f"The vLLM server {instance.name!r} has ended before it could be kept.")
+            raise LaunchError(f"The vLLM server {instance.name!r} ended before it could be detached.")
         if record.kept:
             return
         started = self._guards.get(record.name)
         if started is None and record.launcher.runs:
             raise LaunchError(
-                f"The vLLM server {instance.name!r} is being started by another vllm-launch "
-                f"(process {record.launcher.pid}): it is not this one's to keep."
+                f"Another vllm-launch (process {record.launcher.pid}) is starting the vLLM server {instance.name!r}: "
+                "only that process may detach it."
             )
         self._records.write(record.model_copy(update={"kept": True}))
         if started is not None and started.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # its guard was killed: then nothing ends it with this program
+            with contextlib.suppress(BrokenPipeError):  # the guard was killed, so the server is detached already
                 started.stdin.write(b"k")
             started.stdin.close()
 
     def stop(self, instance: Instance, grace: float) -> None:
-        """Ask it to end, wait up to `grace` seconds, then kill it. Harmless where it is gone."""
+        """Stop the server: send a signal, wait up to `grace` seconds, then kill it. Harmless if it is gone."""
         record = self._record(instance)
         if record is None:
             return
@@ -101,15 +101,15 @@ class Processes:
         self._records.remove(record.name)
 
     def instances(self) -> list[Instance]:
-        """The servers there are records of, by name. Raises `LaunchError` where a record can't be read."""
+        """The servers with a record, sorted by name. Raises `LaunchError` if a record is invalid."""
         return [self._instance(record) for record in self._records.all()]
 
     def log(self, instance: Instance, lines: int | None = None) -> str:
-        """What it has written, or the last lines of it: the last `log_bytes` at least."""
+        """The log, or its last lines. It contains at least the last `log_bytes`."""
         return logfile.read(self._records.log(instance.name), lines)
 
     def follow(self, instance: Instance, lines: int | None = None) -> Iterator[str]:
-        """What it has written, and then what it writes, line by line, until it ends."""
+        """The lines of the log and then all new lines, until the server ends."""
 
         def runs() -> bool:
             record = self._record(instance)
@@ -132,7 +132,7 @@ class Processes:
         )
 
     def _record(self, instance: Instance) -> Record | None:
-        """The record of this very start; None where it is gone."""
+        """The record of this start; None if it is gone."""
         record = self._records.read(instance.name)
         if record is None or (str(record.leader.pid), record.started_at) != (instance.id, instance.started_at):
             return None
@@ -151,13 +151,13 @@ class Processes:
         if any(each.name == server.name for each in ours):
             return
         if ours:
-            who, advice = f"the vLLM server {ours[0].name!r} has it", f"Stop that (vllm-launch down {ours[0].name})"
+            cause, advice = f"the vLLM server {ours[0].name!r} uses it", f"Stop that (vllm-launch down {ours[0].name})"
         else:
             holder = ports.listener(server.port)
-            who = f"{holder} has it" if holder else (refused.strerror or str(refused))
-            advice = "Stop what listens there"
+            cause = f"{holder} uses it" if holder else (refused.strerror or str(refused))
+            advice = "Stop the program that listens on it"
         raise LaunchError(
-            f"{server.host}:{server.port}, wanted for the vLLM server {server.name!r}, can't be used: {who}. "
+            f"{server.host}:{server.port}, the address of the vLLM server {server.name!r}, cannot be used: {cause}. "
             f"{advice}, or choose another port."
         )
 
@@ -170,12 +170,12 @@ class Processes:
             raise LaunchError(f"The vLLM server {record.name!r} (process {group}) belongs to another user.") from error
         if groups.runs(group):
             raise LaunchError(
-                f"The vLLM server {record.name!r} (process group {group}) does not end, even by SIGKILL: "
-                "it waits for a device or a disk. Its record stays; stop it again later."
+                f"The vLLM server {record.name!r} (process group {group}) does not exit after SIGKILL: "
+                "it waits for a device or a disk. Its record stays. Stop it again later."
             )
 
     def _let_abandoned_end(self, record: Record) -> None:
-        """Wait for a server whose launcher is gone, and which its guard is about to end."""
+        """Wait for a server whose launcher is gone: its guard is ending it."""
         if record.kept or record.launcher.runs:
             return
         deadline = time.monotonic() + _ABANDONED_ENDS_WITHIN_S
@@ -183,7 +183,7 @@ class Processes:
             time.sleep(_LOOK_EVERY_S)
 
     def _look_at(self, name: str) -> None:
-        """Take note of the end of a guard that is a child of this program, so that it leaves no zombie."""
+        """Reap the guard if it is a child of this program and has ended, so that no zombie remains."""
         if started := self._guards.get(name):
             started.poll()
 

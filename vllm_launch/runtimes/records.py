@@ -1,8 +1,8 @@
-"""What the launcher remembers of each server that runs as a process: a record, a log, and how it ended.
+"""The records of servers that run as processes: a record, a log, and the exit status of each.
 
-<state folder>/processes/<name>.json     the record, replaced as a whole
-                         <name>.status   written by the server's guard: its process, how it ended
-                         <name>.log      what it writes; `<name>.log.1` before that
+<state folder>/processes/<name>.json     the record, replaced atomically
+                         <name>.status   written by the server's guard: the process, the exit status
+                         <name>.log      the output; `<name>.log.1` is the older part
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from .state import state_folder, writing
 
 
 class Status(BaseModel):
-    """What a server's guard tells of it."""
+    """The status that the server's guard writes."""
 
     pid: int = 0
     start_time: int | None = None
     status: int | None = None
-    """The exit status, or a signal's number, negative; None while it runs, and where nobody was there to see it."""
+    """The exit status, or the negative number of a signal; None while the server runs, and if it is unknown."""
     abandoned: bool = False
-    """Whether it was ended because its launcher had gone before it was kept."""
+    """Whether the guard ended the server because its launcher had ended before detaching it."""
 
 
 class Record(BaseModel):
-    """A server that runs, or ran, as a process of this machine."""
+    """The record of a server that runs or ran as a process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server: Server
     leader: Identity
-    """Its guard, which leads its group."""
+    """The guard, which leads the process group."""
     launcher: Identity
-    """Who started it, and has it until it is kept."""
+    """The launcher that started the server. The server depends on it until it is detached."""
     boot_id: str
-    """Numbers and start times of processes mean nothing after the machine's next start."""
+    """The boot of the machine. After a reboot, pids and start times are invalid."""
     log: Path
     started_at: float
     """Seconds since 1970."""
@@ -57,17 +57,17 @@ class Record(BaseModel):
 
     @property
     def guarded(self) -> bool:
-        """Whether its guard runs."""
+        """Whether the guard runs."""
         return self.boot_id == boot_id() and self.leader.runs
 
     def runs(self, status: Status) -> bool:
-        """Whether anything of it runs: its guard, or the server itself where the guard was killed."""
+        """Whether the guard runs, or the server if the guard was killed."""
         if self.boot_id != boot_id():
             return False
         return self.leader.runs or (status.start_time is not None and Identity(status.pid, status.start_time).runs)
 
     def ended(self, status: Status) -> str:
-        """How it ended, in words; empty while it runs."""
+        """A description of the exit; empty while the server runs."""
         if self.runs(status):
             return ""
         if status.status is not None:
@@ -76,26 +76,26 @@ class Record(BaseModel):
             return "with the launcher that was starting it"
         if self.boot_id != boot_id():
             return "when the machine was restarted"
-        return "killed together with the process that watched it"
+        return "killed together with its guard process"
 
 
 class Records:
     """The records in the state folder."""
 
     def __init__(self) -> None:
-        """Nothing is written yet."""
+        """Write nothing yet."""
         self._folder = state_folder() / "processes"
 
     def log(self, name: str) -> Path:
-        """Where a server's log is."""
+        """The path of a server's log."""
         return self._folder / f"{name}.log"
 
     def status_file(self, name: str) -> Path:
-        """Where its guard tells of it."""
+        """The path of the file that the guard writes."""
         return self._folder / f"{name}.status"
 
-    def try_out(self) -> None:
-        """Raises `LaunchError` where nothing can be written."""
+    def require_writable(self) -> None:
+        """Raise `LaunchError` if the folder is not writable."""
         with writing("Logs"):
             self._make_folder()
             with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -104,48 +104,52 @@ class Records:
                 os.fsync(file.fileno())
 
     def begin(self, name: str) -> None:
-        """Make room for what a guard will tell, which then can be told on a full disk too. Raises `LaunchError`."""
+        """Allocate the status file, so that the guard can write it on a full disk. Raises `LaunchError`."""
         with writing(f"The status of {name}"):
             self._make_folder()
             self._replace(self.status_file(name), b" " * guard.STATUS_BYTES)
 
     def write(self, record: Record) -> None:
-        """Write it in place of the one of this name. Raises `LaunchError`."""
+        """Write the record, replacing that of the same name. Raises `LaunchError`."""
         with writing(f"The record of {record.name}"):
             self._replace(self._path(record.name), record.model_dump_json(indent=2).encode())
 
     def read(self, name: str) -> Record | None:
-        """The record of a server; None where there is none. Raises `LaunchError` where it can't be read."""
+        """The record of a server; None if there is none. Raises `LaunchError` if it is invalid."""
         path = self._path(name)
         try:
             return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not as this version of vllm-launch writes it"
+            why = (
+                error.strerror
+                if isinstance(error, OSError)
+                else "its format is not that of this version of vllm-launch"
+            )
             raise LaunchError(
-                f"The record of the vLLM server {name!r}, {path}, can't be read: {why}. "
-                "If another version wrote it, stop the server with that one; else delete the file."
+                f"The record of the vLLM server {name!r}, {path}, cannot be read: {why}. "
+                "If another version wrote it, stop the server with that version. Otherwise delete the file."
             ) from error
 
     def all(self) -> list[Record]:
-        """All records, by name. Raises `LaunchError` where one can't be read."""
+        """All records, sorted by name. Raises `LaunchError` if one is invalid."""
         names = sorted(path.stem for path in self._folder.glob("*.json"))
         return [record for name in names if (record := self.read(name)) is not None]
 
     def on_port(self, port: int) -> str | None:
-        """The name of the server that runs on a port; None where none does. Raises `LaunchError`."""
+        """The name of the server that runs on a port; None without one. Raises `LaunchError`."""
         runs = (each.name for each in self.all() if each.server.port == port and each.runs(self.status(each.name)))
         return next(runs, None)
 
     def status(self, name: str) -> Status:
-        """What its guard has told so far."""
+        """The current status from the guard."""
         with contextlib.suppress(OSError, ValidationError):
             return Status.model_validate_json(self.status_file(name).read_bytes())
         return Status()
 
     def remove(self, name: str) -> None:
-        """Forget a server; its log stays until the next start."""
+        """Remove the record of a server. Its log stays until the next start."""
         for path in (self._path(name), self.status_file(name)):
             with writing(f"The record of {name}"):
                 path.unlink(missing_ok=True)
@@ -173,5 +177,5 @@ class Records:
 
 @functools.cache
 def boot_id() -> str:
-    """Tells one start of the machine from another (random(4), /proc/sys/kernel/random)."""
+    """The identifier of the machine's current boot (random(4), /proc/sys/kernel/random)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,7 +1,7 @@
-"""The folder where the launcher remembers what it has started, and the lock that lets one launcher work at a time.
+"""The state folder of the launcher, and the lock that allows one launcher at a time.
 
 `$VLLM_LAUNCH_STATE`, else `$XDG_STATE_HOME/vllm-launch`, else `~/.local/state/vllm-launch` (XDG Base Directory
-Specification 0.8). Only its owner can look into it.
+Specification 0.8). Only its owner can read it.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ VARIABLE = "VLLM_LAUNCH_STATE"
 
 
 def state_folder() -> Path:
-    """Where the launcher's state is; it may not be there yet."""
+    """The path of the state folder. It may not exist yet."""
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen).expanduser().absolute()
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    # "All paths set in these environment variables must be absolute", or are ignored.
+    # The specification requires absolute paths and ignores others.
     return (base if base.is_absolute() else Path.home() / ".local" / "state") / "vllm-launch"
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turns an `OSError` in the state folder into a `LaunchError`. `what` can't be written then."""
+    """Convert an `OSError` in the state folder to a `LaunchError`. `what`: the object that is written."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "Make room on its disk" if full else "Make it writable for this user"
+        advice = "Free space on its disk" if full else "Make it writable for this user"
         raise LaunchError(
-            f"{what} can't be written in {state_folder()}: {error.strerror}. "
-            f"{advice}, or name another folder in {VARIABLE}."
+            f"{what} cannot be written in {state_folder()}: {error.strerror}. "
+            f"{advice}, or set another folder in {VARIABLE}."
         ) from error
 
 
 @contextlib.contextmanager
-def alone(report: Report) -> Iterator[None]:
-    """Nobody else starts or stops servers meanwhile; another launcher that does is waited for, which `report` is told.
+def exclusive_lock(report: Report) -> Iterator[None]:
+    """The lock for starting and stopping servers. If another launcher holds it, report that and wait.
 
-    The lock ends with this program, however it ends. It must not be taken twice: who has it would wait for itself.
-    Raises `LaunchError` where the state folder can't be written.
+    The lock is released when this program ends in any way. It is not reentrant: acquiring it twice deadlocks.
+    Raises `LaunchError` if the state folder is not writable.
     """
     with writing("The lock"):
         state_folder().mkdir(parents=True, mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the launcher's tests share: a state folder each, and servers that need no vLLM."""
+"""Shared fixtures of the launcher's tests: a state folder for each test, and servers without vLLM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from vllm_launch import Server, free_ports
 
-from .stand_in import STAND_IN
+from .fake_server import FAKE_SERVER
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +19,14 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def stand_in(tmp_path):
-    """Makes a server of the stand-in."""
-    package = tmp_path / "stand-in" / "vllm" / "entrypoints" / "openai"
+def fake_server(tmp_path):
+    """Creates servers of the fake vLLM."""
+    package = tmp_path / "fake" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
-    (package / "api_server.py").write_text(textwrap.dedent(STAND_IN))
+    (package / "api_server.py").write_text(textwrap.dedent(FAKE_SERVER))
 
     def make(model="fine", name="chat", port=None, **env):
         [free] = free_ports(1)
-        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "stand-in"), **env})
+        return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "fake"), **env})
 
     return make

@@ -1,4 +1,4 @@
-"""JSON schemas of the objects that Kubernetes itself does not know: the fields that are written, and no others.
+"""JSON schemas of the custom resources. They allow only the fields that the manifests contain.
 
 Written by hand after the definitions that a cluster checks them with:
 
@@ -22,7 +22,7 @@ DURATION: Schema = {"type": "string", "pattern": r"^(0|(\d+y)?(\d+w)?(\d+d)?(\d+
 
 
 def closed(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
-    """An object that has these fields and no others."""
+    """The schema of an object with exactly these fields."""
     return {
         "type": "object",
         "required": [*required],

@@ -1,4 +1,4 @@
-"""A runtime that starts nothing: what each server does is told beforehand, look by look."""
+"""A fake runtime that starts nothing. The test sets what each server does at each look."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vllm_launch.servers import Server
 
 @dataclass
 class FakeRuntime:
-    """Each server of `plays` does one of its words at each look, the last one for ever.
+    """Each server of `plays` takes its next state at each look, and repeats the last state.
 
-    loading, ready, exited, stranger; `prepare` and `start` in `refuses` raise what stands there.
+    States: loading, ready, exited, unexpected-server. `refuses`: errors that `prepare` and `start` raise.
     """
 
     plays: dict[str, list[str]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class FakeRuntime:
     name: str = "process"
 
     def has(self, server: Server, state: str = "running", **more: Any) -> None:
-        """It is there before the test begins. `more`: further fields of `Instance`."""
+        """Add a server that exists before the test. `more`: other fields of `Instance`."""
         ended = "with status 1" * (state != "running")
         self.there[server.name] = Instance(server, "process", state, "1", 0.0, ended, **more)
 
@@ -59,22 +59,22 @@ class FakeRuntime:
         yield from self.logs.get(instance.name, "").splitlines()
 
     def ask(self, server, http):
-        """In the place of `ready.ask`: one look."""
+        """Replaces `ready.ask`: one look."""
         word = self._now(server.name)
         if len(self.plays.get(server.name, ())) > 1:
             self.plays[server.name].pop(0)
         match word:
             case "ready":
                 return Answer("ready")
-            case "stranger":
-                return Answer("stranger", "another model answers")
+            case "unexpected-server":
+                return Answer("unexpected-server", "another model answers")
             case "interrupt":
                 raise KeyboardInterrupt
             case _:
-                return Answer("silent", "no answer")
+                return Answer("unreachable", "no answer")
 
     def did(self, what):
-        """The servers that this was done with, in order."""
+        """The servers of this operation, in order."""
         return [name for verb, name in self.done if verb == what]
 
     def _now(self, name):

@@ -1,4 +1,4 @@
-"""Plays `ollama serve` where no Ollama is to be had: the few endpoints that are asked of it, no model.
+"""A fake `ollama serve` with the few endpoints that the tests use, without a model.
 
     OLLAMA_HOST=http://127.0.0.1:11434 python ollama_stand_in.py serve
 
@@ -30,7 +30,7 @@ class Ollama(BaseHTTPRequestHandler):
                 self._reply({"error": "not found"}, 404)
 
     def do_POST(self):
-        """Chat, and fetching a model."""
+        """Chat and pull."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         match self.path:
             case "/api/chat":
@@ -46,7 +46,7 @@ class Ollama(BaseHTTPRequestHandler):
                 self._reply({"error": "not found"}, 404)
 
     def log_message(self, *_):
-        """Nothing is logged."""
+        """Log nothing."""
 
     def _reply(self, value, status=200):
         self._send(json.dumps(value).encode(), status)

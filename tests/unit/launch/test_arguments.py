@@ -1,4 +1,4 @@
-"""Servers' arguments before vLLM's parser: a stand-in, a `vllm` of a few lines, and Pythons without an answer."""
+"""The check of servers' arguments, with a fake package `vllm` and with Pythons that print no result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class {name}:
     def list_registered(cls):
         return {parsers}
 """
-# The modules of vLLM 0.32, and those of older versions.
+# The modules of vLLM 0.32, and of older versions.
 NEW = {
     "__init__": "__version__ = '0.32.0'",
     "utils/argparse_utils": "from argparse import ArgumentParser as FlexibleArgumentParser",
@@ -67,7 +67,7 @@ def vllm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def python(tmp_path):
-    """Makes a Python that does something else."""
+    """Creates a fake Python that runs a shell script."""
 
     def make(script):
         path = tmp_path / "python"
@@ -88,79 +88,79 @@ def words(server, python=sys.executable):
 
 
 @pytest.mark.parametrize(("modules", "version"), [(NEW, "0.32.0"), (OLD, "0.9.0")], ids=["0.32", "older"])
-def test_vllms_own_parser_reads_them(vllm, modules, version):
+def test_check_uses_the_parser_of_the_installed_vllm(vllm, modules, version):
     vllm(modules)
-    assert words(described(tool_call_parser="hermes")) == f"vLLM {version} takes its arguments"
+    assert words(described(tool_call_parser="hermes")) == f"vLLM {version} accepts the arguments"
     assert "this vLLM has no tool-call parser 'hermess'. Nearest: hermes" in words(
         described(tool_call_parser="hermess")
     )
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "explanation"),
     [
         ({"extra_args": ("--max-model-length", "9")}, "does not know --max-model-length 9. Nearest: --max-model-len"),
         ({"extra_args": ("--max-model-length=9",)}, "does not know --max-model-length=9. Nearest: --max-model-len"),
-        ({"dtype": "haf"}, "--dtype can't be 'haf'. Nearest: half. It may be auto, half"),
+        ({"dtype": "haf"}, "--dtype can't be 'haf'. Nearest: half. Allowed values: auto, half"),
         ({"reasoning_parser": "qwen"}, "no reasoning parser qwen. Nearest: qwen3"),
         ({"chat_template": "/no/such.jinja"}, "no chat template /no/such.jinja"),
-        ({"extra_args": ("--help",)}, "the server would print its help or its version, and end"),
+        ({"extra_args": ("--help",)}, "the server would print its help or its version and exit"),
     ],
 )
-def test_what_vllm_does_not_take_is_told_in_words(vllm, fields, told):
+def test_check_explains_rejected_arguments(vllm, fields, explanation):
     vllm(NEW)
     [verdict] = arguments.check_all([described(**fields)], sys.executable)
     assert verdict.accepted is False
-    assert told in verdict.words
+    assert explanation in verdict.words
 
 
-def test_a_parser_that_a_plugin_brings_is_not_looked_up(vllm):
+def test_check_accepts_a_parser_of_a_plugin(vllm):
     vllm(NEW)
     assert words(described(tool_call_parser="own", extra_args=("--tool-parser-plugin", "/own.py"))).endswith(
-        "takes its arguments"
+        "accepts the arguments"
     )
 
 
-def test_a_template_on_a_volume_is_not_looked_for(vllm):
+def test_check_ignores_a_chat_template_on_a_volume(vllm):
     vllm(NEW)
-    assert "takes" in words(described(chat_template="/templates/own.jinja", volumes={"/here": "/templates:ro"}))
+    assert "accepts" in words(described(chat_template="/templates/own.jinja", volumes={"/here": "/templates:ro"}))
     assert "no chat template" in words(described(chat_template="/templates/own.jinja", volumes={"/here": "/temp:ro"}))
 
 
-def test_several_servers_are_read_by_one_process(vllm, tmp_path):
+def test_check_runs_one_process_for_all_servers(vllm, tmp_path):
     vllm({**NEW, "__init__": f"open({str(tmp_path / 'imports')!r}, 'a').write('.')\n__version__ = '0.32.0'"})
     verdicts = arguments.check_all([described("a"), described("b", dtype="haf"), described("c")], sys.executable)
     assert [(verdict.server, verdict.accepted) for verdict in verdicts] == [("a", True), ("b", False), ("c", True)]
     assert (tmp_path / "imports").read_text() == "."
 
 
-def test_where_there_is_no_vllm_nothing_is_refused(tmp_path, monkeypatch):
+def test_check_rejects_nothing_without_vllm(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert words(described(dtype="haf")) == f"not checked: {sys.executable}: it has no vLLM"
-    assert words(described(), "/no/python") == "not checked: /no/python can't be run: No such file or directory"
-    assert "no Python with vLLM is named" in words(described(), None)
+    assert words(described(dtype="haf")) == f"not checked: {sys.executable}: vLLM is not installed"
+    assert words(described(), "/no/python") == "not checked: /no/python cannot be run: No such file or directory"
+    assert "no Python with vLLM is set" in words(described(), None)
 
 
-def test_a_vllm_whose_parser_does_not_start_refuses_nothing(vllm):
+def test_check_rejects_nothing_when_the_parser_does_not_start(vllm):
     vllm({**NEW, "entrypoints/launchers/cli_args": "raise RuntimeError('Failed to infer device type')"})
     [verdict] = arguments.check_all([described()], sys.executable)
     assert verdict.accepted is None
     assert "parser does not start: RuntimeError: Failed to infer device type" in verdict.words
 
 
-def test_a_python_that_answers_nothing_refuses_nothing(python):
+def test_check_rejects_nothing_when_python_prints_no_result(python):
     silent = python("exit 7")
     assert arguments.check_all([described()], silent) == [
-        Verdict("chat", None, f"not checked: {silent} ended with status 7 and without an answer")
+        Verdict("chat", None, f"not checked: {silent} exited with status 7 and no result")
     ]
 
 
-def test_a_parser_that_takes_too_long_refuses_nothing(python, monkeypatch):
+def test_check_rejects_nothing_when_the_parser_times_out(python, monkeypatch):
     monkeypatch.setattr(arguments, "TIMEOUT_S", 0.05)
     assert "took longer" in words(described(), python("exec sleep 60"))
 
 
-def test_what_vllm_prints_on_the_way_does_not_matter(vllm):
+def test_check_ignores_other_output_of_vllm(vllm):
     noisy = textwrap.dedent("""
         import sys
         print("INFO something")
@@ -168,4 +168,4 @@ def test_what_vllm_prints_on_the_way_does_not_matter(vllm):
         __version__ = "0.32.0"
     """)
     vllm({**NEW, "__init__": noisy})
-    assert words(described()) == "vLLM 0.32.0 takes its arguments"
+    assert words(described()) == "vLLM 0.32.0 accepts the arguments"

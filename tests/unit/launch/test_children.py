@@ -1,4 +1,4 @@
-"""Servers as child processes: started side by side, waited for, and stopped whole, however the program ends."""
+"""Servers as child processes: they start concurrently and stop completely, however the program ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 from vllm_launch import Server, ServerError, ServerProcess, running
 
-from .stand_in import ROOT, group_is_there, until
+from .fake_server import ROOT, group_is_there, until
 
 
 @pytest.fixture
-def server(stand_in):
-    return stand_in
+def server(fake_server):
+    return fake_server
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def launch(tmp_path):
 
 @pytest.fixture
 def process(server, tmp_path):
-    """Makes a process that is stopped after the test."""
+    """Creates processes that are stopped after the test."""
     with contextlib.ExitStack() as stack:
 
         def make(model):
@@ -45,7 +45,7 @@ def process(server, tmp_path):
         yield make
 
 
-def test_servers_run_side_by_side_and_leave_nothing(server, launch):
+def test_running_starts_servers_concurrently_and_leaves_no_process(server, launch):
     seen = []
     with launch(server(name="chat"), server(name="embed"), on_progress=seen.append) as processes:
         assert [httpx.get(process.url).status_code for process in processes] == [200, 200]
@@ -54,7 +54,7 @@ def test_servers_run_side_by_side_and_leave_nothing(server, launch):
     assert {progress.server.name for progress in seen if progress.ready} == {"chat", "embed"}
 
 
-def test_the_clients_variables_are_not_the_servers(server, launch, tmp_path, monkeypatch):
+def test_server_does_not_inherit_client_variables(server, launch, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
     with launch(server()) as [process]:
         assert httpx.get(process.url).text == "key=none"
@@ -63,7 +63,7 @@ def test_the_clients_variables_are_not_the_servers(server, launch, tmp_path, mon
         assert httpx.get(process.url).text == "key=its-own"
 
 
-def test_a_server_that_ends_early_says_why(server, launch, tmp_path):
+def test_start_error_contains_the_cause_when_the_server_exits(server, launch, tmp_path):
     with pytest.raises(ServerError) as caught, launch(server("broken")):
         pass
     message = str(caught.value)
@@ -72,12 +72,12 @@ def test_a_server_that_ends_early_says_why(server, launch, tmp_path):
     assert str(tmp_path / "logs" / "chat.log") in message
 
 
-def test_a_killed_server_is_told_from_a_failed_one(server, launch):
+def test_start_error_names_the_signal_when_the_server_is_killed(server, launch):
     with pytest.raises(ServerError, match="by SIGKILL, as when memory runs out"), launch(server("killed")):
         pass
 
 
-def test_one_that_fails_takes_the_others_down(server, launch):
+def test_running_stops_all_servers_when_one_fails(server, launch):
     seen = []
     slow, broken = server("slow"), server("broken", "other")
     with pytest.raises(ServerError, match="'other' ended"), launch(slow, broken, on_progress=seen.append):
@@ -85,12 +85,12 @@ def test_one_that_fails_takes_the_others_down(server, launch):
     assert {progress.server.name for progress in seen} >= {"chat"}
 
 
-def test_a_server_that_is_never_ready(server, launch):
+def test_wait_ready_raises_after_the_timeout(server, launch):
     with pytest.raises(ServerError, match="was not ready after 1 seconds"), launch(server("slow"), timeout=1):
         pass
 
 
-def test_a_server_that_does_not_listen_to_reason_is_killed(process):
+def test_stop_kills_a_server_that_ignores_sigterm(process):
     stubborn = process("stubborn")
     stubborn.start()
     stubborn.wait_ready(timeout=20)
@@ -98,7 +98,7 @@ def test_a_server_that_does_not_listen_to_reason_is_killed(process):
     assert not stubborn.group_runs()
 
 
-def test_stopping_twice_and_starting_twice(process):
+def test_stop_is_idempotent_and_start_is_not(process):
     fine = process("fine")
     fine.stop()
     fine.start()
@@ -109,33 +109,33 @@ def test_stopping_twice_and_starting_twice(process):
     assert not fine.running
 
 
-def test_a_taken_port_is_an_error_before_the_start(server, launch):
+def test_start_raises_when_the_port_is_in_use(server, launch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ServerError, match=f"Port {port}, wanted for the vLLM server 'chat'"),
+            pytest.raises(ServerError, match=f"Port {port} of the vLLM server 'chat'"),
             launch(server(port=port)),
         ):
             pass
 
 
 @pytest.mark.parametrize(("names", "what"), [(("a", "a"), "name: a"), (("a", "b"), "port: 8001")])
-def test_servers_must_differ(launch, names, what):
+def test_running_raises_for_duplicate_names_and_ports(launch, names, what):
     ports = (8001, 8002) if names[0] == names[1] else (8001, 8001)
     servers = [Server(name=name, model="model", port=port) for name, port in zip(names, ports, strict=True)]
     with pytest.raises(ServerError, match=f"same {what}"), launch(*servers):
         pass
 
 
-def test_a_python_that_is_not_there(server, launch):
+def test_start_raises_when_python_does_not_exist(server, launch):
     with pytest.raises(ServerError, match="There is no Python '/no/python'"), launch(server(), python="/no/python"):
         pass
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_program_that_is_killed_takes_its_servers_along(server, tmp_path, how):
+def test_servers_end_when_the_program_is_killed(server, tmp_path, how):
     wanted = server("stubborn")
     program = f"""
         import sys, time
@@ -151,7 +151,7 @@ def test_a_program_that_is_killed_takes_its_servers_along(server, tmp_path, how)
     until(lambda: not group_is_there(group))
 
 
-def test_a_server_is_stopped_at_the_end_of_the_program(server, tmp_path):
+def test_servers_end_when_the_program_exits(server, tmp_path):
     program = f"""
         import sys
         from pathlib import Path

@@ -1,4 +1,4 @@
-"""`vllm-launch`: what each command prints, and its exit status."""
+"""`vllm-launch`: the output and the exit status of each command."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def runtime(monkeypatch, tmp_path):
     (tmp_path / "vllm-launch.toml").write_text(FILE)
     monkeypatch.setattr(ready, "ask", fake.ask)
     monkeypatch.setattr(up, "_POLL_S", 0)
-    monkeypatch.setattr(cli_app, "opened", lambda *_: fake)
-    monkeypatch.setattr(cli_app, "answering", lambda _: [fake])
+    monkeypatch.setattr(cli_app, "open_runtime", lambda *_: fake)
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: [fake])
     return fake
 
 
 @pytest.fixture
 def run(capsys):
-    """Runs a command line; the exit status, what it printed, and what it said of errors."""
+    """Runs a command line. Returns the exit status, standard output and standard error."""
 
     def command(*arguments):
         try:
             status = main(arguments)
         except SystemExit as ended:
             status = ended.code
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        output = capsys.readouterr()
+        return status, output.out, output.err
 
     return command
 
@@ -61,7 +61,7 @@ def test_up_starts_what_the_file_describes(runtime, run):
     assert 'eval "$(vllm-launch env)"' in out
 
 
-def test_up_again_changes_nothing(runtime, run):
+def test_second_up_changes_nothing(runtime, run):
     run("up")
     runtime.done.clear()
     status, out, _ = run("up")
@@ -69,7 +69,7 @@ def test_up_again_changes_nothing(runtime, run):
     assert "✓ chat runs as described" in out
 
 
-def test_up_as_json_prints_nothing_else(runtime, run):
+def test_up_json_prints_only_json(runtime, run):
     status, out, _ = run("up", "chat", "--json")
     assert status == 0
     assert [(row["name"], row["state"], row["url"]) for row in json.loads(out)] == [
@@ -87,14 +87,14 @@ def test_up_as_json_prints_nothing_else(runtime, run):
         ("", False),
     ],
 )
-def test_up_warns_of_a_server_that_everybody_may_use(runtime, run, tmp_path, line, warns):
+def test_up_warns_of_an_exposed_server_without_a_key(runtime, run, tmp_path, line, warns):
     (tmp_path / "vllm-launch.toml").write_text(f'[servers.chat]\nmodel = "org/chat"\nport = 8001\n{line}\n')
     status, _, err = run("up")
     assert status == 0
-    assert ("asks for no key: whoever reaches this machine may use it" in err) is warns
+    assert ("requires no key: any client that reaches this machine can use it" in err) is warns
 
 
-def test_a_server_that_dies_makes_the_command_fail(runtime, run):
+def test_up_fails_when_a_server_exits(runtime, run):
     runtime.plays = {"chat": ["exited"]}
     status, out, err = run("up", "chat")
     assert status == 1
@@ -102,21 +102,21 @@ def test_a_server_that_dies_makes_the_command_fail(runtime, run):
     assert "vllm-launch: The vLLM server 'chat' ended while it was starting, with status 1." in err
 
 
-def test_ctrl_c_is_a_message_and_status_130(runtime, run):
+def test_up_exits_with_130_on_ctrl_c(runtime, run):
     runtime.plays = {"chat": ["interrupt"]}
     status, _, err = run("up", "chat")
     assert status == 130
-    assert "what was still starting has been stopped too" in err
+    assert "servers that were still starting have been stopped" in err
     assert runtime.did("stop") == ["chat"]
 
 
-def test_an_unknown_name_is_told_with_the_nearest_known_one(runtime, run):
+def test_up_suggests_the_nearest_name_for_an_unknown_one(runtime, run):
     status, _, err = run("up", "caht")
     assert status == 1
     assert "There is no server 'caht'; did you mean 'chat'?" in err
 
 
-def test_presets_where_there_is_no_file(runtime, run, tmp_path, monkeypatch):
+def test_up_starts_the_presets_without_a_file(runtime, run, tmp_path, monkeypatch):
     (tmp_path / "vllm-launch.toml").unlink()
     monkeypatch.setattr(cli_app, "has_gpu", lambda: False)
     run("up")
@@ -125,30 +125,30 @@ def test_presets_where_there_is_no_file(runtime, run, tmp_path, monkeypatch):
     run("down")
     runtime.done.clear()
     run("up")
-    assert runtime.did("start") == ["vllm-embed", "vllm-llm"]  # one GPU: the small one first
+    assert runtime.did("start") == ["vllm-embed", "vllm-llm"]  # the smaller server starts first on a shared GPU
 
 
-def test_a_wrong_runtime_is_a_wrong_command_line(runtime, run):
+def test_unknown_runtime_is_a_usage_error(runtime, run):
     status, _, err = run("up", "--runtime", "podman")
     assert status == 2
-    assert "it may be 'docker' or 'process'" in err
+    assert "it must be 'docker' or 'process'" in err
 
 
-def test_down_stops_what_runs(runtime, run):
+def test_down_stops_running_servers(runtime, run):
     run("up")
     status, out, _ = run("down")
     assert (status, out) == (0, "Stopping chat\nStopping embed\n")
-    assert run("down")[:2] == (0, "No server is there to stop.\n")
+    assert run("down")[:2] == (0, "No server is running.\n")
 
 
-def test_down_of_one_that_is_not_there(runtime, run):
+def test_down_fails_for_a_server_that_does_not_exist(runtime, run):
     run("up", "chat")
     status, _, err = run("down", "chat", "embed")
     assert (status, runtime.did("stop")) == (1, ["chat"])
-    assert "There is no embed to stop" in err
+    assert "There is no server embed;" in err
 
 
-def test_status_lists_servers_and_fails_where_one_is_not_ready(runtime, run):
+def test_status_lists_servers_and_fails_when_one_is_not_ready(runtime, run):
     assert run("status")[:2] == (0, "No server is there. `vllm-launch up` starts some.\n")
     run("up")
     status, out, _ = run("status")
@@ -165,7 +165,7 @@ def test_status_lists_servers_and_fails_where_one_is_not_ready(runtime, run):
     assert "ValueError: No such weights" in out
 
 
-def test_status_as_json(runtime, run):
+def test_status_json_contains_the_state(runtime, run):
     runtime.plays = {"chat": ["ready", "loading"]}
     run("up", "chat")
     status, out, _ = run("status", "--json")
@@ -173,49 +173,49 @@ def test_status_as_json(runtime, run):
     assert (status, row["state"], row["models"], row["runtime"]) == (1, "starting", ["org/chat"], "process")
 
 
-def test_logs_of_one_and_of_several(runtime, run):
+def test_logs_label_lines_of_several_servers(runtime, run):
     run("up")
     runtime.logs = {"chat": "one\ntwo\n", "embed": "three\n"}
     assert run("logs", "chat")[:2] == (0, "one\ntwo\n")
     assert run("logs")[1] == "chat  | one\nchat  | two\nembed | three\n"
     assert sorted(run("logs", "-f")[1].splitlines()) == ["chat  | one", "chat  | two", "embed | three"]
-    assert run("logs", "nobody")[0] == 1
+    assert run("logs", "unknown")[0] == 1
 
 
-def test_logs_end_without_a_word_when_nobody_reads_them_any_more(runtime, run, monkeypatch, capsys):
+def test_logs_end_silently_when_the_reader_closes_the_pipe(runtime, run, monkeypatch, capsys):
     run("up")
     runtime.logs = {"chat": "a line\n" * 100, "embed": ""}
     reading, writing = os.pipe()
     os.close(reading)
-    with monkeypatch.context() as patch, open(writing, "w") as nobody_reads:
-        patch.setattr(sys, "stdout", nobody_reads)
+    with monkeypatch.context() as patch, open(writing, "w") as unread:
+        patch.setattr(sys, "stdout", unread)
         with pytest.raises(SystemExit, match="1"):
             main(["logs", "--follow"])
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), writing)  # for what is left in the buffer
+            os.dup2(nowhere.fileno(), writing)  # for the rest of the buffer
     assert capsys.readouterr().err == ""
 
 
-def test_logs_of_fewer_than_no_lines_are_a_wrong_command_line(runtime, run):
+def test_negative_number_of_log_lines_is_a_usage_error(runtime, run):
     status, _, err = run("logs", "-n", "-1")
     assert status == 2
     assert "Invalid value for '--lines'" in err
 
 
 @pytest.mark.parametrize(
-    ("into", "status", "said"),
+    ("into", "status", "error"),
     [
         (">&-", 0, ""),
-        (">/dev/full", 1, "vllm-launch: What is printed can't be written or read: No space left on device.\n"),
+        (">/dev/full", 1, "vllm-launch: The output cannot be read or written: No space left on device.\n"),
     ],
 )
-def test_an_output_that_takes_nothing_is_no_traceback(tmp_path, into, status, said):
+def test_unwritable_output_causes_a_message_without_traceback(tmp_path, into, status, error):
     command = f"{sys.executable} -m vllm_launch plan --gpu H100 {into}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (status, said)
+    assert (done.returncode, done.stderr) == (status, error)
 
 
-def test_env_of_what_runs_and_of_what_is_named(runtime, run):
+def test_env_prints_running_or_named_servers(runtime, run):
     assert run("env")[0] == 1
     run("up", "chat")
     runtime.has(PRESETS["vllm-embed"], "exited")
@@ -230,7 +230,7 @@ def test_env_of_what_runs_and_of_what_is_named(runtime, run):
 
 
 @pytest.mark.parametrize("command", ["env", "rollback"])
-def test_settings_of_the_service_that_cannot_be_read_are_a_message(runtime, run, monkeypatch, command):
+def test_invalid_service_settings_cause_a_message(runtime, run, monkeypatch, command):
     run("up", "chat")
     monkeypatch.setenv("VLLM_MODEL_MAP", "no JSON")
     status, _, err = run(command)
@@ -239,39 +239,39 @@ def test_settings_of_the_service_that_cannot_be_read_are_a_message(runtime, run,
 
 
 @pytest.mark.parametrize("command", [["status"], ["logs"], ["env"], ["top", "chat", "--once"], ["down"]])
-def test_a_broken_file_keeps_nobody_from_what_runs(runtime, run, tmp_path, command):
+def test_invalid_file_is_ignored_by_commands_on_running_servers(runtime, run, tmp_path, command):
     run("up", "chat")
     (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
     status, _, err = run(*command)
     assert status == 0
-    assert err.startswith("vllm-launch: vllm-launch.toml is no valid TOML: ")
-    assert err.endswith("This command goes on without that file.\n")
+    assert err.startswith("vllm-launch: vllm-launch.toml is not valid TOML: ")
+    assert err.endswith("This command continues without the file.\n")
 
 
-def test_a_broken_file_keeps_nobody_from_going_back(runtime, run, tmp_path, monkeypatch):
-    asked = []
+def test_invalid_file_is_ignored_by_rollback(runtime, run, tmp_path, monkeypatch):
+    chosen = []
 
-    def back(models, where, *_, **__):
-        asked.append(where)
-        return rollback.Way("http://127.0.0.1:11434", "0.33", started=False, missing=())
+    def fake_rollback(models, runtime, *_, **__):
+        chosen.append(runtime)
+        return rollback.RollbackResult("http://127.0.0.1:11434", "0.33", started=False, missing=())
 
-    monkeypatch.setattr(rollback, "rollback", back)
+    monkeypatch.setattr(rollback, "rollback", fake_rollback)
     (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
     status, out, err = run("rollback")
-    assert (status, asked, "BACKEND_MODE=ollama" in out) == (0, ["docker"], True)
-    assert err.endswith("This command goes on without that file.\n")
+    assert (status, chosen, "BACKEND_MODE=ollama" in out) == (0, ["docker"], True)
+    assert err.endswith("This command continues without the file.\n")
 
 
-def test_a_broken_file_is_an_error_where_it_is_needed(runtime, run, tmp_path):
+def test_invalid_file_is_an_error_for_commands_that_need_it(runtime, run, tmp_path):
     (tmp_path / "vllm-launch.toml").write_text("[servers.chat\n")
     for command in (["up"], ["plan", "--gpu", "H100"], ["compose"], ["env", "chat"], ["top", "chat", "--once"]):
         status, _, err = run(*command)
-        assert (status, "is no valid TOML" in err) == (1, True)
+        assert (status, "is not valid TOML" in err) == (1, True)
     assert run("--help")[0] == 0
     assert run("top", "--url", "http://127.0.0.1:1", "--once")[::2] == (0, "")
 
 
-def test_check_tells_what_vllm_says_of_each(runtime, run, monkeypatch):
+def test_check_prints_the_verdict_of_each_server(runtime, run, monkeypatch):
     from vllm_launch import arguments
     from vllm_launch.arguments import Verdict
 
@@ -292,17 +292,17 @@ def test_compose_prints_one_file_or_writes_all(runtime, run, tmp_path):
     assert str(tmp_path / "stack" / ".env.example") in out.splitlines()
     (tmp_path / "file").touch()
     status, _, err = run("compose", "vllm-llm", "-o", str(tmp_path / "file"))
-    assert (status, "can't be written" in err) == (1, True)
+    assert (status, "cannot be written" in err) == (1, True)
 
 
-def test_the_module_is_the_command(tmp_path):
+def test_module_runs_the_command(tmp_path):
     command = [sys.executable, "-m", "vllm_launch", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name in ("up", "down", "status", "logs", "env", "check"):
         assert f"  {name} " in done.stdout
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_missing_package_is_named(tmp_path):
     code = "import sys; sys.modules['typer'] = None; from vllm_launch.__main__ import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "vllm-launch needs typer: pip install 'ollama-compat[launch]'\n")

@@ -1,4 +1,4 @@
-"""docker-compose.yml: written from the descriptions of servers, judged by Docker Compose itself."""
+"""docker-compose.yml, generated from the descriptions of servers and checked by Docker Compose."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ needs_compose = pytest.mark.skipif(not COMPOSE.exists(), reason="Docker Compose 
 
 
 def config(folder: Path, *profiles: str, **environment: str) -> dict[str, Any]:
-    """The project as Compose understands it. Whatever it warns of is a failure."""
+    """The project as Compose resolves it. Warnings are failures."""
     chosen = [part for profile in profiles for part in ("--profile", profile)]
     command = [COMPOSE, "--project-directory", folder, "--env-file", "/dev/null", *chosen, "config", "--format", "json"]
     home = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -61,13 +61,13 @@ def written(folder: Path, *servers: Server) -> Path:
 
 
 @pytest.mark.parametrize("path", compose.files())
-def test_the_committed_file_is_the_generated_one(path: str) -> None:
+def test_committed_file_equals_the_generated_one(path: str) -> None:
     assert (ROOT / path).read_text() == compose.files()[path], f"run `{COMMAND}`"
 
 
 @needs_compose
 @pytest.mark.parametrize("profile", PROFILES)
-def test_compose_accepts_the_profile_and_starts_its_services(profile: str) -> None:
+def test_compose_accepts_each_profile_and_starts_its_services(profile: str) -> None:
     assert set(config(ROOT, profile)["services"]) == PROFILES[profile]
 
 
@@ -78,13 +78,13 @@ def test_compose_accepts_all_profiles_at_once() -> None:
 
 @needs_compose
 @pytest.mark.parametrize("name", [*GPU, *CPU])
-def test_without_settings_a_service_is_what_the_preset_describes(name: str) -> None:
+def test_service_matches_its_preset_without_settings(name: str) -> None:
     server = PRESETS[name]
     service = config(ROOT, "gpu" if server.needs_gpu else "cpu")["services"][name]
     assert service["image"] == server.image
     assert service["command"] == [part.replace("$", "$$") for part in container.command(server)]
     assert service["entrypoint"] == [part.replace("$", "$$") for part in container.entrypoint(server)]
-    assert service["environment"] == {"HF_TOKEN": None, **server.env}  # None: not there unless it is set
+    assert service["environment"] == {"HF_TOKEN": None, **server.env}  # None: present only if it is set
     assert {volume["source"]: volume["target"] for volume in service["volumes"]} == server.volumes
     (port,) = service["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == (server.host, str(server.port), container.PORT)
@@ -93,7 +93,7 @@ def test_without_settings_a_service_is_what_the_preset_describes(name: str) -> N
 
 
 @needs_compose
-def test_every_service_is_watched_is_started_again_and_keeps_its_log_short() -> None:
+def test_every_service_has_a_health_check_a_restart_policy_and_a_log_limit() -> None:
     for name, service in config(ROOT, *PROFILES)["services"].items():
         assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
         assert service["restart"] == "unless-stopped", name
@@ -101,14 +101,14 @@ def test_every_service_is_watched_is_started_again_and_keeps_its_log_short() -> 
 
 
 @needs_compose
-def test_a_server_may_take_long_to_load_and_is_asked_for_its_health_not_for_its_port() -> None:
+def test_health_check_requests_health_and_allows_a_long_start() -> None:
     check = config(ROOT, "gpu")["services"]["vllm-llm"]["healthcheck"]
     assert "/health" in check["test"][-1]
     assert check["start_period"] == "30m0s"
 
 
 @needs_compose
-def test_nothing_listens_to_other_machines_unless_it_is_told_to() -> None:
+def test_ports_are_bound_to_loopback_by_default() -> None:
     def addresses(**environment: str) -> dict[str, set[str]]:
         services = config(ROOT, *PROFILES, **environment)["services"]
         return {name: {port["host_ip"] for port in service.get("ports", [])} for name, service in services.items()}
@@ -122,7 +122,7 @@ def test_nothing_listens_to_other_machines_unless_it_is_told_to() -> None:
 
 @needs_compose
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
-def test_redis_takes_its_command_and_keeps_nothing(tmp_path: Path) -> None:
+def test_redis_accepts_its_command_and_stores_nothing(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     command = [*config(ROOT, "limits")["services"]["redis"]["command"], "--port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
@@ -144,14 +144,14 @@ def test_every_variable_of_the_file_is_in_the_table_with_the_same_default() -> N
     assert re.findall(r"(?<!\$)\$(?!\$|\{\w+:-)", compose.generate()) == []
 
 
-def test_the_example_has_every_variable_with_its_default_and_chooses_a_profile() -> None:
+def test_env_example_has_every_variable_and_a_profile() -> None:
     lines = compose.env_example().splitlines()
     assert [line[1:] for line in lines if re.match(r"#[A-Z]", line)] == [f"{row.name}={row.default}" for row in ROWS]
     assert [line for line in lines if line and line[0] != "#"] == ["COMPOSE_PROFILES=gpu"]
 
 
 @needs_compose
-def test_the_example_with_every_line_taken_in_changes_nothing(tmp_path: Path) -> None:
+def test_env_example_changes_nothing_when_fully_uncommented(tmp_path: Path) -> None:
     taken_in = re.sub(r"(?m)^#(?=[A-Z])", "", compose.env_example()).replace("HF_TOKEN=\n", "\n")
     values = dict(line.split("=", 1) for line in taken_in.splitlines() if line and line[0] != "#")
     values.pop("COMPOSE_PROFILES")
@@ -159,14 +159,14 @@ def test_the_example_with_every_line_taken_in_changes_nothing(tmp_path: Path) ->
 
 
 @needs_compose
-def test_every_variable_arrives() -> None:
+def test_every_variable_takes_effect() -> None:
     values = {row.name: another(row, place) for place, row in enumerate(ROWS)}
     project = json.dumps(config(ROOT, *PROFILES, **values))
     assert [name for name, value in values.items() if value not in project] == []
 
 
 def another(row: Variable, place: int) -> str:
-    """A value of the same kind that no other variable has."""
+    """A unique value of the same kind."""
     if row.default == "1800s":
         return "7m0s"
     if row.default == "127.0.0.1":
@@ -176,18 +176,18 @@ def another(row: Variable, place: int) -> str:
     return f"/srv/{100 + place}" if row.default in ("huggingface", "ollama", "/dev/null") else f"other:{100 + place}"
 
 
-# --- servers of one's own
+# --- new servers
 
 
 @needs_compose
-def test_a_dollar_in_a_description_stays_a_dollar(tmp_path: Path) -> None:
+def test_dollar_in_a_description_is_escaped(tmp_path: Path) -> None:
     server = Server(name="mine", model="a/b", port=9000, env={"A": "$HOME ${B}"}, extra_args=("--x", '{"c": "$d"}'))
     service = config(written(tmp_path, server), "cpu")["services"]["mine"]
-    assert service["environment"]["A"] == "$$HOME $${B}"  # as Compose shows a plain dollar
+    assert service["environment"]["A"] == "$$HOME $${B}"  # Compose's notation of a dollar
     assert service["command"][-1] == '{"c": "$$d"}'
 
 
-def test_a_key_is_a_file_and_stands_nowhere_else(tmp_path: Path) -> None:
+def test_key_is_a_file_and_appears_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret")
     server = Server(name="mine", model="a/b", port=9000, api_key_file=tmp_path / "key")
     texts = compose.files([server])
@@ -196,7 +196,7 @@ def test_a_key_is_a_file_and_stands_nowhere_else(tmp_path: Path) -> None:
 
 
 @needs_compose
-def test_a_key_lies_where_the_server_looks_for_it(tmp_path: Path) -> None:
+def test_key_is_mounted_at_the_path_that_the_server_reads(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret")
     server = Server(name="mine", model="a/b", port=9000, api_key_file=tmp_path / "key")
     project = config(written(tmp_path, server), "cpu")
@@ -206,21 +206,21 @@ def test_a_key_lies_where_the_server_looks_for_it(tmp_path: Path) -> None:
 
 
 @needs_compose
-def test_servers_of_one_gpu_start_one_after_the_other_the_smaller_first() -> None:
+def test_servers_on_one_gpu_start_sequentially_smallest_first() -> None:
     services = config(ROOT, "gpu")["services"]
     assert services["vllm-llm"]["depends_on"]["vllm-embed"]["condition"] == "service_healthy"
     assert "depends_on" not in services["vllm-embed"]
 
 
 @needs_compose
-def test_servers_of_different_gpus_do_not_wait_for_each_other(tmp_path: Path) -> None:
+def test_servers_on_different_gpus_start_independently(tmp_path: Path) -> None:
     one, other = (Server(name=name, model="a/b", port=9000 + gpu, gpus=(gpu,)) for gpu, name in enumerate(("a", "b")))
     services = config(written(tmp_path, one, other), "gpu")["services"]
     assert not any("depends_on" in service for service in services.values())
 
 
 @needs_compose
-def test_replicas_have_gpus_of_their_own_and_the_router_takes_the_port(tmp_path: Path) -> None:
+def test_replicas_have_separate_gpus_and_the_router_has_the_port(tmp_path: Path) -> None:
     services = config(written(tmp_path, GENERATES), "scale")["services"]
     assert set(services) == {"big-1", "big-2", "vllm-router"}
     assert [gpus_of(services[name]) for name in ("big-1", "big-2")] == [["0", "1"], ["2", "3"]]
@@ -233,7 +233,7 @@ def test_replicas_have_gpus_of_their_own_and_the_router_takes_the_port(tmp_path:
 
 @needs_compose
 @pytest.mark.parametrize(("host", "address"), [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "::1")])
-def test_a_host_is_where_the_server_or_its_router_is_reached(tmp_path: Path, host: str, address: str) -> None:
+def test_host_is_the_address_of_the_server_or_its_router(tmp_path: Path, host: str, address: str) -> None:
     folder = written(tmp_path, GENERATES.model_copy(update={"host": host}))
     for profile, name in (("gpu", "big"), ("scale", "vllm-router")):
         assert config(folder, profile)["services"][name]["ports"][0]["host_ip"] == address
@@ -242,37 +242,37 @@ def test_a_host_is_where_the_server_or_its_router_is_reached(tmp_path: Path, hos
 
 
 @needs_compose
-def test_all_gpus_are_a_count_and_leave_none_for_replicas(tmp_path: Path) -> None:
+def test_all_gpus_become_a_count_and_prevent_replicas(tmp_path: Path) -> None:
     folder = written(tmp_path, GENERATES.model_copy(update={"gpus": "all"}))
     assert config(folder, "gpu")["services"]["big"]["deploy"]["resources"]["reservations"]["devices"][0]["count"] == -1
     assert "services" not in config(folder, "scale") or not config(folder, "scale")["services"]
 
 
-def test_a_dead_replica_is_left_before_a_call_runs_out_of_retries() -> None:
+def test_circuit_of_a_dead_replica_opens_before_the_retries_end() -> None:
     flags = re.findall(r"--(retry-max-retries|cb-failure-threshold), '(\d+)'", compose.generate())
     numbers: Mapping[str, int] = {name: int(value) for name, value in flags}
     assert numbers["cb-failure-threshold"] < numbers["retry-max-retries"]
 
 
 @pytest.mark.parametrize("name", ["redis", "vllm-router"])
-def test_a_server_can_not_have_the_name_of_another_service(name: str) -> None:
-    with pytest.raises(LaunchError, match=f"{name}.*needs another name"):
+def test_generate_raises_for_the_name_of_an_auxiliary_service(name: str) -> None:
+    with pytest.raises(LaunchError, match=f"Rename the server '{name}'"):
         compose.files([Server(name=name, model="a/b", port=9000)])
 
 
-def test_a_server_can_not_have_the_name_of_a_replica() -> None:
-    with pytest.raises(LaunchError, match="'big-1': give one another name"):
+def test_generate_raises_for_the_name_of_a_replica() -> None:
+    with pytest.raises(LaunchError, match=r"'big-1'\. Rename one of them"):
         compose.files([GENERATES, Server(name="big-1", model="a/b", port=9002)])
 
 
-def test_two_servers_of_a_profile_can_not_have_one_port() -> None:
+def test_generate_raises_for_a_duplicate_port_in_a_profile() -> None:
     on_cpu = Server(name="small", model="a/b", port=GENERATES.port)
     compose.files([GENERATES, on_cpu])
     with pytest.raises(LaunchError, match="small and other have the same port, 9001, and the profile cpu starts both"):
         compose.files([GENERATES, on_cpu, on_cpu.model_copy(update={"name": "other"})])
 
 
-def test_a_variable_can_not_have_two_defaults() -> None:
+def test_generate_raises_for_a_variable_with_two_defaults() -> None:
     own = Server(name="vllm-cpu", model="a/b", port=9000, image="mine:1")
     with pytest.raises(LaunchError, match="VLLM_CPU_IMAGE"):
         compose.files([own, PRESETS["vllm-llm-cpu"]])

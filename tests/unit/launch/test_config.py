@@ -1,4 +1,4 @@
-"""The TOML file: which servers it means, and how it says that something in it is wrong."""
+"""The configuration file: the servers that it defines, and the errors for invalid content."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def file(tmp_path):
     return write
 
 
-def test_no_file_no_servers(tmp_path, monkeypatch):
+def test_load_returns_no_servers_without_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load(environ={}) == Config()
 
 
-def test_the_file_of_the_working_folder_and_the_one_of_the_variable(file, tmp_path, monkeypatch):
+def test_load_reads_the_working_folder_and_the_variable(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vllm-launch.toml").write_text('runtime = "process"')
     assert load(environ={}).runtime == "process"
@@ -37,12 +37,12 @@ def test_the_file_of_the_working_folder_and_the_one_of_the_variable(file, tmp_pa
     assert load(environ={"VLLM_LAUNCH_CONFIG": "~/servers.toml"}).runtime == "docker"
 
 
-def test_a_preset_with_changes(file):
+def test_preset_is_overridden_by_the_file(file):
     config = load(file("[servers.vllm-llm]\nmax_model_len = 16384"))
     assert config.servers["vllm-llm"] == PRESETS["vllm-llm"].model_copy(update={"max_model_len": 16384})
 
 
-def test_a_preset_under_another_name(file):
+def test_preset_can_have_another_name(file):
     text = '[servers.second]\npreset = "vllm-llm"\nport = 8011\ngpus = [1]'
     second = load(file(text)).servers["second"]
     assert (second.name, second.model, second.port, second.gpus) == (
@@ -53,7 +53,7 @@ def test_a_preset_under_another_name(file):
     )
 
 
-def test_tables_of_a_preset_are_changed_key_by_key(file):
+def test_tables_of_a_preset_are_merged_key_by_key(file):
     text = """
     [servers.vllm-llm-cpu]
     env = { VLLM_LOGGING_LEVEL = "DEBUG", VLLM_CPU_KVCACHE_SPACE = 8 }
@@ -64,7 +64,7 @@ def test_tables_of_a_preset_are_changed_key_by_key(file):
     assert server.volumes == {"huggingface": "/root/.cache/huggingface", "/models": "/models:ro"}
 
 
-def test_a_server_of_ones_own_keeps_its_models_where_presets_do(file):
+def test_new_server_has_the_model_volume_of_the_presets(file):
     own = '[servers.coder]\nmodel = "org/coder"\nport = 8003'
     assert load(file(own)).servers["coder"].volumes == MODEL_CACHE
     more = load(file(f'{own}\nvolumes = {{ "/data" = "/data" }}')).servers["coder"].volumes
@@ -72,18 +72,18 @@ def test_a_server_of_ones_own_keeps_its_models_where_presets_do(file):
 
 
 @pytest.mark.parametrize("heading", ["vllm-llm-cpu", "coder"])
-def test_a_volume_takes_the_place_of_the_one_that_was_mounted_there(file, heading):
+def test_volume_replaces_the_one_at_the_same_path(file, heading):
     volumes = '{ "/cache" = "/root/.cache/huggingface:ro" }'
     text = f'[servers.{heading}]\nmodel = "org/coder"\nport = 8003\nvolumes = {volumes}'
     assert load(file(text)).servers[heading].volumes == {"/cache": "/root/.cache/huggingface:ro"}
 
 
-def test_a_server_of_ones_own(file):
+def test_load_reads_a_new_server(file):
     server = load(file('[servers.coder]\nmodel = "org/coder"\nport = 8003\ngpus = "all"')).servers["coder"]
     assert (server.model, server.port, server.gpus) == ("org/coder", 8003, "all")
 
 
-def test_names_are_those_of_the_file_and_of_the_presets(file):
+def test_named_finds_servers_of_the_file_and_presets(file):
     config = load(file('[servers.coder]\nmodel = "org/coder"\nport = 8003'))
     assert [server.name for server in config.named(["coder", "vllm-embed", "coder"])] == ["coder", "vllm-embed"]
     with pytest.raises(LaunchError, match="no server 'codre'; did you mean 'coder'"):
@@ -100,32 +100,35 @@ def test_names_are_those_of_the_file_and_of_the_presets(file):
         ("python = 3", "python is 3; it must be the path"),
         ("[servers.coder]\nport = 8003", "servers.coder: model is missing"),
         ('[servers.coder]\nmodel = "m"\nport = 8003\nmax-model-len = 1', "did you mean 'max_model_len'"),
-        ('[servers.coder]\nmodel = "m"\nport = 8003\nnonsense = 1', "no key 'nonsense'.*go into extra_args"),
+        ('[servers.coder]\nmodel = "m"\nport = 8003\nnonsense = 1', "no key 'nonsense'.*into extra_args"),
         ('[servers.coder]\nmodel = "m"\nport = "x"', r"servers.coder.port: .*\(it is 'x'\)"),
         ('[servers.coder]\nmodel = "m"\nport = 1\nenv = { A = [] }', r"servers\.coder\.env\.A: .*valid string\.$"),
         ('[servers.coder]\nmodel = "m"\nport = 1\nextra_args = ["--x", 1]', r"servers\.coder\.extra_args\.1: .*string"),
         ('[servers.coder]\nmodel = "m"\nport = 1\nvolumes = "x"', r"servers\.coder\.volumes: .*dictionary"),
-        ('[servers.coder]\nmodel = "m"\nport = 1\ngpus = 0', r'coder\.gpus: "all" is meant, or a list.*\(it is 0\)\.$'),
+        ('[servers.coder]\nmodel = "m"\nport = 1\ngpus = 0', r'coder\.gpus: must be "all" or a list.*\(it is 0\)\.$'),
         (
             '[servers.coder]\nmodel = "m"\nport = 1\nname = "x"',
-            r"leave out the key name; the heading \[servers\.coder\]",
+            r"remove the key name; the heading \[servers\.coder\]",
         ),
         ('[servers.coder]\npreset = ["vllm-llm"]', r"no preset \['vllm-llm'\]. Known: vllm-llm"),
         ('[servers.coder]\npreset = "vllm-lm"', "no preset 'vllm-lm'. Known: vllm-llm"),
-        ('[servers.coder]\nmodel = "m"\nport = 1\ngpus = [0]\ntensor_parallel_size = 2', "2 GPUs are needed"),
-        ("runtime =", "no valid TOML"),
+        (
+            '[servers.coder]\nmodel = "m"\nport = 1\ngpus = [0]\ntensor_parallel_size = 2',
+            "the parallel sizes need 2 GPUs",
+        ),
+        ("runtime =", "is not valid TOML"),
     ],
 )
-def test_a_wrong_file_says_where_and_what(file, text, why):
+def test_load_error_contains_the_place_and_the_cause(file, text, why):
     with pytest.raises(LaunchError, match=why) as caught:
         load(file(text))
     assert "servers.toml" in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_load_raises_when_the_file_does_not_exist(tmp_path):
     with pytest.raises(LaunchError, match="There is no file"):
         load(tmp_path / "none.toml")
-    with pytest.raises(LaunchError, match="can't be read"):
+    with pytest.raises(LaunchError, match="cannot be read"):
         load(tmp_path)
 
 
@@ -138,7 +141,7 @@ def test_a_file_that_is_not_there(tmp_path):
         'api_key = "s3cret"',
     ],
 )
-def test_an_error_does_not_tell_what_may_be_a_secret(file, table):
+def test_load_error_contains_no_value_that_may_be_secret(file, table):
     with pytest.raises(LaunchError) as caught:
         load(file(f"[servers.vllm-llm]\n{table}"))
     assert "s3cret" not in str(caught.value)
@@ -158,13 +161,13 @@ def test_an_error_does_not_tell_what_may_be_a_secret(file, table):
         ("model", "org/model", "org/model"),
     ],
 )
-def test_paths_are_meant_from_where_the_file_is(file, tmp_path, monkeypatch, key, named, meant):
+def test_paths_are_relative_to_the_file(file, tmp_path, monkeypatch, key, named, meant):
     monkeypatch.setenv("HOME", "/home/me")
     path = file(f'[servers.vllm-llm]\n{key} = "{named.format()}"')
     assert str(getattr(load(path).servers["vllm-llm"], key)) == meant.format(folder=tmp_path)
 
 
-def test_adapters_are_meant_from_where_the_file_is(file, tmp_path):
+def test_adapter_paths_are_relative_to_the_file(file, tmp_path):
     path = file('[servers.vllm-llm]\nlora_modules = { ko = "./ko", en = "org/en" }')
     assert load(path).servers["vllm-llm"].lora_modules == {"ko": f"{tmp_path}/ko", "en": "org/en"}
 
@@ -173,6 +176,6 @@ def test_adapters_are_meant_from_where_the_file_is(file, tmp_path):
     ("named", "meant"),
     [("venv/bin/python", "{folder}/venv/bin/python"), ("~/bin/python", "/home/me/bin/python"), ("python3", "python3")],
 )
-def test_a_python_is_a_path_from_where_the_file_is_or_a_command(file, tmp_path, monkeypatch, named, meant):
+def test_python_is_a_path_relative_to_the_file_or_a_command(file, tmp_path, monkeypatch, named, meant):
     monkeypatch.setenv("HOME", "/home/me")
     assert load(file(f'python = "{named}"')).python == meant.format(folder=tmp_path)

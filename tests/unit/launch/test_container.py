@@ -1,4 +1,4 @@
-"""How a container starts its server and asks for its health; on a real engine: tests/docker/test_compose.py."""
+"""The entry point and the health check of a container. On a real engine: tests/docker/test_compose.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVER = Server(name="mine", model="a/b", port=9001, host="127.0.0.1")
 
 
 def started(key_file: Path) -> subprocess.CompletedProcess[str]:
-    """The entry point with a server that tells its key and its arguments, the key's file being elsewhere."""
+    """The entry point with a program that prints its key and its arguments, and with another path of the key file."""
     tells = "import os, sys; print(os.getenv('VLLM_API_KEY'), *sys.argv[1:])"
     server = SERVER.model_copy(update={"entrypoint": (sys.executable, "-c", tells)})
     entrypoint = [part.replace(container.KEY_FILE, str(key_file)) for part in container.entrypoint(server)]
@@ -29,24 +29,24 @@ def started(key_file: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("written", [b" s3cret\n", b"\xef\xbb\xbfs3cret\r\n"], ids=["blanks", "mark of UTF-8"])
-def test_the_key_of_the_file_becomes_vllms_variable_and_the_arguments_follow(tmp_path: Path, written: bytes) -> None:
+def test_entrypoint_exports_the_key_and_passes_the_arguments(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "key").write_bytes(written)
     assert SERVER.model_copy(update={"api_key_file": tmp_path / "key"}).key() == "s3cret"
     assert started(tmp_path / "key").stdout == "s3cret --a b c\n"
 
 
 @pytest.mark.parametrize("key_file", [Path("/nowhere/key"), Path("/dev/null")], ids=str)
-def test_without_a_file_there_is_no_key(key_file: Path) -> None:
+def test_entrypoint_sets_no_key_without_a_file(key_file: Path) -> None:
     assert started(key_file).stdout == "None --a b c\n"
 
 
-def test_a_blank_file_stops_the_start(tmp_path: Path) -> None:
+def test_entrypoint_fails_for_a_blank_key_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("\n")
     done = started(tmp_path / "key")
     assert (done.returncode, done.stdout, done.stderr) == (78, "", "The file of the API key is empty.\n")
 
 
-def test_inside_a_server_listens_to_everybody_on_vllms_port_wherever_it_is_reached() -> None:
+def test_command_listens_on_all_addresses_and_vllms_port() -> None:
     assert container.command(SERVER)[:4] == ["--host", "0.0.0.0", "--port", "8000"]
 
 
@@ -74,15 +74,15 @@ def checked(port: int) -> int:
     return subprocess.run(command, env=proxied, capture_output=True, check=False).returncode
 
 
-def test_a_server_is_healthy_when_it_says_so_whatever_proxy_is_set() -> None:
+def test_health_check_passes_on_200_and_ignores_proxies() -> None:
     with answering(200) as port:
         assert checked(port) == 0
 
 
-def test_a_server_whose_engine_has_died_is_not_healthy() -> None:
+def test_health_check_fails_when_the_engine_has_died() -> None:
     with answering(503) as port:
         assert checked(port) != 0
 
 
-def test_a_server_that_does_not_listen_is_not_healthy() -> None:
+def test_health_check_fails_when_the_server_does_not_listen() -> None:
     assert checked(free_ports(1)[0]) != 0

@@ -1,4 +1,4 @@
-"""Containers without an engine: what it would be told, what its words mean, and what a healthy one won't do."""
+"""The runtime of containers without an engine: parameters, error messages, and rare behavior of engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from vllm_launch.presets import PRESETS
-from vllm_launch.runtimes import answering, container_guard, container_spec, engine
+from vllm_launch.runtimes import available_runtimes, container_guard, container_spec, engine
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers, _lines, ended, unhealthy
 from vllm_launch.runtimes.groups import identity
@@ -34,7 +34,7 @@ def mounts(described: Server) -> list[tuple[str, str, str, bool]]:
 
 
 class TestSpec:
-    def test_the_production_pair_has_its_gpu_its_memory_and_its_models(self) -> None:
+    def test_production_pair_has_its_gpu_memory_and_models(self) -> None:
         config = container_spec.host_config(PRESETS["vllm-llm"])
         [request] = config["DeviceRequests"]
         assert (request["DeviceIDs"], request["Capabilities"]) == (["0"], [["gpu"]])
@@ -42,33 +42,33 @@ class TestSpec:
         assert ("volume", "huggingface", "/root/.cache/huggingface", False) in mounts(PRESETS["vllm-llm"])
         assert {limit["Name"]: limit["Hard"] for limit in config["Ulimits"]} == {"memlock": -1, "stack": 67108864}
 
-    def test_all_gpus_are_asked_for_by_count(self) -> None:
+    def test_all_gpus_are_requested_by_count(self) -> None:
         [request] = container_spec.host_config(server(gpus="all"))["DeviceRequests"]
         assert (request["Count"], request["DeviceIDs"]) == (-1, [])
 
-    def test_without_a_gpu_none_is_asked_for_and_no_limit_is_lifted(self) -> None:
+    def test_server_without_gpu_requests_none_and_keeps_the_limits(self) -> None:
         config = container_spec.host_config(PRESETS["vllm-llm-cpu"])
         assert not config.get("DeviceRequests")
         assert not config.get("Ulimits")
 
-    def test_the_port_is_bound_to_the_address_that_is_described(self) -> None:
+    def test_port_is_bound_to_the_described_address(self) -> None:
         bound = [container_spec.host_config(server(host=host))["PortBindings"] for host in ("0.0.0.0", "localhost")]
         assert bound == [
             {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8001"}]},
             {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}]},
         ]
 
-    def test_a_name_is_no_address_to_bind_a_port_to(self) -> None:
+    def test_host_name_is_rejected_as_bind_address(self) -> None:
         with pytest.raises(LaunchError, match=r"host of the vLLM server 'chat', 'gpu-1', is a name.*127\.0\.0\.1"):
             container_spec.host_config(server(host="gpu-1"))
 
-    def test_the_health_check_and_the_arguments_are_composes(self) -> None:
+    def test_health_check_and_arguments_equal_those_of_compose(self) -> None:
         options = container_spec.options(server(), "a-launcher", has_token=False)
         assert options["healthcheck"]["Test"][0] == "CMD"
         assert options["healthcheck"]["Interval"] == 10 * 10**9
         assert options["command"][:4] == ["--host", "0.0.0.0", "--port", "8000"]
 
-    def test_a_folder_of_the_home_a_named_volume_and_read_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_volumes_support_home_folders_names_and_read_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/me")
         described = server(volumes={"~/models": "/models:ro", "cache": "/cache", "/data": "/data:rw"})
         assert mounts(described) == [
@@ -81,18 +81,18 @@ class TestSpec:
     @pytest.mark.parametrize(
         "volume", [("models/here", "/models"), ("cache", "models"), ("cache", "/cache:r"), ("", "/a")]
     )
-    def test_a_volume_that_means_nothing(self, volume: tuple[str, str]) -> None:
+    def test_invalid_volume_is_rejected(self, volume: tuple[str, str]) -> None:
         with pytest.raises(LaunchError, match="The volume"):
             container_spec.host_config(server(volumes=dict([volume])))
 
-    def test_the_key_is_a_file_and_its_content_is_nowhere(self, tmp_path: Path) -> None:
+    def test_key_is_a_file_and_its_content_appears_nowhere(self, tmp_path: Path) -> None:
         key_file = tmp_path / "key"
         key_file.write_text("sk-secret")
         options = container_spec.options(server(api_key_file=key_file), "a-launcher", has_token=False)
         assert ("bind", str(key_file), "/run/secrets/vllm-api-key", True) in mounts(server(api_key_file=key_file))
         assert "sk-secret" not in str(options)
 
-    def test_the_token_is_put_where_the_hubs_library_is_told_to_look(self) -> None:
+    def test_token_is_written_to_the_path_in_hf_token_path(self) -> None:
         options = container_spec.options(server(), "a-launcher", has_token=True)
         with tarfile.open(fileobj=io.BytesIO(container_spec.token_archive("hf_x"))) as archive:
             [member] = archive.getmembers()
@@ -101,16 +101,16 @@ class TestSpec:
             assert content.read() == b"hf_x"
         assert "/" + member.name == options["environment"]["HF_TOKEN_PATH"]
 
-    def test_a_description_is_read_back_as_it_was(self) -> None:
+    def test_description_survives_the_labels(self) -> None:
         for described in PRESETS.values():
             assert container_spec.described(described.name, container_spec.labels(described, "x")) == described
 
-    def test_what_a_newer_launcher_described_besides_is_left_out(self) -> None:
+    def test_unknown_fields_of_a_newer_launcher_are_ignored(self) -> None:
         label = server().model_dump_json().replace("{", '{"invented_later": 1, ', 1)
         assert container_spec.described("chat", {container_spec.SERVER_LABEL: label}) == server()
 
     @pytest.mark.parametrize("label", ["", "[]", "{}", '{"name": "chat"}'])
-    def test_a_description_that_can_not_be_read_names_the_container(self, label: str) -> None:
+    def test_invalid_description_error_names_the_container(self, label: str) -> None:
         with pytest.raises(LaunchError, match="docker rm -f chat"):
             container_spec.described("chat", {container_spec.SERVER_LABEL: label})
 
@@ -121,7 +121,7 @@ class TestWords:
         [
             ('could not select device driver "" with capabilities: [[gpu]]', "NVIDIA Container Toolkit"),
             ("failed to inject CDI devices: unresolvable CDI devices nvidia.com/gpu=0", "NVIDIA Container Toolkit"),
-            ("nvidia-container-cli: device error: 7: unknown device: unknown", "a GPU that is not there"),
+            ("nvidia-container-cli: device error: 7: unknown device: unknown", "its GPU does not exist"),
             ("nvidia-container-cli: initialization error: nvml error: driver not loaded", "NVIDIA driver"),
             ("write /var/lib/docker/tmp/GetImageBlob1: no space left on device", "the disk is full"),
             ("pull access denied for x, repository does not exist or may require 'docker login'", "no such image"),
@@ -131,23 +131,27 @@ class TestWords:
                 "Get https://r/v2/: net/http: request canceled (Client.Timeout exceeded)",
                 "the registry can't be reached",
             ),
-            ("toomanyrequests: You have reached your pull rate limit.", "gives out no more"),
+            ("toomanyrequests: You have reached your pull rate limit.", "rate limit is exceeded"),
             ("no matching manifest for linux/arm64/v8 in the manifest list entries", "another kind of processor"),
-            ('exec: "/bin/sh": stat /bin/sh: no such file or directory: unknown', "no program /bin/sh"),
+            (
+                'exec: "/bin/sh": stat /bin/sh: no such file or directory: unknown',
+                "does not contain the start program /bin/sh",
+            ),
             ('invalid mount config for type "bind": bind source path does not exist: /x y', "/x"),
             ("listen tcp4 9.9.9.9:80: bind: cannot assign requested address", "no address of the engine's machine"),
             ("error setting rlimit type 8: operation not permitted", "rootless"),
         ],
     )
-    def test_what_the_engine_says_is_explained_and_quoted(self, says: str, means: str) -> None:
+    def test_engine_message_is_explained_and_quoted(self, says: str, means: str) -> None:
         message = engine.refused("It can't be done", says)
         assert message.startswith("It can't be done: ")
         assert means in message
-        assert message.endswith(f"Docker says: {says}")
+        assert message.endswith(f"Docker's message: {says}")
 
-    def test_what_nobody_foresaw_is_quoted(self) -> None:
+    def test_unknown_engine_message_is_quoted(self) -> None:
         assert (
-            engine.refused("It can't be done", "the moon is full") == "It can't be done. Docker says: the moon is full"
+            engine.refused("It can't be done", "the moon is full")
+            == "It can't be done. Docker's message: the moon is full"
         )
 
     @pytest.mark.parametrize(
@@ -166,14 +170,14 @@ class TestWords:
             (requests.exceptions.ReadTimeout("Read timed out."), "does not answer in time"),
         ],
     )
-    def test_an_engine_that_does_not_answer(self, error: Exception, words: str) -> None:
-        with pytest.raises(LaunchError) as told, engine.speaking("It can't be done"):
+    def test_unreachable_engine_is_a_launch_error(self, error: Exception, words: str) -> None:
+        with pytest.raises(LaunchError) as raised, engine.calls("It can't be done"):
             raise error
-        assert str(told.value).startswith("It can't be done: ")
-        assert words in str(told.value)
+        assert str(raised.value).startswith("It can't be done: ")
+        assert words in str(raised.value)
 
-    def test_a_clear_error_passes_as_it_is(self) -> None:
-        with pytest.raises(LaunchError, match=r"^clear$"), engine.speaking("It can't be done"):
+    def test_launch_error_passes_unchanged(self) -> None:
+        with pytest.raises(LaunchError, match=r"^clear$"), engine.calls("It can't be done"):
             raise LaunchError("clear")
 
     @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ class TestWords:
             ({"Status": "created", "ExitCode": 0, "Error": ""}, "before it ran"),
         ],
     )
-    def test_how_a_container_ended(self, state: dict[str, Any], words: str) -> None:
+    def test_ended_describes_the_exit_of_a_container(self, state: dict[str, Any], words: str) -> None:
         assert ended(state) == words
 
     @pytest.mark.parametrize(
@@ -215,10 +219,10 @@ class TestWords:
             ({"Status": "paused"}, "its container is paused (docker unpause)"),
         ],
     )
-    def test_what_a_health_check_has_against_a_container(self, state: dict[str, Any], words: str) -> None:
+    def test_unhealthy_describes_the_failed_health_check(self, state: dict[str, Any], words: str) -> None:
         assert unhealthy(state) == words
 
-    def test_lines_are_whole_though_their_bytes_come_in_pieces(self) -> None:
+    def test_lines_are_joined_across_chunks(self) -> None:
         written = "서버를 시작합니다\r\nloading: 0%\rloading: 100%\nthe end".encode()
         pieces = [written[at : at + 1] for at in range(len(written))]
         assert [line for line in _lines(iter(pieces)) if line] == [
@@ -230,7 +234,7 @@ class TestWords:
 
 
 class TestFetching:
-    def test_progress_is_told_by_layers_and_bytes(self) -> None:
+    def test_progress_counts_layers_and_bytes(self) -> None:
         layers = engine.Layers()
         events: list[dict[str, Any]] = [
             {"status": "Pulling from vllm/vllm-openai", "id": "v0.32.0"},
@@ -246,34 +250,34 @@ class TestFetching:
         layers.take({"status": "Pull complete", "progressDetail": {}, "id": "c"})
         assert layers.text() == "fetching the image: 2 of 3 layers, 6.0 of 6.0 GB"
 
-    def test_a_disk_that_fills_up_on_the_way(self) -> None:
+    def test_fetch_raises_when_the_disk_fills_up(self) -> None:
         client = fake(
             pulled=[{"status": "Pulling fs layer", "id": "a"}, {"error": "write /x: no space left on device"}]
         )
-        told: list[str] = []
+        reports: list[str] = []
         with pytest.raises(LaunchError, match=r"The image a:b can't be fetched: the disk is full; `docker system df`"):
-            engine.fetch(client, "a:b", told.append)
-        assert told == ["fetching a:b", "fetching the image: 0 of 1 layers"]
+            engine.fetch(client, "a:b", reports.append)
+        assert reports == ["fetching a:b", "fetching the image: 0 of 1 layers"]
 
 
 class TestADistantEngine:
     @pytest.mark.parametrize("base_url", ["http://gpu:2375", "https://10.0.0.5:2376", "http+docker://ssh"])
-    def test_an_address_of_this_machine_is_refused(self, base_url: str) -> None:
+    def test_loopback_address_is_rejected_for_a_remote_engine(self, base_url: str) -> None:
         for host in ("127.0.0.1", "localhost", "0.0.0.0"):
             with pytest.raises(LaunchError, match=r"It can't start: the Docker engine at .* is on another machine"):
                 engine.require_reachable(fake(base_url=base_url), server(host=host), "It can't start")
 
-    def test_an_address_of_that_machine_is_not(self) -> None:
+    def test_other_address_is_accepted_for_a_remote_engine(self) -> None:
         engine.require_reachable(fake(base_url="http://gpu:2375"), server(host="10.0.0.5"), "x")
 
     @pytest.mark.parametrize(
         "base_url",
         ["http+docker://localhost", "http+docker://localnpipe", "http://127.0.0.1:2375", "http://[::1]:2375"],
     )
-    def test_an_engine_of_this_machine_may_publish_there(self, base_url: str) -> None:
+    def test_loopback_address_is_accepted_for_a_local_engine(self, base_url: str) -> None:
         engine.require_reachable(fake(base_url=base_url), server(), "x")
 
-    def test_one_by_ssh_is_not_of_this_machine(self) -> None:
+    def test_ssh_engine_is_not_local(self) -> None:
         assert not engine.is_local(fake(base_url="http+docker://ssh"))
 
 
@@ -290,27 +294,27 @@ class TestAnEngineThatDoesNotAnswer:
         monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "state"))
 
     def asked(self) -> tuple[list[str], list[str]]:
-        told: list[str] = []
-        return [runtime.name for runtime in answering(told.append)], told
+        reports: list[str] = []
+        return [runtime.name for runtime in available_runtimes(reports.append)], reports
 
-    def test_where_nothing_looks_like_docker_there_is_nothing_to_tell(self) -> None:
+    def test_no_message_when_no_engine_is_expected(self) -> None:
         assert self.asked() == (["process"], [])
 
-    def test_where_one_is_named_its_containers_are_told_to_be_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_message_when_docker_host_is_set_and_no_engine_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DOCKER_HOST", "tcp://gpu:2375")
         assert self.asked() == (["process"], ["Containers are left out. none answers"])
 
-    def test_where_its_socket_is_there(self, tmp_path: Path) -> None:
+    def test_message_when_the_socket_exists_and_no_engine_answers(self, tmp_path: Path) -> None:
         (tmp_path / "docker.sock").touch()
         assert self.asked()[1] == ["Containers are left out. none answers"]
 
-    def test_where_it_is_installed(self, tmp_path: Path) -> None:
+    def test_message_when_docker_is_installed_and_no_engine_answers(self, tmp_path: Path) -> None:
         (tmp_path / "dockerd").touch(mode=0o755)
         assert self.asked()[1] == ["Containers are left out. none answers"]
 
 
 def fake(**answers: Any) -> Any:
-    """An engine that answers as it is told to, where a real one can't be made to."""
+    """A fake engine with given answers, for cases that a real engine cannot reproduce."""
 
     def missing(_: str) -> None:
         raise ImageNotFound("no such image")
@@ -337,24 +341,24 @@ class TestGpus:
             {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
         ],
     )
-    def test_an_engine_that_has_them_is_not_refused(self, info: dict[str, Any]) -> None:
+    def test_engine_with_gpus_is_accepted(self, info: dict[str, Any]) -> None:
         engine.require_gpu(fake(info=info), "x")
 
-    def test_an_engine_with_the_toolkits_hook_is_not_refused(self, tmp_path: Path) -> None:
+    def test_engine_with_the_toolkit_hook_is_accepted(self, tmp_path: Path) -> None:
         hook = tmp_path / "nvidia-container-runtime-hook"
         hook.touch(mode=0o755)
         engine.require_gpu(fake(info={"Runtimes": {"runc": {}}}), "x")
 
-    def test_a_distant_engine_decides_itself(self) -> None:
+    def test_remote_engine_is_not_checked_for_gpus(self) -> None:
         engine.require_gpu(fake(info={"Runtimes": {"runc": {}}}, base_url="http://gpu:2375"), "x")
 
-    def test_one_without_them_is_refused_with_the_way_out(self) -> None:
+    def test_engine_without_gpus_is_rejected_with_advice(self) -> None:
         with pytest.raises(LaunchError, match=r"It can't start: .*nvidia-ctk runtime configure --runtime=docker"):
             engine.require_gpu(fake(info={"Runtimes": {"runc": {}}, "DiscoveredDevices": None}), "It can't start")
 
 
 class Going:
-    """A container that somebody else removes at the same moment."""
+    """A container that another program removes at the same time."""
 
     id = "c0ffee"
 
@@ -381,32 +385,34 @@ def refusing(status: int) -> APIError:
 @pytest.mark.parametrize(
     ("stop", "remove"), [(NotFound("gone"), None), (None, NotFound("gone")), (None, refusing(409))]
 )
-def test_stopping_what_somebody_else_removes_is_harmless(stop: Exception | None, remove: Exception | None) -> None:
+def test_stop_is_harmless_when_another_program_removes_the_container(
+    stop: Exception | None, remove: Exception | None
+) -> None:
     going = Going(stop, remove)
     runtime = Containers(fake(containers=SimpleNamespace(get=lambda _: going)))
     runtime.stop(Instance(server(), "docker", "running", "c0ffee", 0.0), 1.5)
     assert any(going.errors.values())
 
 
-def test_stopping_that_the_engine_refuses_is_told() -> None:
+def test_stop_raises_when_the_engine_rejects_it() -> None:
     runtime = Containers(fake(containers=SimpleNamespace(get=lambda _: Going(None, refusing(500)))))
-    with pytest.raises(LaunchError, match="The container chat can't be stopped"):
+    with pytest.raises(LaunchError, match="The container chat cannot be stopped"):
         runtime.stop(Instance(server(), "docker", "running", "c0ffee", 0.0), 1.5)
 
 
-def test_a_key_file_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_prepare_raises_for_a_missing_key_file(tmp_path: Path) -> None:
     runtime = Containers(fake())
-    with pytest.raises(LaunchError, match=r"api_key_file .*/none, can't be read: No such file"):
+    with pytest.raises(LaunchError, match=r"api_key_file .*/none, cannot be read: No such file"):
         runtime.prepare(server(api_key_file=tmp_path / "none"), lambda _: None)
 
 
-def test_a_name_as_host_is_told_before_the_image_is_fetched() -> None:
+def test_prepare_raises_for_a_host_name_before_the_fetch() -> None:
     runtime = Containers(fake(containers=SimpleNamespace(list=lambda **_: [], get=no_such_container)))
     with pytest.raises(LaunchError, match="'gpu-1', is a name"):
         runtime.prepare(server(host="gpu-1"), lambda _: None)
 
 
-def test_a_port_of_a_server_that_runs_as_a_process_is_told_with_its_name() -> None:
+def test_port_error_names_the_server_that_runs_as_a_process() -> None:
     records = Records()
     records.begin("other")
     with socket.create_server(("127.0.0.1", 0)) as held:
@@ -432,7 +438,7 @@ def no_such_container(_: str) -> None:
     raise NotFound("no such container")
 
 
-def test_the_guard_waits_for_an_engine_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_waits_for_an_unreachable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: Iterator[Exception | None] = iter([OSError("restarting")] * 30 + [None] * 4)
     swept: list[str] = []
 

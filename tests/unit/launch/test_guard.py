@@ -1,4 +1,4 @@
-"""The guard by itself: the log that it bounds, and what it tells of the server."""
+"""The guard process: log rotation, and the status of the server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from vllm_launch.runtimes import guard
 from vllm_launch.runtimes.guard import Log
 
-from .stand_in import group_is_there, until
+from .fake_server import group_is_there, until
 
 FAMILY = """
 import signal, subprocess
 from pathlib import Path
 
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # pending, they can be seen
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # pending signals are visible
 worker = subprocess.Popen(["sleep", "600"])
 print("up", flush=True)
 number = signal.sigwait([signal.SIGTERM, signal.SIGINT])
@@ -37,7 +37,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a guard with a command, and returns it."""
+    """Runs a guard with a command and returns the guard's process."""
     (tmp_path / "status").write_bytes(b" " * guard.STATUS_BYTES)
     guards = []
 
@@ -53,7 +53,7 @@ def run(tmp_path):
         each.communicate()
 
 
-def told(tmp_path):
+def recorded(tmp_path):
     assert (tmp_path / "status").stat().st_size == guard.STATUS_BYTES, "it never grows: a full disk does not matter"
     return json.loads((tmp_path / "status").read_text())
 
@@ -62,13 +62,13 @@ def read(path):
     return path.read_text() if path.exists() else ""
 
 
-def test_a_full_log_becomes_the_older_one(log, tmp_path):
+def test_full_log_is_rotated(log, tmp_path):
     for text in (b"one two three\n", b"four\n", b"five six\n", b"seven\n"):
         log.write(text)
     assert ((tmp_path / "log.1").read_text(), (tmp_path / "log").read_text()) == ("four\nfive six\n", "seven\n")
 
 
-def test_what_a_full_disk_costs_is_told_when_there_is_room(log, tmp_path, monkeypatch):
+def test_lost_bytes_are_logged_when_the_disk_has_space_again(log, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -81,7 +81,7 @@ def test_what_a_full_disk_costs_is_told_when_there_is_room(log, tmp_path, monkey
     assert (tmp_path / "log").read_text() == lost + "three\n"
 
 
-def test_a_log_that_cannot_be_begun_anew_for_a_while_goes_on_later(log, tmp_path, monkeypatch):
+def test_rotation_continues_after_a_temporary_failure(log, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -96,32 +96,32 @@ def test_a_log_that_cannot_be_begun_anew_for_a_while_goes_on_later(log, tmp_path
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_it_ends_as_the_server_does_and_says_so(run, tmp_path, status):
+def test_guard_exits_with_the_servers_status_and_records_it(run, tmp_path, status):
     started = run("sh", "-c", f"echo out; echo err >&2; exit {status}")
     assert started.wait() == status
-    assert told(tmp_path)["status"] == status
+    assert recorded(tmp_path)["status"] == status
     assert (tmp_path / "log").read_text() == "out\nerr\n"
 
 
-def test_it_ends_by_the_servers_signal(run, tmp_path):
+def test_guard_ends_by_the_servers_signal(run, tmp_path):
     assert run("sh", "-c", "kill -SEGV $$").wait() == -11
-    assert told(tmp_path)["status"] == -11
+    assert recorded(tmp_path)["status"] == -11
 
 
-def test_a_command_that_cannot_be_run(run, tmp_path):
+def test_guard_records_127_when_the_command_cannot_run(run, tmp_path):
     assert run("/no/such/python").wait() == 127
-    assert told(tmp_path)["status"] == 127
-    assert "/no/such/python can't be run: No such file or directory" in (tmp_path / "log").read_text()
+    assert recorded(tmp_path)["status"] == 127
+    assert "/no/such/python cannot be run: No such file or directory" in (tmp_path / "log").read_text()
 
 
-def test_what_the_server_leaves_behind_is_ended_too(run):
-    started = run("sh", "-c", "trap '' TERM; sleep 600 & exit 1")  # which ignores the signal as well
+def test_guard_ends_the_remaining_processes_of_the_group(run):
+    started = run("sh", "-c", "trap '' TERM; sleep 600 & exit 1")  # the child ignores the signal too
     assert started.wait() == 1
     assert not group_is_there(started.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_handed_on_to_the_server_and_not_to_its_workers(run, tmp_path, number):
+def test_guard_forwards_signals_to_the_server_only(run, tmp_path, number):
     started = run(sys.executable, "-c", FAMILY)
     until(lambda: "up" in read(tmp_path / "log"))
     started.send_signal(number)
@@ -129,16 +129,16 @@ def test_a_signal_is_handed_on_to_the_server_and_not_to_its_workers(run, tmp_pat
     assert (tmp_path / "log").read_text() == f"up\n{number.name} for the server alone\n"
 
 
-def test_without_its_program_the_server_ends(run, tmp_path):
+def test_guard_ends_the_server_when_the_program_ends(run, tmp_path):
     started = run("sleep", "600")
     until(lambda: read(tmp_path / "status").strip())
     started.stdin.close()
     started.wait()
-    assert told(tmp_path).get("abandoned")
+    assert recorded(tmp_path).get("abandoned")
     assert not group_is_there(started.pid)
 
 
-def test_a_server_that_was_handed_over_stays(run, tmp_path):
+def test_detached_server_keeps_running(run, tmp_path):
     started = run("sh", "-c", "read line < " + str(tmp_path / "fifo") + "; echo $line")
     os.mkfifo(tmp_path / "fifo")
     until(lambda: read(tmp_path / "status").strip())
@@ -149,8 +149,8 @@ def test_a_server_that_was_handed_over_stays(run, tmp_path):
     assert (tmp_path / "log").read_text() == "still here\n"
 
 
-def test_a_process_that_is_gone_has_no_start():
+def test_start_time_is_none_for_an_ended_process():
     with subprocess.Popen(["true"]) as ended:
-        until(lambda: guard.start_time(ended.pid) is None)  # nobody has collected it yet
+        until(lambda: guard.start_time(ended.pid) is None)  # it is a zombie now
     assert guard.start_time(ended.pid) is None
     assert guard.start_time(os.getpid()) > 0

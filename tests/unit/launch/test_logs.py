@@ -1,5 +1,5 @@
-"""What a vLLM log tells. `starts/cpu.log` and the logs of failures are vLLM 0.32's own, shortened; `starts/gpu.log` is
-put together from the messages in its sources."""
+"""Parsing of vLLM's log. `starts/cpu.log` and the logs of failures are shortened logs of vLLM 0.32. `starts/gpu.log` is
+composed of the messages in vLLM's sources."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ STARTS = Path(__file__).parent / "starts"
 
 
 def start(name):
-    """A stored log, carriage returns and all."""
+    """A stored log, including carriage returns."""
     return (STARTS / f"{name}.log").read_bytes().decode()
 
 
 def states(log_text):
-    """What is told while the log grows, each state once; the end of a line or a carriage return ends a state."""
-    told, written = [], ""
+    """The progress while the log grows, without repetitions. Each line end or carriage return adds a state."""
+    found, written = [], ""
     for part in log_text.replace("\r", "\r\n").splitlines(keepends=True):
         written += part
         state = logs.progress(written)
-        if not told or told[-1] != state:
-            told.append(state)
-    return told
+        if not found or found[-1] != state:
+            found.append(state)
+    return found
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_a_start_goes_forward_through_its_stages_until_it_is_ready(name):
+def test_stages_advance_until_ready(name):
     stages = [state.stage for state in states(start(name))]
     assert stages == sorted(stages)
     assert stages[-1] is Stage.READY
 
 
-def test_a_start_on_gpus_goes_through_every_stage_but_the_import():
+def test_gpu_start_has_every_stage_except_import():
     assert {state.stage for state in states(start("gpu"))} == set(Stage) - {Stage.IMPORT}
 
 
-def test_progress_bars_give_percents():
-    told = {state.words: state.percent for state in states(start("gpu"))}
-    assert told["downloading model-00001-of-00002.safetensors, 42 % (4.19G of 9.97G)"] == 42
-    assert told["loading weights, 50 % (1 of 2 files)"] == 50
-    assert told["capturing CUDA graphs, 45 % (23 of 51)"] == 45
-    assert told["compiling the model"] is None
+def test_progress_bars_yield_percentages():
+    found = {state.words: state.percent for state in states(start("gpu"))}
+    assert found["downloading model-00001-of-00002.safetensors, 42 % (4.19G of 9.97G)"] == 42
+    assert found["loading weights, 50 % (1 of 2 files)"] == 50
+    assert found["capturing CUDA graphs, 45 % (23 of 51)"] == 45
+    assert found["compiling the model"] is None
 
 
-def test_what_is_told_is_worded_for_people():
-    told = [state.words for state in states(start("cpu"))]
-    assert "starting the engine of vLLM 0.32.0" in told
-    assert "KV cache for 23,296 tokens: 45.50 requests of 512" in told
-    assert told[-1] == "ready"
+def test_progress_descriptions_are_readable():
+    found = [state.words for state in states(start("cpu"))]
+    assert "starting the engine of vLLM 0.32.0" in found
+    assert "KV cache for 23,296 tokens: 45.50 requests of 512" in found
+    assert found[-1] == "ready"
 
 
-def test_before_the_first_line_vllm_is_being_imported():
+def test_progress_is_import_before_the_first_line():
     assert logs.progress("") == logs.Progress(Stage.IMPORT, "importing vLLM")
     assert logs.activity("some warning of Python's\n") == "importing vLLM"
 
 
-def test_a_hub_that_does_not_answer_is_told_while_it_is_waited_for():
+def test_progress_shows_retries_of_an_unreachable_hub():
     assert logs.activity(start("no-network").partition("httpcore2")[0]) == "the hub does not answer: retry 5 of 5"
 
 
@@ -94,16 +94,16 @@ def test_a_hub_that_does_not_answer_is_told_while_it_is_waited_for():
         ),
     ],
 )
-def test_other_bars_and_older_lines_are_read(line, words):
+def test_other_bars_and_lines_of_older_versions_are_recognized(line, words):
     assert logs.activity(line) == words
 
 
-def test_later_talk_does_not_hide_how_far_the_start_is():
+def test_unrelated_lines_do_not_change_the_progress():
     written = start("gpu") + '(APIServer pid=1) INFO:     127.0.0.1:35514 - "GET /health HTTP/1.1" 200 OK\n'
     assert logs.progress(written).stage is Stage.READY
 
 
-def test_the_figures_of_a_start_on_a_cpu():
+def test_figures_of_a_cpu_start():
     assert logs.figures(start("cpu")) == Figures(
         kv_cache_tokens=23296,
         max_concurrency=45.5,
@@ -115,7 +115,7 @@ def test_the_figures_of_a_start_on_a_cpu():
     )
 
 
-def test_the_figures_of_a_start_on_gpus():
+def test_figures_of_a_gpu_start():
     assert logs.figures(start("gpu")) == Figures(
         kv_cache_tokens=65696,
         max_concurrency=2.0,
@@ -127,37 +127,37 @@ def test_the_figures_of_a_start_on_gpus():
     )
 
 
-def test_of_several_starts_in_one_log_the_last_has_the_figures():
-    told = logs.figures(start("gpu") + start("cpu"))
-    assert (told.kv_cache_tokens, told.max_model_len, told.init_seconds) == (23296, 512, 78.86)
+def test_figures_come_from_the_last_start_in_a_log():
+    figures = logs.figures(start("gpu") + start("cpu"))
+    assert (figures.kv_cache_tokens, figures.max_model_len, figures.init_seconds) == (23296, 512, 78.86)
 
 
-def test_figures_that_are_not_told_are_none():
+def test_missing_figures_are_none():
     assert logs.figures("nothing of interest") == Figures()
 
 
-def test_older_versions_tell_the_kv_cache_in_two_lines():
+def test_figures_support_two_kv_cache_lines_of_older_versions():
     written = (
         "INFO 06-10 12:00:00 [kv_cache_utils.py:715] GPU KV cache size: 103,424 tokens\n"
         "INFO 06-10 12:00:00 [kv_cache_utils.py:719] Maximum concurrency for 8,192 tokens per request: 12.62x\n"
         "INFO 06-10 12:00:00 [gpu_model_runner.py:1] Model loading took 14.9889 GiB and 5.201000 seconds\n"
     )
-    told = logs.figures(written)
-    assert (told.kv_cache_tokens, told.max_concurrency, told.max_model_len) == (103424, 12.62, 8192)
-    assert told.weights_gib == 14.9889
+    figures = logs.figures(written)
+    assert (figures.kv_cache_tokens, figures.max_concurrency, figures.max_model_len) == (103424, 12.62, 8192)
+    assert figures.weights_gib == 14.9889
 
 
 @pytest.mark.parametrize(
     "prefix",
     ["(EngineCore pid=12) ", "(EngineCore_DP0 pid=12) ", "(Worker_TP0 pid=12)", "(RayWorker pid=12, ip=192.0.2.1) "],
 )
-def test_lines_are_shown_without_the_process(prefix):
+def test_lines_have_no_process_prefix(prefix):
     assert logs.lines(f"{prefix}ERROR 01-31 12:00:00 [core.py:9] no\n\n{prefix}\n") == [
         "ERROR 01-31 12:00:00 [core.py:9] no"
     ]
 
 
-def test_lines_know_their_level_and_message():
+def test_lines_have_level_and_message():
     [record, server, other] = logs.parse(
         "(W pid=1) ERROR 01-31 12:00:00 [core.py:9] ValueError: no\nINFO:     Started\nTraceback (most recent):\n"
     )
@@ -166,11 +166,11 @@ def test_lines_know_their_level_and_message():
     assert (other.level, other.message) == ("", "Traceback (most recent):")
 
 
-def test_each_state_of_a_bar_is_a_line_and_characters_that_end_lines_elsewhere_do_not():
+def test_bar_states_are_lines_and_other_separators_are_not():
     assert logs.lines("a\rb\r\nc\u2028d\n") == ["a", "b", "c\u2028d"]
 
 
-def test_terminal_escapes_are_taken_out():
+def test_terminal_escapes_are_removed():
     coloured = (
         "\x1b[0;36m(EngineCore pid=12)\x1b[0;0m \x1b]0;title\x07INFO 01-31 12:00:00 [a.py:1] \x1b[1mfine\x08\x1b[K"
     )
@@ -191,5 +191,5 @@ def test_terminal_escapes_are_taken_out():
         ("HF_HUB_OFFLINE=1 hf_overrides={}", "HF_HUB_OFFLINE=1 hf_overrides={}"),
     ],
 )
-def test_keys_are_taken_out(written, shown):
+def test_keys_are_removed(written, shown):
     assert logs.readable(written) == shown

@@ -1,4 +1,4 @@
-"""What a vLLM's `/metrics` says, and what two looks at it say together."""
+"""The figures of one `/metrics` page, and of the difference of two pages."""
 
 from __future__ import annotations
 
@@ -81,50 +81,50 @@ http_requests_total{{handler="none",method="GET",status="4xx"}} 1
 """
 
 
-def test_one_page_tells_of_all_since_the_start():
-    told = figures(page())
-    assert (told.running, told.waiting, told.kv_cache_usage, told.preemptions) == (2, 1, 0.25, 0)
-    assert told.prefix_cache_hit_rate == pytest.approx(0.2)
-    assert (told.prompt_tokens, told.generation_tokens) == (300, 90)
-    assert (told.prompt_tokens_per_second, told.generation_tokens_per_second) == (None, None)
-    assert told.time_to_first_token_p50 == pytest.approx(0.3)
-    assert told.inter_token_latency_p50 == pytest.approx(0.01 * 43 / 80)
-    assert told.finished == {"stop": 4, "length": 3, "abort": 1, "error": 0}
-    assert told.answers == {"2xx": 7, "4xx": 3}
-    assert (told.done, told.errors) == (7, 3)
-    assert (told.started_at, told.seconds) == (1000.0, None)
+def test_one_page_covers_the_time_since_the_start():
+    result = figures(page())
+    assert (result.running, result.waiting, result.kv_cache_usage, result.preemptions) == (2, 1, 0.25, 0)
+    assert result.prefix_cache_hit_rate == pytest.approx(0.2)
+    assert (result.prompt_tokens, result.generation_tokens) == (300, 90)
+    assert (result.prompt_tokens_per_second, result.generation_tokens_per_second) == (None, None)
+    assert result.time_to_first_token_p50 == pytest.approx(0.3)
+    assert result.inter_token_latency_p50 == pytest.approx(0.01 * 43 / 80)
+    assert result.finished == {"stop": 4, "length": 3, "abort": 1, "error": 0}
+    assert result.answers == {"2xx": 7, "4xx": 3}
+    assert (result.done, result.errors) == (7, 3)
+    assert (result.started_at, result.seconds) == (1000.0, None)
 
 
-def test_two_pages_tell_of_the_time_in_between():
+def test_two_pages_cover_the_interval():
     later = page(prompt=500, generated=190, queries=500, hits=210, ttft=(1, 5, 6), itl=(80, 186, 186), length=5)
-    told = figures(later, page(), 2.0)
-    assert (told.prompt_tokens_per_second, told.generation_tokens_per_second) == (100.0, 50.0)
-    assert told.prefix_cache_hit_rate == pytest.approx(0.75)
-    assert told.time_to_first_token_p50 == pytest.approx(0.3)  # both between 0.1 and 0.5
-    assert told.inter_token_latency_p95 == pytest.approx(0.01 + 0.015 * 0.95)
-    assert told.seconds == 2.0
-    assert (told.prompt_tokens, told.finished["length"]) == (500, 5)  # what is counted stays whole
+    result = figures(later, page(), 2.0)
+    assert (result.prompt_tokens_per_second, result.generation_tokens_per_second) == (100.0, 50.0)
+    assert result.prefix_cache_hit_rate == pytest.approx(0.75)
+    assert result.time_to_first_token_p50 == pytest.approx(0.3)  # both between 0.1 and 0.5
+    assert result.inter_token_latency_p95 == pytest.approx(0.01 + 0.015 * 0.95)
+    assert result.seconds == 2.0
+    assert (result.prompt_tokens, result.finished["length"]) == (500, 5)  # counts cover the time since the start
 
 
-def test_nothing_in_between_is_no_figure_rather_than_nan():
-    told = figures(page(), page(), 2.0)
-    assert (told.prompt_tokens_per_second, told.generation_tokens_per_second) == (0.0, 0.0)
-    assert told.prefix_cache_hit_rate is None
-    assert told.time_to_first_token_p50 is told.inter_token_latency_p95 is None
-    json.dumps(told.to_json(), allow_nan=False)
+def test_interval_without_requests_yields_none_instead_of_nan():
+    result = figures(page(), page(), 2.0)
+    assert (result.prompt_tokens_per_second, result.generation_tokens_per_second) == (0.0, 0.0)
+    assert result.prefix_cache_hit_rate is None
+    assert result.time_to_first_token_p50 is result.inter_token_latency_p95 is None
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("changed", [{"start": 2000.0}, {"generated": 10}, {"ok": 0}, {"ttft": (0, 0, 0)}])
-def test_a_server_that_was_started_anew_begins_anew(changed):
-    told = figures(page(**changed), page(), 2.0)
-    assert told == figures(page(**changed))
+def test_restarted_server_ignores_the_earlier_page(changed):
+    result = figures(page(**changed), page(), 2.0)
+    assert result == figures(page(**changed))
 
 
-def test_no_time_between_two_pages_is_no_rate():
+def test_zero_seconds_yield_no_rate():
     assert figures(page(), page(), 0.0).seconds is None
 
 
-def test_engines_and_served_models_are_one_server():
+def test_engines_and_served_models_are_summed():
     text = """\
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="a"} 2
@@ -141,55 +141,55 @@ vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="a"} 2
 vllm:time_to_first_token_seconds_bucket{engine="1",le="1.0",model_name="a"} 1
 vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf",model_name="a"} 2
 """
-    told = figures(read(text))
-    assert (told.running, told.kv_cache_usage, told.finished) == (5, 0.9, {"stop": 5})
-    assert told.time_to_first_token_p50 == pytest.approx(2 / 3)
+    result = figures(read(text))
+    assert (result.running, result.kv_cache_usage, result.finished) == (5, 0.9, {"stop": 5})
+    assert result.time_to_first_token_p50 == pytest.approx(2 / 3)
 
 
-def test_what_a_page_does_not_have_is_no_figure():
-    told = figures(read('vllm:num_requests_running{engine="0",model_name="kure"} 0\n'))
-    assert told.time_to_first_token_p50 is told.time_to_first_token_p95 is None
-    assert told.inter_token_latency_p50 is told.kv_cache_usage is told.prefix_cache_hit_rate is None
-    assert (told.done, told.errors, told.started_at) == (0, 0, None)
+def test_missing_metrics_are_none():
+    result = figures(read('vllm:num_requests_running{engine="0",model_name="kure"} 0\n'))
+    assert result.time_to_first_token_p50 is result.time_to_first_token_p95 is None
+    assert result.inter_token_latency_p50 is result.kv_cache_usage is result.prefix_cache_hit_rate is None
+    assert (result.done, result.errors, result.started_at) == (0, 0, None)
 
 
-def test_values_that_are_no_numbers_are_left_out():
-    told = figures(page(kv="NaN", waiting="+Inf", hits="NaN"))
-    assert (told.kv_cache_usage, told.prefix_cache_hit_rate) == (None, 0.0)
-    assert told.waiting == 0
-    json.dumps(told.to_json(), allow_nan=False)
+def test_non_finite_values_are_ignored():
+    result = figures(page(kv="NaN", waiting="+Inf", hits="NaN"))
+    assert (result.kv_cache_usage, result.prefix_cache_hit_rate) == (None, 0.0)
+    assert result.waiting == 0
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("text", ["", "<!DOCTYPE html><html></html>", '{"error": "x"}', "up 1\n", "a{b\n", "a{} \n"])
-def test_what_is_no_page_of_a_vllm_is_refused(text):
+def test_read_rejects_other_pages(text):
     with pytest.raises(NotMetricsError):
         read(text)
 
 
-def test_a_histogram_with_other_buckets_begins_anew():
+def test_histogram_with_other_buckets_ignores_the_earlier_one():
     now, earlier = Histogram(((1.0, 4), (math.inf, 4))), Histogram(((2.0, 3), (math.inf, 3)))
     assert now.since(earlier) == now
 
 
-def test_samples_are_summed_by_a_label_among_those_with_the_others():
+def test_by_sums_samples_per_label_value():
     found = page()
     assert found.by("http_requests_total", "status", method="POST") == {"2xx": 7, "4xx": 2}
     assert found.by("http_requests_total", "nothing") == {}
     assert (found.sum("http_requests_total", status="4xx"), found.sum("nothing")) == (3, None)
 
 
-def test_a_bound_that_is_no_number_is_refused():
-    with pytest.raises(NotMetricsError, match="no Prometheus text"):
+def test_read_rejects_a_bound_that_is_not_a_number():
+    with pytest.raises(NotMetricsError, match="is not Prometheus text"):
         page(ttft=('1\nvllm:time_to_first_token_seconds_bucket{le="x"} 1', 3, 4))
 
 
-def test_a_server_without_statistics_is_told_so():
+def test_read_rejects_a_server_without_statistics():
     with pytest.raises(NotMetricsError, match="--disable-log-stats"):
         read("process_start_time_seconds 1000.0\n")
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_parsed_or_rejected(text):
     with pytest.raises(NotMetricsError):
         read(text)
 
@@ -208,12 +208,12 @@ def test_any_text_is_read_or_refused(text):
         ([], 0.5, None),
     ],
 )
-def test_a_quantile_is_interpolated_as_prometheus_does(buckets, q, value):
+def test_quantile_is_interpolated_like_prometheus(buckets, q, value):
     assert Histogram(tuple(buckets)).quantile(q) == value
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20), st.floats(0.01, 0.99))
-def test_a_quantile_lies_within_the_bounds_and_grows_with_its_share(sizes, q):
+def test_quantile_is_within_the_bounds_and_monotonic(sizes, q):
     counts = [sum(sizes[: n + 1]) for n in range(len(sizes))]
     bounds = [*(float(2**n) for n in range(len(sizes) - 1)), math.inf]
     histogram = Histogram(tuple(zip(bounds, counts, strict=True)))

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana read: valid, whole, and about every server."""
+"""The files of Prometheus and Grafana are valid, complete, and cover every server."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ GRAFANA = "monitoring/grafana"
 
 
 @pytest.mark.parametrize("expr", [row.expr for row in ALERTS])
-def test_an_alert_is_promql(expr: str) -> None:
+def test_alert_is_valid_promql(expr: str) -> None:
     promql_parser.parse(expr)
 
 
 @pytest.mark.parametrize("expr", [expr for row in PANELS for expr in row.queries])
-def test_a_panel_is_promql(expr: str) -> None:
+def test_panel_is_valid_promql(expr: str) -> None:
     promql_parser.parse(expr.replace("$__rate_interval", "1m"))
 
 
-def test_alerts_have_names_of_their_own_and_say_which_server() -> None:
+def test_alerts_have_unique_names_and_name_the_server() -> None:
     assert len({row.name for row in ALERTS}) == len(ALERTS)
     assert all("{{ $labels." in row.summary for row in ALERTS)
 
 
-def test_prometheus_looks_for_every_server_and_replica_and_reads_the_alerts() -> None:
+def test_prometheus_discovers_every_server_and_reads_the_alerts() -> None:
     prometheus = yaml.safe_load(FILES["monitoring/prometheus.yml"])
     vllm, router = (job["dns_sd_configs"][0] for job in prometheus["scrape_configs"])
     assert set(vllm["names"]) == {*PRESETS, "vllm-llm-1", "vllm-llm-2"}
@@ -43,14 +43,14 @@ def test_prometheus_looks_for_every_server_and_replica_and_reads_the_alerts() ->
     assert [rule["alert"] for rule in group["rules"]] == [row.name for row in ALERTS]
 
 
-def test_the_job_of_a_service_of_ones_own_has_only_to_be_taken_in() -> None:
+def test_service_job_is_valid_when_uncommented() -> None:
     text = FILES["monitoring/prometheus.yml"].replace("\n# ", "\n").replace("\nThe metrics", "\n# The metrics")
     jobs = yaml.safe_load(text)["scrape_configs"]
     assert [job["job_name"] for job in jobs] == ["vllm", "vllm-router", "ollama-compat"]
     assert "host.docker.internal:host-gateway" in FILES["docker-compose.yml"]
 
 
-def test_grafana_finds_the_dashboard_and_the_dashboard_its_data() -> None:
+def test_grafana_finds_the_dashboard_and_its_data_source() -> None:
     (provider,) = yaml.safe_load(FILES[f"{GRAFANA}/provisioning/dashboards/vllm.yml"])["providers"]
     assert f"./{GRAFANA}/dashboards:{provider['options']['path']}:ro" in FILES["docker-compose.yml"]
     (source,) = yaml.safe_load(FILES[f"{GRAFANA}/provisioning/datasources/prometheus.yml"])["datasources"]
@@ -59,7 +59,7 @@ def test_grafana_finds_the_dashboard_and_the_dashboard_its_data() -> None:
     assert set(asked) == {source["uid"]}
 
 
-def test_panels_do_not_lie_on_one_another() -> None:
+def test_panels_do_not_overlap() -> None:
     panels = [panel["gridPos"] for panel in json.loads(FILES[f"{GRAFANA}/dashboards/vllm.json"])["panels"]]
     cells = [{(x, y) for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])} for p in panels]
     assert not any(one & other for one, other in itertools.combinations(cells, 2))

@@ -1,4 +1,4 @@
-"""The GPUs that a plan is made for: this machine's, by name, by memory."""
+"""The GPUs of a plan: by name, by memory, and those of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_launch.runtimes.base import LaunchError
 
 
 @pytest.mark.parametrize("text", ["80GiB", "80 GB", "80g", "81920MiB"])
-def test_a_gpu_is_named_by_its_memory(text: str) -> None:
+def test_named_accepts_a_memory_size(text: str) -> None:
     assert named(text).memory == 80 * GIB
 
 
@@ -28,34 +28,34 @@ def test_a_gpu_is_named_by_its_memory(text: str) -> None:
         ("L40S", "L40S"),
     ],
 )
-def test_a_gpu_is_named_as_people_name_it(text: str, name: str) -> None:
+def test_named_accepts_common_names(text: str, name: str) -> None:
     assert named(text).memory == NAMED[name] * MIB
 
 
-def test_an_unknown_gpu_comes_with_those_that_are_known() -> None:
+def test_unknown_gpu_error_lists_the_known_ones() -> None:
     with pytest.raises(
-        LaunchError, match=r"No GPU is known as 'H1000'. Give its memory, as 80GiB, or one of: T4, .*H200"
+        LaunchError, match=r"Unknown GPU 'H1000'. Pass its memory, such as 80GiB, or one of: T4, .*H200"
     ):
         named("H1000")
 
 
-def test_several_gpus_are_counted_on() -> None:
+def test_cards_count_several_gpus() -> None:
     found = cards(["2xH100", "80GiB"])
     assert [(gpu.index, gpu.name) for gpu in found] == [(0, "H100"), (1, "H100"), (2, "80GiB")]
 
 
-def test_a_gpu_without_memory_is_refused() -> None:
+def test_named_rejects_zero_memory() -> None:
     with pytest.raises(LaunchError, match="no memory"):
         named("0GiB")
 
 
-def test_programs_get_a_little_less_than_a_card_has() -> None:
+def test_total_is_less_than_the_memory_of_the_card() -> None:
     # vLLM's logs: 22.04 GiB of an L4's 23,034 MiB, 79.18 of an H100's 81,559, 79.25 of an A100's 81,920.
     for name, seen in (("L4", 22.04), ("H100", 79.18), ("A100-80", 79.25)):
         assert seen * 0.98 < named(name).total / GIB <= seen + 0.01
 
 
-def test_nvidia_smis_answer_is_read() -> None:
+def test_parsed_reads_the_output_of_nvidia_smi() -> None:
     gpus = parsed("0, NVIDIA H100 80GB HBM3, 81559\n1, NVIDIA A100-SXM4-80GB, 81920\n")
     assert [(gpu.index, gpu.name, gpu.memory) for gpu in gpus] == [
         (0, "NVIDIA H100 80GB HBM3", 81559 * MIB),
@@ -65,8 +65,8 @@ def test_nvidia_smis_answer_is_read() -> None:
 
 
 @pytest.mark.parametrize("output", ["", "No devices were found\n", "0, NVIDIA GB10, [N/A]\n"])
-def test_an_answer_without_memory_is_an_error(output: str) -> None:
-    with pytest.raises(LaunchError, match="names no GPU with memory of its own"):
+def test_parsed_rejects_output_without_memory(output: str) -> None:
+    with pytest.raises(LaunchError, match="lists no GPU with memory"):
         parsed(output)
 
 
@@ -77,18 +77,18 @@ def nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_this_machines_gpus_are_asked_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_here_queries_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, 'test "$1" = --query-gpu=index,name,memory.total && echo "0, NVIDIA L4, 23034"\n', monkeypatch)
     assert [(gpu.name, gpu.memory) for gpu in gpus_here()] == [("NVIDIA L4", 23034 * MIB)]
 
 
-def test_a_driver_that_does_not_answer_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_here_quotes_a_failed_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, 'echo "NVIDIA-SMI has failed because it couldn\'t communicate"; exit 9\n', monkeypatch)
     with pytest.raises(LaunchError, match=r"status 9: NVIDIA-SMI has failed"):
         gpus_here()
 
 
-def test_a_machine_without_one_is_told_how_to_name_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_here_raises_with_advice_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match=r"no nvidia-smi here.*--gpu H100, --gpu 80GiB"):
+    with pytest.raises(LaunchError, match=r"nvidia-smi is not installed.*--gpu H100, --gpu 80GiB"):
         gpus_here()

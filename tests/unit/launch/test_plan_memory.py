@@ -1,4 +1,4 @@
-"""The plan's arithmetic: packed weights, blocks of the KV cache, room to run, shares among GPUs.
+"""The arithmetic of the plan: packed weights, blocks of the KV cache, overhead, shares of GPUs.
 
 tests/launch/test_plan.py holds the same functions against vLLM; here are the cases that it can't make.
 """
@@ -14,7 +14,7 @@ from vllm_launch.plan import architecture, known, named, quantization
 from vllm_launch.plan.architecture import Linear
 from vllm_launch.plan.kv_cache import Cut, Layout, layout
 from vllm_launch.plan.options import resolve
-from vllm_launch.plan.room import NON_TORCH, NON_TORCH_PARALLEL, Batch, room
+from vllm_launch.plan.overhead import NON_TORCH, NON_TORCH_PARALLEL, Batch, overhead
 from vllm_launch.plan.weights import Part, Weights, computed, latent_copies, scaled, stage_layers
 from vllm_launch.presets import EXAONE, KURE
 from vllm_launch.runtimes.base import LaunchError
@@ -25,7 +25,7 @@ SQUARE = Linear("self_attn.q_proj", 1024, 2048)
 NUMBERS = 1024 * 2048
 
 
-# --- quantisation
+# --- quantization
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ NUMBERS = 1024 * 2048
         ({"quant_method": "modelopt_fp4"}, NUMBERS // 2 + NUMBERS // 16),
     ],
 )
-def test_a_packed_matrix_has_scales_and_zero_points(config: dict[str, Any], size: float) -> None:
+def test_packed_matrix_includes_scales_and_zero_points(config: dict[str, Any], size: float) -> None:
     packing = quantization.read(config)
     assert packing is not None
     assert packing.bytes(SQUARE) == size
@@ -61,7 +61,7 @@ def test_a_packed_matrix_has_scales_and_zero_points(config: dict[str, Any], size
         ({"num_bits": 8, "strategy": "tensor", "type": "float"}, NUMBERS + 4),
     ],
 )
-def test_compressed_tensors_says_how_scales_are_shared(weights: dict[str, Any], size: float) -> None:
+def test_compressed_tensors_strategies_set_the_scales(weights: dict[str, Any], size: float) -> None:
     packing = quantization.read(
         {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
     )
@@ -69,7 +69,7 @@ def test_compressed_tensors_says_how_scales_are_shared(weights: dict[str, Any], 
     assert packing.bytes(SQUARE) == int(size)
 
 
-def test_what_the_file_leaves_out_is_not_packed() -> None:
+def test_excluded_matrices_are_not_packed() -> None:
     packing = quantization.read({"quant_method": "awq", "modules_to_not_convert": ["self_attn", "re:.*down_proj$"]})
     assert packing is not None
     assert not packing.packs("self_attn.q_proj")
@@ -77,7 +77,7 @@ def test_what_the_file_leaves_out_is_not_packed() -> None:
     assert packing.packs("mlp.up_proj")
 
 
-def test_routers_are_never_packed_and_mxfp4_packs_experts_alone() -> None:
+def test_routers_are_not_packed_and_mxfp4_packs_only_experts() -> None:
     awq, mxfp4 = quantization.read({"quant_method": "awq"}), quantization.read({"quant_method": "mxfp4"})
     assert awq is not None
     assert mxfp4 is not None
@@ -86,14 +86,14 @@ def test_routers_are_never_packed_and_mxfp4_packs_experts_alone() -> None:
     assert not mxfp4.packs("self_attn.q_proj")
 
 
-def test_vllm_can_pack_while_it_loads() -> None:
+def test_online_quantization_is_supported() -> None:
     packing = quantization.read(None, "fp8")
     assert packing is not None
     assert packing.bits == 8
     assert quantization.read(None, None) is None
 
 
-def test_an_unknown_method_is_known_to_be_unknown() -> None:
+def test_unknown_method_is_reported_as_unknown() -> None:
     assert quantization.read({"quant_method": "aqlm"}) is None
     assert not quantization.known({"quant_method": "aqlm"})
     assert quantization.known({"quant_method": "awq_marlin"})
@@ -103,18 +103,18 @@ def test_an_unknown_method_is_known_to_be_unknown() -> None:
 # --- weights
 
 
-def test_exaones_matrices_have_the_parameters_that_its_card_tells() -> None:
+def test_exaone_matrices_have_the_parameters_of_its_card() -> None:
     parameters = sum(linear.inputs * linear.outputs for layer in range(64) for linear in EXAONE_SHAPE.linears(layer))
     assert parameters == pytest.approx(30.95e9, rel=0.001)  # the card: 30.95 B without embeddings
 
 
-def test_exaones_awq_weights_are_4_bits_but_for_embeddings_head_and_norms() -> None:
+def test_exaone_awq_weights_are_4_bits_except_embeddings_head_and_norms() -> None:
     weights = computed(EXAONE_SHAPE, 2, quantization.read(EXAONE_SHAPE.quantization))
     assert weights.embedding.split == weights.head.split == 102400 * 5120 * 2
     assert weights.total == 18_180_057_088  # vLLM's own parameters for this config.json
 
 
-def test_kures_weights_have_no_output_matrix() -> None:
+def test_kure_weights_have_no_output_matrix() -> None:
     weights = computed(KURE_SHAPE, 2, None)
     assert weights.head == Part()
     assert weights.total == pytest.approx(1_133_760_512, rel=0.001)
@@ -127,7 +127,7 @@ def test_tensor_parallelism_splits_matrices_and_repeats_norms() -> None:
     assert weights.on_gpu(4, 1) == 25 + 10 + 10 + 10 + 6
 
 
-def test_a_pipelines_fullest_gpu_counts() -> None:
+def test_fullest_gpu_of_a_pipeline_counts() -> None:
     layer = Part(100)
     weights = Weights((layer,) * 4, Part(50), Part(70), Part(), "config")
     assert weights.on_gpu(1, 2) == 2 * 100 + 70
@@ -138,26 +138,26 @@ def test_a_pipelines_fullest_gpu_counts() -> None:
 @pytest.mark.parametrize(
     ("layers", "stages", "sizes"), [(64, 2, [32, 32]), (5, 2, [3, 2]), (13, 3, [4, 5, 4]), (62, 4, [15, 16, 16, 15])]
 )
-def test_layers_are_dealt_to_stages_as_vllm_does(layers: int, stages: int, sizes: list[int]) -> None:
+def test_layers_are_assigned_to_stages_like_vllm(layers: int, stages: int, sizes: list[int]) -> None:
     bounds = [stage_layers(layers, stage, stages) for stage in range(stages)]
     assert [end - first for first, end in bounds] == sizes
     assert bounds[0][0] == 0
     assert bounds[-1][1] == layers
 
 
-def test_few_key_value_heads_are_repeated_on_many_gpus() -> None:
+def test_few_key_value_heads_are_copied_to_many_gpus() -> None:
     shape = architecture.read({**known.CONFIGS[EXAONE], "num_key_value_heads": 2}, "m")
     assert computed(shape, 2, None, kv_copies=4).total > computed(shape, 2, None).total
 
 
-def test_the_total_of_an_index_is_dealt_like_the_computed_weights() -> None:
+def test_index_total_scales_the_computed_weights() -> None:
     weights = computed(KURE_SHAPE, 2, None)
     halved = scaled(weights, weights.total // 2)
     assert halved.total == pytest.approx(weights.total / 2, rel=0.001)
     assert halved.source == "index"
 
 
-def test_latent_attention_keeps_a_matrix_twice() -> None:
+def test_latent_attention_stores_a_matrix_twice() -> None:
     config = {
         **known.CONFIGS[EXAONE],
         "kv_lora_rank": 512,
@@ -180,61 +180,61 @@ def exaone(**changes: Any) -> Layout:
     return cache
 
 
-def test_exaone_has_three_groups_of_windows_and_one_of_global_layers() -> None:
+def test_exaone_has_three_window_groups_and_one_global_group() -> None:
     cache = exaone()
     assert sorted(cache.groups) == [("full", 16), *[("sliding", 16)] * 3]
     assert cache.token_bytes == 2 * 8 * 128 * 2
     assert cache.block_bytes == 16 * 16 * 4096
 
 
-def test_a_window_stops_growing_and_a_global_layer_does_not() -> None:
+def test_sliding_layers_stop_growing_and_global_layers_do_not() -> None:
     cache = exaone()
     assert cache.blocks(32768) == 2048 + 3 * ((4095 + 4096 + 15) // 16 + 1)
     assert cache.blocks(65536) - cache.blocks(32768) == 2048
 
 
-def test_without_the_hybrid_manager_windows_keep_everything() -> None:
+def test_sliding_layers_keep_all_tokens_without_the_hybrid_manager() -> None:
     assert exaone(hybrid=False).request_bytes(32768) == 32768 * 64 * 4096
 
 
-def test_eight_bits_are_half_of_sixteen_and_two_gpus_have_half_each() -> None:
+def test_fp8_halves_the_cache_and_two_gpus_split_it() -> None:
     assert exaone(dtype="fp8").block_bytes * 2 == exaone().block_bytes
     assert exaone(tensor_parallel=2).block_bytes * 2 == exaone().block_bytes
     assert exaone(tensor_parallel=8).token_bytes == exaone(tensor_parallel=16).token_bytes
 
 
-def test_an_unknown_type_of_cache_is_refused() -> None:
-    with pytest.raises(LaunchError, match=r"type 'turboquant_4bit_nc' can't be planned"):
+def test_unknown_cache_type_is_rejected() -> None:
+    with pytest.raises(LaunchError, match=r"does not support a KV cache of type 'turboquant_4bit_nc'"):
         exaone(dtype="turboquant_4bit_nc")
 
 
-def test_the_longest_request_needs_one_block_more_than_its_own() -> None:
+def test_longest_request_needs_one_extra_block() -> None:
     cache = exaone()
     assert cache.longest(cache.least(10000), 131072) == 10000
     assert cache.longest(cache.least(10000) - 1, 131072) == 9984
     assert cache.longest(cache.block_bytes, 131072) == 0
 
 
-# --- room, options
+# --- overhead, options
 
 
-def test_the_sampler_needs_most_with_many_requests_and_the_layers_with_many_tokens() -> None:
-    many = room(EXAONE_SHAPE, Batch(2048, 1024, 2, eager=False, pooling=False))
-    few = room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False))
+def test_activation_is_the_maximum_of_sampler_and_layers() -> None:
+    many = overhead(EXAONE_SHAPE, Batch(2048, 1024, 2, eager=False, pooling=False))
+    few = overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False))
     assert many.activation == 40 * 1024 * 102400
     assert few.activation < many.activation
     assert few.activation == 2048 * 2 * (4 * 5120 + 3 * 27392 + 5120 + 2 * 1024)
 
 
-def test_no_graphs_are_kept_where_they_are_switched_off() -> None:
-    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=True, pooling=False)).cuda_graphs == 0
-    assert room(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False)).cuda_graphs > 0
+def test_enforce_eager_needs_no_cuda_graphs() -> None:
+    assert overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=True, pooling=False)).cuda_graphs == 0
+    assert overhead(EXAONE_SHAPE, Batch(2048, 16, 2, eager=False, pooling=False)).cuda_graphs > 0
 
 
-def test_several_gpus_need_buffers_to_talk() -> None:
-    assert room(EXAONE_SHAPE, Batch(1, 1, 2, eager=True, pooling=False)).non_torch == NON_TORCH
+def test_several_gpus_need_communication_buffers() -> None:
+    assert overhead(EXAONE_SHAPE, Batch(1, 1, 2, eager=True, pooling=False)).non_torch == NON_TORCH
     parallel = Batch(1, 1, 2, eager=True, pooling=False, tensor_parallel=2)
-    assert room(EXAONE_SHAPE, parallel).non_torch == NON_TORCH_PARALLEL
+    assert overhead(EXAONE_SHAPE, parallel).non_torch == NON_TORCH_PARALLEL
 
 
 def server(**fields: Any) -> Server:
@@ -245,7 +245,7 @@ def server(**fields: Any) -> Server:
     ("gpu", "tokens", "sequences"),
     [("L4", 2048, 256), ("A100-80", 2048, 256), ("H100", 8192, 1024), ("B200", 16384, 1024)],
 )
-def test_vllms_defaults_depend_on_the_gpu(gpu: str, tokens: int, sequences: int) -> None:
+def test_batch_defaults_depend_on_the_gpu(gpu: str, tokens: int, sequences: int) -> None:
     options = resolve(server(), EXAONE_SHAPE, named(gpu), 131072)
     assert (options.max_num_batched_tokens, options.max_num_seqs) == (tokens, sequences)
     assert options.in_flight == 2 * tokens
@@ -253,18 +253,18 @@ def test_vllms_defaults_depend_on_the_gpu(gpu: str, tokens: int, sequences: int)
     assert options.max_model_len == 131072
 
 
-def test_an_embedding_model_takes_its_longest_text_in_one_step() -> None:
+def test_embedding_model_processes_its_longest_input_in_one_step() -> None:
     options = resolve(server(runner="pooling"), KURE_SHAPE, named("L4"), 8192)
     assert options.max_num_batched_tokens == options.in_flight == 8192
     assert options.dtype == "float16"
 
 
-def test_extra_arguments_count_as_well() -> None:
+def test_extra_arguments_are_resolved() -> None:
     extra = ("--block_size", "32", "--no-async-scheduling", "--disable-hybrid-kv-cache-manager")
     options = resolve(server(extra_args=extra), EXAONE_SHAPE, named("L4"), 131072)
     assert (options.block_size, options.in_flight, options.hybrid) == (32, options.max_num_batched_tokens, False)
 
 
-def test_an_extra_argument_that_is_no_number_is_named() -> None:
+def test_extra_argument_that_is_not_a_number_is_rejected() -> None:
     with pytest.raises(LaunchError, match="'s' has --block-size 'large'"):
         resolve(server(extra_args=("--block-size=large",)), EXAONE_SHAPE, named("L4"), 131072)

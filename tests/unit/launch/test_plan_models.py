@@ -1,4 +1,4 @@
-"""What the plan reads of a model: its config.json, its weight files, and where they are found."""
+"""Reading a model for the plan: config.json, weight files, and their location."""
 
 from __future__ import annotations
 
@@ -30,60 +30,60 @@ def kinds(config: Mapping[str, Any]) -> str:
     return "".join("L" if kind == "sliding" else "G" for kind in architecture.read({**LLAMA, **config}, "m").kinds)
 
 
-def test_a_model_without_a_window_has_global_layers() -> None:
+def test_model_without_window_has_global_layers() -> None:
     assert kinds({}) == "GGGG"
 
 
-def test_a_window_without_a_pattern_is_every_layers() -> None:
+def test_window_without_pattern_applies_to_every_layer() -> None:
     assert kinds({"sliding_window": 256}) == "LLLL"
 
 
-def test_a_window_that_is_switched_off_is_none() -> None:
+def test_disabled_window_is_ignored() -> None:
     assert kinds({"sliding_window": 256, "use_sliding_window": False}) == "GGGG"
 
 
-def test_a_window_may_begin_at_a_layer() -> None:
+def test_window_can_start_at_a_layer() -> None:
     assert kinds({"sliding_window": 256, "use_sliding_window": True, "max_window_layers": 2}) == "GGLL"
 
 
-def test_the_list_of_layers_comes_first() -> None:
+def test_layer_types_take_precedence() -> None:
     listed = ["full_attention", "sliding_attention", "full_attention", "chunked_attention"]
     assert kinds({"layer_types": listed, "sliding_window": 256, "sliding_window_pattern": 2}) == "GLGG"
 
 
-def test_a_pattern_is_a_number_or_letters_and_the_last_layer_is_global() -> None:
+def test_pattern_is_a_number_or_letters_with_a_global_last_layer() -> None:
     assert kinds({"sliding_window": 256, "sliding_window_pattern": 2}) == "LGLG"
     assert kinds({"sliding_window": 256, "sliding_window_pattern": "LLG"}) == "LLGG"
 
 
-def test_a_familys_pattern_is_known_where_its_file_leaves_it_out() -> None:
+def test_family_default_pattern_applies_without_a_pattern() -> None:
     assert kinds({"model_type": "gemma2", "sliding_window": 256}) == "LGLG"
     assert kinds({"model_type": "gemma3_text", "sliding_window": 256, "num_hidden_layers": 7}) == "LLLLLGL"
 
 
-def test_a_state_space_model_is_refused_and_not_guessed() -> None:
+def test_state_space_model_is_rejected() -> None:
     with pytest.raises(LaunchError, match=r"jamba has layers of kind 'mamba'.*GPU KV cache size"):
         architecture.read({**LLAMA, "layer_types": ["mamba", "full_attention"]}, "jamba")
 
 
-def test_a_file_that_lacks_a_size_is_refused_by_name() -> None:
+def test_config_without_a_size_is_rejected_with_the_key() -> None:
     config = {key: value for key, value in LLAMA.items() if key != "num_hidden_layers"}
     with pytest.raises(LaunchError, match=r"config.json of mine has no 'num_hidden_layers'"):
         architecture.read(config, "mine")
 
 
-def test_a_vision_models_text_part_counts() -> None:
+def test_text_config_of_a_vision_model_is_used() -> None:
     shape = architecture.read({"model_type": "gemma3", "text_config": {**LLAMA, "head_dim": 32}}, "m")
     assert (shape.layers, shape.head_size, shape.dtype) == (4, 32, "bfloat16")
 
 
-def test_heads_without_keys_of_their_own_share_one_or_have_all() -> None:
+def test_multi_query_has_one_kv_head_and_the_default_is_all() -> None:
     no_groups = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
     assert architecture.read(no_groups, "m").kv_heads == 4
     assert architecture.read({**no_groups, "multi_query": True}, "m").kv_heads == 1
 
 
-def test_two_rows_of_robertas_positions_are_no_tokens() -> None:
+def test_roberta_length_excludes_two_position_rows() -> None:
     shape = architecture.read({**LLAMA, "model_type": "xlm-roberta", "max_position_embeddings": 8194}, "m")
     assert shape.max_len == 8192
     assert shape.positions == 8194
@@ -113,19 +113,19 @@ TENSORS: dict[str, tuple[str, list[int]]] = {
 }
 
 
-def test_files_are_counted_in_the_type_that_the_model_runs_in(tmp_path: Path) -> None:
+def test_file_sizes_are_converted_to_the_model_type(tmp_path: Path) -> None:
     write(tmp_path / "model.safetensors", TENSORS)
     found = checkpoint.read(tmp_path)
     assert found is not None
     weights = checkpoint.weights(found, architecture.read(LLAMA, "m"), dtype_bytes=2)
     assert weights.embedding.split == weights.head.split == 1000 * 64 * 2
     assert (weights.layers[0].split, weights.layers[0].whole) == (64 * 64 * 2, 64 * 2)
-    assert weights.layers[1].split == 64 * 16 * 4 + 16 * 4  # packed numbers and 32-bit scales stay as they are
+    assert weights.layers[1].split == 64 * 16 * 4 + 16 * 4  # packed weights and 32-bit scales are not converted
     assert weights.other.whole == 64 * 2
     assert weights.source == "files"
 
 
-def test_an_output_matrix_that_is_the_input_is_counted_once(tmp_path: Path) -> None:
+def test_tied_output_matrix_is_counted_once(tmp_path: Path) -> None:
     write(tmp_path / "model.safetensors", TENSORS)
     found = checkpoint.read(tmp_path)
     assert found is not None
@@ -133,7 +133,7 @@ def test_an_output_matrix_that_is_the_input_is_counted_once(tmp_path: Path) -> N
     assert checkpoint.weights(found, shape, 2).head.split == 0
 
 
-def test_all_files_that_the_index_names_are_read(tmp_path: Path) -> None:
+def test_all_files_of_the_index_are_read(tmp_path: Path) -> None:
     write(tmp_path / "model-1.safetensors", {"a": ("BF16", [2, 3])})
     write(tmp_path / "model-2.safetensors", {"b": ("BF16", [4])})
     write(tmp_path / "consolidated.safetensors", {"c": ("BF16", [99])})
@@ -144,25 +144,25 @@ def test_all_files_that_the_index_names_are_read(tmp_path: Path) -> None:
     assert [tensor.name for tensor in found.tensors] == ["a", "b"]
 
 
-def test_the_index_alone_gives_the_total(tmp_path: Path) -> None:
+def test_index_alone_yields_the_total(tmp_path: Path) -> None:
     index = {"metadata": {"total_size": 20}, "weight_map": {"a": "model-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert checkpoint.read(tmp_path) == checkpoint.Checkpoint((), 20)
 
 
-def test_a_folder_without_weights_has_no_checkpoint(tmp_path: Path) -> None:
+def test_folder_without_weights_has_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 20, (5).to_bytes(8, "little") + b"{nope"])
-def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
+def test_broken_weight_file_is_rejected_with_its_folder(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(LaunchError, match=f"The files of {tmp_path}"):
         find(str(tmp_path))
 
 
-# --- where a model is found
+# --- location
 
 
 def snapshot(cache: Path, name: str, revision: str, hidden: int, main: bool = False) -> Path:
@@ -175,7 +175,7 @@ def snapshot(cache: Path, name: str, revision: str, hidden: int, main: bool = Fa
     return folder / "snapshots" / revision
 
 
-def test_a_folder_is_read(tmp_path: Path) -> None:
+def test_find_reads_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 512}')
     model = find(str(tmp_path))
@@ -184,13 +184,13 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     assert model.source == f"the folder {tmp_path}"
 
 
-def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
+def test_find_rejects_a_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=f"no config.json in {tmp_path} on this machine"):
         find(str(tmp_path))
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME"])
-def test_the_hubs_cache_is_read_at_main(variable: str, tmp_path: Path) -> None:
+def test_find_reads_main_in_the_hub_cache(variable: str, tmp_path: Path) -> None:
     cache = tmp_path if variable == "HF_HUB_CACHE" else tmp_path / "hub"
     snapshot(cache, "org/model", "aaa", 1, main=True)
     snapshot(cache, "org/model", "bbb", 2)
@@ -199,7 +199,7 @@ def test_the_hubs_cache_is_read_at_main(variable: str, tmp_path: Path) -> None:
     assert model.source == "the hub's cache"
 
 
-def test_a_revision_is_the_one_asked_for_or_none(tmp_path: Path) -> None:
+def test_find_reads_only_the_given_revision(tmp_path: Path) -> None:
     snapshot(tmp_path, "org/model", "aaa", 1, main=True)
     snapshot(tmp_path, "org/model", "bbb", 2)
     assert find("org/model", "bbb", {"HF_HUB_CACHE": str(tmp_path)}).config["hidden_size"] == 2
@@ -207,24 +207,24 @@ def test_a_revision_is_the_one_asked_for_or_none(tmp_path: Path) -> None:
         find("org/model", "ccc", {"HF_HUB_CACHE": str(tmp_path)})
 
 
-def test_the_cache_comes_before_what_is_known(tmp_path: Path) -> None:
+def test_hub_cache_takes_precedence_over_known_models(tmp_path: Path) -> None:
     snapshot(tmp_path, KURE, "aaa", 7, main=True)
     assert find(KURE, env={"HF_HUB_CACHE": str(tmp_path)}).config["hidden_size"] == 7
 
 
 @pytest.mark.parametrize("name", [EXAONE, KURE])
-def test_the_production_pair_is_known_without_files(name: str, tmp_path: Path) -> None:
+def test_production_pair_is_known_without_files(name: str, tmp_path: Path) -> None:
     model = find(name, env={"HF_HUB_CACHE": str(tmp_path)})
     assert architecture.read(model.config, name).layers in (24, 64)
     assert model.checkpoint is None
 
 
-def test_a_model_that_is_nowhere_comes_with_the_command_that_gets_it(tmp_path: Path) -> None:
+def test_unknown_model_error_contains_the_download_command(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"hf download org/unknown config.json, or .*plan --download"):
         find("org/unknown", env={"HF_HUB_CACHE": str(tmp_path)})
 
 
-def test_the_cache_is_where_the_hubs_library_has_it() -> None:
+def test_cache_folder_equals_that_of_the_hub_library() -> None:
     assert models.cache({"HF_HUB_CACHE": "/a"}) == Path("/a")
     assert models.cache({"HF_HOME": "/b"}) == Path("/b/hub")
     assert models.cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")

@@ -1,4 +1,4 @@
-"""Servers as plain processes: whose they are, how they are found again, and what ends them."""
+"""The runtime of processes: ownership, records, and the end of servers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vllm_launch.runtimes.processes import Processes
 from vllm_launch.runtimes.records import Records
 from vllm_launch.up import down, up
 
-from .stand_in import ROOT, group_is_there, until
+from .fake_server import ROOT, group_is_there, until
 
 
 @pytest.fixture
 def runtime():
-    """A launcher; what is left of its servers is stopped after the test."""
+    """A launcher whose remaining servers are stopped after the test."""
     made = Processes(python=sys.executable)
     yield made
     for instance in made.instances():
@@ -46,11 +46,11 @@ def ready():
 
 
 @pytest.fixture
-def kept(runtime, stand_in, ready):
-    """Starts a server and keeps it."""
+def kept(runtime, fake_server, ready):
+    """Starts a server and detaches it."""
 
     def start(*args, **kwargs):
-        instance = ready(runtime.start(stand_in(*args, **kwargs)))
+        instance = ready(runtime.start(fake_server(*args, **kwargs)))
         runtime.keep(instance)
         return instance
 
@@ -59,7 +59,7 @@ def kept(runtime, stand_in, ready):
 
 @pytest.fixture
 def launcher():
-    """Runs the lines in a program of its own, where `server` is started as `instance`, and which then waits."""
+    """Runs the lines in a separate program, which starts `server` as `instance` and then waits."""
     programs = []
 
     def run(server, then):
@@ -108,12 +108,12 @@ def crash(instance, status=3):
 
 
 def change(name, **fields):
-    """Write into a record what it would hold after a longer story."""
+    """Change values of a record."""
     records = Records()
     records.write(records.read(name).model_copy(update=fields))
 
 
-# whose a server is
+# ownership
 
 
 def end(program):
@@ -126,13 +126,13 @@ def kill(program):
 
 
 def interrupt(program):
-    os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does it: to all that belong to the terminal's foreground
+    os.killpg(program.pid, signal.SIGINT)  # like Ctrl-C: to the whole foreground process group
     program.wait()
 
 
 @pytest.mark.parametrize("how", [end, kill, interrupt])
-def test_a_kept_server_outlives_its_launcher(stand_in, launcher, runtime, how):
-    server = stand_in()
+def test_detached_server_outlives_its_launcher(fake_server, launcher, runtime, how):
+    server = fake_server()
     program, group = launcher(server, "runtime.keep(instance)")
     how(program)
     [found] = runtime.instances()
@@ -145,26 +145,26 @@ def test_a_kept_server_outlives_its_launcher(stand_in, launcher, runtime, how):
 
 
 @pytest.mark.parametrize("how", [end, kill, interrupt])
-def test_one_that_is_not_kept_ends_with_its_launcher(stand_in, launcher, runtime, how):
-    program, group = launcher(stand_in(), "")
+def test_undetached_server_ends_with_its_launcher(fake_server, launcher, runtime, how):
+    program, group = launcher(fake_server(), "")
     how(program)
-    [found] = runtime.instances()  # which waits for it
+    [found] = runtime.instances()  # the call waits for the end
     assert not group_is_there(group)
     assert (found.state, found.ended) == ("exited", "with the launcher that was starting it")
 
 
-def test_an_unready_one_is_another_launchers_to_keep(stand_in, launcher, runtime):
-    program, _ = launcher(stand_in(), "")
+def test_keep_raises_while_another_launcher_starts_the_server(fake_server, launcher, runtime):
+    program, _ = launcher(fake_server(), "")
     [found] = runtime.instances()
-    with pytest.raises(LaunchError, match=rf"being started by another vllm-launch \(process {program.pid}\)"):
+    with pytest.raises(LaunchError, match=rf"Another vllm-launch \(process {program.pid}\) is starting"):
         runtime.keep(found)
 
 
-def test_the_guard_is_all_that_there_is_beside_the_server(kept):
+def test_guard_is_the_only_additional_process(kept):
     group = int(kept().id)
     commands = [Path("/proc", pid, "cmdline").read_text().split("\0") for pid in members(group)]
     assert len([command for command in commands if command[3].endswith("guard.py")]) == 1
-    assert len(commands) == 3  # with the server and its engine core
+    assert len(commands) == 3  # guard, server and engine core
 
 
 def members(group):
@@ -172,17 +172,17 @@ def members(group):
     return [path.parent.name for path, fields in stats if fields[2] == str(group)]
 
 
-# what is found again
+# records
 
 
-def test_a_crash_later_is_told_by_how_it_ended(kept, runtime):
+def test_later_crash_is_reported_with_its_exit_status(kept, runtime):
     instance = kept()
     crash(instance, status=3)
     [found] = runtime.instances()
     assert (found.state, found.ended) == ("exited", "with status 3")
 
 
-def test_a_kill_later_is_told_by_its_signal(kept, runtime):
+def test_later_kill_is_reported_with_its_signal(kept, runtime):
     instance = kept()
     os.kill(Records().status("chat").pid, signal.SIGKILL)
     until(lambda: runtime.instances()[0].state == "exited")
@@ -190,18 +190,18 @@ def test_a_kill_later_is_told_by_its_signal(kept, runtime):
     assert not group_is_there(int(instance.id)), "the engine core has ended too"
 
 
-def test_a_server_that_ends_while_it_starts(stand_in, runtime):
-    instance = runtime.start(stand_in("broken"))
+def test_keep_raises_when_the_server_ended_during_its_start(fake_server, runtime):
+    instance = runtime.start(fake_server("broken"))
     until(lambda: runtime.instances()[0].state == "exited")
     [found] = runtime.instances()
     assert found.ended == "with status 1"
     assert "ValueError: No such weights" in runtime.log(found)
     assert not group_is_there(int(instance.id))
-    with pytest.raises(LaunchError, match="'chat' has ended before it could be kept"):
+    with pytest.raises(LaunchError, match="'chat' ended before it could be detached"):
         runtime.keep(found)
 
 
-def test_a_server_whose_guard_was_killed_is_found_and_stopped_whole(kept, runtime):
+def test_server_without_guard_is_found_and_stopped(kept, runtime):
     instance = kept()
     os.kill(int(instance.id), signal.SIGKILL)
     until(lambda: identity(int(instance.id)) is None)
@@ -211,13 +211,13 @@ def test_a_server_whose_guard_was_killed_is_found_and_stopped_whole(kept, runtim
     assert not group_is_there(int(instance.id))
 
 
-def test_one_killed_with_its_guard(kept, runtime):
+def test_server_killed_with_its_guard_is_reported_as_such(kept, runtime):
     os.killpg(int(kept().id), signal.SIGKILL)
     until(lambda: runtime.instances()[0].state == "exited")
-    assert runtime.instances()[0].ended == "killed together with the process that watched it"
+    assert runtime.instances()[0].ended == "killed together with its guard process"
 
 
-def test_a_number_that_another_process_has_by_now_is_never_signalled(kept, runtime):
+def test_reused_pid_is_never_signalled(kept, runtime):
     crash(kept())
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as innocent:
         now = identity(innocent.pid)
@@ -230,8 +230,8 @@ def test_a_number_that_another_process_has_by_now_is_never_signalled(kept, runti
     assert runtime.instances() == []
 
 
-def test_a_record_of_the_machines_last_start_names_no_process(stand_in, launcher, runtime):
-    program, group = launcher(stand_in(), "runtime.keep(instance)")
+def test_record_of_an_earlier_boot_matches_no_process(fake_server, launcher, runtime):
+    program, group = launcher(fake_server(), "runtime.keep(instance)")
     end(program)
     change("chat", boot_id="another")
     [found] = runtime.instances()
@@ -242,17 +242,17 @@ def test_a_record_of_the_machines_last_start_names_no_process(stand_in, launcher
     os.killpg(group, signal.SIGKILL)
 
 
-# the end
+# stopping
 
 
-def test_a_server_that_does_not_listen_to_reason_is_killed(kept, runtime):
+def test_stop_kills_a_server_that_ignores_sigterm(kept, runtime):
     instance = kept("stubborn")
     runtime.stop(instance, grace=0.3)
     assert not group_is_there(int(instance.id))
     assert not Path("/proc", instance.id).exists(), "no zombie is left"
 
 
-def test_stopping_what_is_gone_is_harmless(kept, runtime):
+def test_stop_is_harmless_for_an_ended_server(kept, runtime):
     instance = kept()
     crash(instance)
     runtime.stop(instance, grace=0)
@@ -260,7 +260,7 @@ def test_stopping_what_is_gone_is_harmless(kept, runtime):
     assert runtime.instances() == []
 
 
-def test_stopping_an_earlier_start_leaves_the_later_one(kept, runtime):
+def test_stop_of_an_earlier_start_keeps_the_later_one(kept, runtime):
     earlier = kept()
     crash(earlier)
     later = kept()
@@ -268,14 +268,14 @@ def test_stopping_an_earlier_start_leaves_the_later_one(kept, runtime):
     assert [found.id for found in runtime.instances()] == [later.id]
 
 
-def test_keeping_twice_is_harmless(kept, runtime):
+def test_keep_is_idempotent(kept, runtime):
     instance = kept()
     runtime.keep(instance)
     assert runtime.instances()[0].state == "running"
 
 
-def test_up_and_down(stand_in, runtime):
-    server, seen = stand_in(), []
+def test_up_starts_and_down_stops_a_server(fake_server, runtime):
+    server, seen = fake_server(), []
     [first] = up(runtime, [server], seen.append)
     [second] = up(runtime, [server], seen.append)
     assert (first.id, first.state) == (second.id, second.state)
@@ -284,10 +284,10 @@ def test_up_and_down(stand_in, runtime):
     assert not group_is_there(int(first.id))
 
 
-# its log
+# the log
 
 
-def test_the_log_is_what_the_server_writes(kept, runtime):
+def test_log_contains_the_servers_output(kept, runtime):
     instance = kept()
     assert "banner" in runtime.log(instance)
     get(instance, "say/hello")
@@ -296,7 +296,7 @@ def test_the_log_is_what_the_server_writes(kept, runtime):
     assert "hello" in runtime.log(instance), "it is there when the server has ended"
 
 
-def test_following_a_log_ends_with_the_server(kept, runtime):
+def test_follow_ends_with_the_server(kept, runtime):
     instance = kept()
     get(instance, "say/one")
     until(lambda: runtime.log(instance, lines=1) == "one\n")
@@ -307,12 +307,12 @@ def test_following_a_log_ends_with_the_server(kept, runtime):
     assert list(following) == ["two"]
 
 
-def test_a_log_is_bounded(stand_in, ready, state):
+def test_log_size_is_limited(fake_server, ready, state):
     runtime = Processes(python=sys.executable, log_bytes=2000)
-    instance = ready(runtime.start(stand_in()))
+    instance = ready(runtime.start(fake_server()))
     try:
         following = runtime.follow(instance)
-        until(lambda: "Route" in next(following))  # the last line of its start
+        until(lambda: "Route" in next(following))  # the last line of the start
         for number in range(100):
             get(instance, f"say/{number:099}")
             assert next(following) == f"{number:099}", "no line is missed where one file follows another"
@@ -324,64 +324,64 @@ def test_a_log_is_bounded(stand_in, ready, state):
         runtime.stop(instance, grace=0)
 
 
-def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(stand_in, ready, runtime, state):
+def test_full_disk_loses_only_log_lines(fake_server, ready, runtime, state):
     (state / "processes").mkdir(parents=True)
     (state / "processes" / "chat.log").symlink_to("/dev/full")
-    instance = ready(runtime.start(stand_in()))
+    instance = ready(runtime.start(fake_server()))
     runtime.keep(instance)
     assert get(instance, "say/" + "x" * 5000)
     crash(instance)
     assert runtime.instances()[0].ended == "with status 3"
 
 
-# what is refused
+# errors
 
 
-def test_a_taken_name(kept, runtime):
+def test_start_raises_for_a_name_in_use(kept, runtime):
     instance = kept()
     with pytest.raises(LaunchError, match=f"'chat' runs already \\(process {instance.id}\\)"):
         runtime.start(instance.server.model_copy(update={"port": 1}))
 
 
-def test_a_port_that_another_server_has(kept, stand_in, runtime):
+def test_port_error_names_the_other_server(kept, fake_server, runtime):
     port = kept().server.port
-    other = stand_in(name="other", port=port)
-    with pytest.raises(LaunchError, match=r"the vLLM server 'chat' has it.*vllm-launch down chat"):
+    other = fake_server(name="other", port=port)
+    with pytest.raises(LaunchError, match=r"the vLLM server 'chat' uses it.*vllm-launch down chat"):
         runtime.prepare(other, lambda _: None)
-    with pytest.raises(LaunchError, match="'chat' has it"):
+    with pytest.raises(LaunchError, match="'chat' uses it"):
         runtime.start(other)
 
 
-def test_a_port_that_a_stranger_has(stand_in, runtime):
-    with socket.create_server(("127.0.0.1", 0)) as stranger:
-        port = stranger.getsockname()[1]
+def test_port_error_names_the_other_process(fake_server, runtime):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*process {os.getpid()} \("):
-            runtime.prepare(stand_in(port=port), lambda _: None)
+            runtime.prepare(fake_server(port=port), lambda _: None)
 
 
-def test_a_server_that_is_about_to_be_replaced_does_not_stand_in_its_own_way(kept, runtime):
+def test_prepare_allows_the_port_of_the_server_to_be_replaced(kept, runtime):
     runtime.prepare(kept().server, lambda _: None)
 
 
-def test_a_folder_that_cannot_be_written(stand_in, runtime, monkeypatch, tmp_path):
+def test_prepare_raises_for_an_unwritable_folder(fake_server, runtime, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "file" / "state"))
-    with pytest.raises(LaunchError, match=r"Logs can't be written in .*Not a directory.*VLLM_LAUNCH_STATE"):
-        Processes(python=sys.executable).prepare(stand_in(), lambda _: None)
+    with pytest.raises(LaunchError, match=r"Logs cannot be written in .*Not a directory.*VLLM_LAUNCH_STATE"):
+        Processes(python=sys.executable).prepare(fake_server(), lambda _: None)
 
 
-def test_a_disk_that_is_full_before_the_start(stand_in, runtime, monkeypatch):
+def test_prepare_and_start_raise_on_a_full_disk(fake_server, runtime, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LaunchError, match=r"No space left on device\. Make room"):
-        runtime.prepare(stand_in(), lambda _: None)
+    with pytest.raises(LaunchError, match=r"No space left on device\. Free space"):
+        runtime.prepare(fake_server(), lambda _: None)
     with pytest.raises(LaunchError, match="No space left on device"):
-        runtime.start(stand_in())
+        runtime.start(fake_server())
 
 
-def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runtime, monkeypatch):
+def test_start_kills_the_server_when_its_record_cannot_be_written(fake_server, runtime, monkeypatch):
     started = []
 
     def fail(self, record):
@@ -390,17 +390,17 @@ def test_a_server_of_which_no_record_can_be_written_does_not_stay(stand_in, runt
 
     monkeypatch.setattr(Records, "write", fail)
     with pytest.raises(LaunchError, match="no record"):
-        runtime.start(stand_in())
+        runtime.start(fake_server())
     assert not group_is_there(started[0])
 
 
-# what it is given
+# environment
 
 
-def test_its_key_is_in_its_environment_alone(kept, stand_in, runtime, ready, tmp_path, state, monkeypatch):
+def test_key_is_only_in_the_environment(kept, fake_server, runtime, ready, tmp_path, state, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the client's")
     (tmp_path / "key").write_text("its-own\n")
-    server = stand_in().model_copy(update={"api_key_file": tmp_path / "key"})
+    server = fake_server().model_copy(update={"api_key_file": tmp_path / "key"})
     instance = ready(runtime.start(server))
     assert get(instance, "") == "key=its-own"
     commands = [Path("/proc", pid, "cmdline").read_text() for pid in members(int(instance.id))]
@@ -408,20 +408,20 @@ def test_its_key_is_in_its_environment_alone(kept, stand_in, runtime, ready, tmp
     assert not any("its-own" in text for text in commands + written)
 
 
-def test_variables_that_are_not_for_it_are_kept_from_it(kept, monkeypatch):
+def test_client_variables_are_not_inherited(kept, monkeypatch):
     monkeypatch.setenv("VLLM_URLS", "http://127.0.0.1:1")
     instance = kept()
     assert [get(instance, f"env/{name}") for name in ("VLLM_API_KEY", "VLLM_URLS", "VLLM_LAUNCH_STATE")] == ["none"] * 3
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [((), "7"), ("all", "7"), ((0, 2), "0,2")])
-def test_its_gpus(stand_in, runtime, ready, monkeypatch, gpus, seen):
+def test_server_sees_only_its_gpus(fake_server, runtime, ready, monkeypatch, gpus, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    instance = ready(runtime.start(stand_in().model_copy(update={"gpus": gpus})))
+    instance = ready(runtime.start(fake_server().model_copy(update={"gpus": gpus})))
     assert get(instance, "env/CUDA_VISIBLE_DEVICES") == seen
 
 
-def test_nobody_else_can_look_into_its_files(kept, state):
+def test_files_are_readable_only_by_the_owner(kept, state):
     kept()
     assert [mode(path) for path in (state, state / "processes")] == [0o700, 0o700]
     assert {mode(path) for path in (state / "processes").iterdir()} == {0o600}

@@ -1,4 +1,4 @@
-"""A server is ready when it is healthy and serves what it is described to."""
+"""The readiness check: a server is ready if it is healthy and serves its described models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SERVER = Server(name="chat", model="org/model", port=8001)
 
 
 def asked(answers, server=SERVER):
-    """How the server is that answers so: path -> status and body, or an exception."""
+    """The result for a server with these answers: path -> response, exception, or function."""
 
     def answer(request):
-        said = answers[request.url.path]
-        if isinstance(said, Exception):
-            raise said
-        return said(request) if callable(said) else said
+        answer = answers[request.url.path]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(request) if callable(answer) else answer
 
     return ready.ask(server, httpx.Client(transport=httpx.MockTransport(answer)))
 
@@ -30,35 +30,35 @@ def models(*names):
 OK = httpx.Response(200)
 
 
-def test_ready():
+def test_server_is_ready_when_it_serves_its_model():
     assert asked({"/health": OK, "/v1/models": models("org/model", "other")}).ready
 
 
-def test_nobody_answers():
+def test_server_is_unreachable_when_the_connection_fails():
     answer = asked({"/health": httpx.ConnectError("refused")})
-    assert answer == ready.Answer("silent", "http://127.0.0.1:8001 does not answer: refused")
+    assert answer == ready.Answer("unreachable", "http://127.0.0.1:8001 does not answer: refused")
 
 
-def test_a_dead_engine():
+def test_server_is_unhealthy_when_health_returns_503():
     assert asked({"/health": httpx.Response(503)}) == ready.Answer("unhealthy", "GET /health answers 503")
 
 
-def test_another_model_at_that_address():
+def test_server_is_unexpected_when_it_serves_another_model():
     answer = asked({"/health": OK, "/v1/models": models("other")})
-    assert answer.readiness == "stranger"
+    assert answer.readiness == "unexpected-server"
     assert "serves other, not org/model" in answer.reason
 
 
 @pytest.mark.parametrize(
     "page", [httpx.Response(200, text="<html>"), httpx.Response(404, json={}), httpx.Response(200, json=[1])]
 )
-def test_something_else_at_that_address(page):
+def test_server_is_unexpected_when_it_is_not_vllm(page):
     answer = asked({"/health": OK, "/v1/models": page})
-    assert answer.readiness == "stranger"
-    assert "is no vLLM" in answer.reason
+    assert answer.readiness == "unexpected-server"
+    assert "is not vLLM" in answer.reason
 
 
-def test_the_key_is_sent(tmp_path):
+def test_ask_sends_the_key(tmp_path):
     (tmp_path / "key").write_text("secret\n")
     server = SERVER.model_copy(update={"api_key_file": tmp_path / "key"})
 
@@ -67,12 +67,12 @@ def test_the_key_is_sent(tmp_path):
 
     assert asked({"/health": OK, "/v1/models": guarded}, server).ready
     answer = asked({"/health": OK, "/v1/models": guarded})
-    assert (answer.readiness, "asks for a key" in answer.reason) == ("stranger", True)
+    assert (answer.readiness, "requires a key" in answer.reason) == ("unexpected-server", True)
 
 
-def test_a_key_file_that_is_gone_is_a_reason_and_no_crash(tmp_path):
+def test_missing_key_file_makes_the_server_unhealthy(tmp_path):
     answer = asked({}, SERVER.model_copy(update={"api_key_file": tmp_path / "gone"}))
     assert answer.readiness == "unhealthy"
     assert answer.reason == (
-        f"The api_key_file of the vLLM server 'chat', {tmp_path / 'gone'}, can't be read: No such file or directory"
+        f"The api_key_file of the vLLM server 'chat', {tmp_path / 'gone'}, cannot be read: No such file or directory"
     )

@@ -1,4 +1,4 @@
-"""The way back to Ollama, with a stand-in for `ollama serve`."""
+"""The rollback to Ollama, with a fake `ollama serve`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from vllm_launch import free_ports, rollback
 from vllm_launch.cli import main
 from vllm_launch.runtimes import LaunchError
 
-# That an Ollama goes on when the program no longer holds its process is what is wanted.
+# Ollama keeps running after the program has released its process. That is intended.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
 
-STAND_IN = Path(__file__).with_name("ollama_stand_in.py")
+FAKE_OLLAMA = Path(__file__).with_name("ollama_stand_in.py")
 
 
 @pytest.fixture
 def url(monkeypatch, tmp_path):
-    """Where Ollama is to answer; `ollama` on the path is the stand-in. What was started is stopped after the test."""
+    """The URL of Ollama. The fake `ollama` is on the PATH. It is stopped after the test."""
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     script = tmp_path / "bin" / "ollama"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} {STAND_IN} "$@"\n')
+    script.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} {FAKE_OLLAMA} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
     monkeypatch.setenv("OLLAMA_HOST", address)
@@ -46,47 +46,47 @@ def url(monkeypatch, tmp_path):
 
 @pytest.fixture
 def go(url):
-    """`rollback` with `ollama serve`; what it reports is in `.said`."""
+    """`rollback` with `ollama serve`. Its reports are in `.reports`."""
 
     def run(models=("exaone3.5:7.8b",), timeout_s=20.0):
-        run.said = []
-        return rollback.rollback(models, "process", run.said.append, gpu=False, timeout_s=timeout_s)
+        run.reports = []
+        return rollback.rollback(models, "process", run.reports.append, gpu=False, timeout_s=timeout_s)
 
     return run
 
 
-def test_an_ollama_is_started_and_outlives_the_program(url, go):
-    way = go()
-    assert way == rollback.Way(url, "0.33.3", started=True, missing=())
-    assert way.variables() == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
-    assert go.said == [f"No Ollama answers at {url}: one is started"]
+def test_rollback_starts_ollama_which_outlives_the_program(url, go):
+    result = go()
+    assert result == rollback.RollbackResult(url, "0.33.3", started=True, missing=())
+    assert result.variables() == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
+    assert go.reports == [f"No Ollama server answers at {url}; starting one"]
     assert httpx.get(f"{url}/api/version").status_code == 200
 
 
-def test_one_that_answers_is_left_as_it_is(url, go):
+def test_rollback_uses_a_running_ollama(url, go):
     go()
     assert not go().started
-    assert go.said == []
+    assert go.reports == []
 
 
-def test_models_that_it_lacks(url, go):
+def test_rollback_lists_missing_models(url, go):
     assert go(["EXAONE3.5:7.8b", "daynice/kure-v1"]).missing == ("daynice/kure-v1",)
-    said = []
-    rollback.pull("daynice/kure-v1:latest", said.append)
-    assert said == ["pulling 1 of 2 bytes", "success"]
+    reports = []
+    rollback.pull("daynice/kure-v1:latest", reports.append)
+    assert reports == ["pulling 1 of 2 bytes", "success"]
     assert go(["daynice/kure-v1"]).missing == ()
-    with pytest.raises(LaunchError, match="could not fetch nowhere: pull model manifest"):
-        rollback.pull("nowhere", said.append)
+    with pytest.raises(LaunchError, match="could not pull nowhere: pull model manifest"):
+        rollback.pull("nowhere", reports.append)
 
 
-def test_no_proxy_of_the_environment_comes_between(url, go, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_ports(1)[0]}")  # nobody is there
+def test_proxy_is_ignored_for_this_machine(url, go, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_ports(1)[0]}")  # no proxy listens there
     assert go(["daynice/kure-v1"]).missing == ("daynice/kure-v1",)
     rollback.pull("daynice/kure-v1", lambda _: None)
     assert go(["daynice/kure-v1"]).missing == ()
 
 
-def test_one_of_another_machine_is_asked_through_the_proxy(url, go, monkeypatch):
+def test_proxy_is_used_for_another_machine(url, go, monkeypatch):
     asked = []
 
     class Proxy(http.server.BaseHTTPRequestHandler):
@@ -108,25 +108,25 @@ def test_one_of_another_machine_is_asked_through_the_proxy(url, go, monkeypatch)
     assert asked == [f"http://ollama.invalid:11434/api/{what}" for what in ("version", "tags")]
 
 
-def test_one_that_dies_says_why(url, go, monkeypatch):
+def test_error_contains_the_log_when_ollama_exits(url, go, monkeypatch):
     monkeypatch.setenv("OLLAMA_PLAYS", "dies")
     with pytest.raises(LaunchError, match=r"ended with status 1:\n  Error: listen tcp"):
         go()
 
 
-def test_no_ollama_on_the_machine(url, go, tmp_path):
+def test_rollback_raises_when_ollama_is_not_installed(url, go, tmp_path):
     (tmp_path / "bin" / "ollama").unlink()
-    with pytest.raises(LaunchError, match="no `ollama` on this machine"):
+    with pytest.raises(LaunchError, match="`ollama` is not installed on this machine"):
         go()
 
 
-def test_one_of_another_machine_is_not_started_from_here(url, go, monkeypatch):
+def test_rollback_raises_for_another_machine(url, go, monkeypatch):
     monkeypatch.setenv("OLLAMA_HOST", "http://ollama.invalid:11434")
-    with pytest.raises(LaunchError, match=r"ollama.invalid:11434 \(OLLAMA_HOST\), and it can't be started from here"):
+    with pytest.raises(LaunchError, match=r"ollama.invalid:11434 \(OLLAMA_HOST\), which is on another machine"):
         go()
 
 
-def test_all_addresses_of_this_machine_are_of_this_machine(url, go, monkeypatch):
+def test_all_addresses_of_this_machine_are_local(url, go, monkeypatch):
     port = httpx.URL(url).port
     monkeypatch.setenv("OLLAMA_HOST", f"0.0.0.0:{port}")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -134,30 +134,30 @@ def test_all_addresses_of_this_machine_are_of_this_machine(url, go, monkeypatch)
     assert httpx.get(f"{url}/api/version", trust_env=False).status_code == 200
 
 
-def test_something_else_at_its_address(url, go):
+def test_rollback_raises_when_another_server_answers(url, go):
     port = httpx.URL(url).port
     with http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler) as server:
         answering = threading.Thread(target=server.handle_request)
         answering.start()
-        with pytest.raises(LaunchError, match="is no Ollama"):
+        with pytest.raises(LaunchError, match="is not Ollama"):
             go()
         answering.join()
 
 
-def test_the_container_has_the_gpus_that_there_are():
+def test_compose_file_has_gpus_only_if_the_machine_has_them():
     with_gpus, without = (yaml.safe_load(rollback.compose_file(gpu=gpu)) for gpu in (True, False))
     assert with_gpus["services"]["ollama"]["deploy"]
     assert "deploy" not in without["services"]["ollama"]
-    assert without["name"] == "vllm"  # that of docker-compose.yml: the same container, the same models
+    assert without["name"] == "vllm"  # the project of docker-compose.yml: the same container and models
 
 
-def test_without_compose_it_says_so(url, monkeypatch, tmp_path):
+def test_rollback_raises_without_compose(url, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match="Docker Compose is not here"):
+    with pytest.raises(LaunchError, match="Docker Compose is not installed"):
         rollback.rollback([], "docker", print, gpu=False)
 
 
-def test_what_the_engine_says_is_told(url, tmp_path):
+def test_rollback_error_quotes_the_engine(url, tmp_path):
     docker = tmp_path / "bin" / "docker"
     docker.write_text('#!/bin/sh\n[ "$2" = version ] || { echo "no such image" >&2; exit 1; }\n')
     docker.chmod(0o755)
@@ -165,7 +165,7 @@ def test_what_the_engine_says_is_told(url, tmp_path):
         rollback.rollback([], "docker", print, gpu=False)
 
 
-def test_the_command(url, capsys):
+def test_rollback_command_prints_the_variables(url, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["rollback", "--runtime", "process"])
     out = capsys.readouterr().out
@@ -183,8 +183,8 @@ def test_the_command(url, capsys):
     }
 
 
-def test_a_started_one_ends_with_a_program_that_is_killed_before_it_answers(url, tmp_path):
-    """The pipe that holds it is closed by the program's end."""
+def test_started_ollama_ends_with_a_program_killed_before_the_answer(url, tmp_path):
+    """The end of the program closes the pipe of the guard."""
     slow = tmp_path / "bin" / "ollama"
     slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
     program = "from vllm_launch import rollback; rollback.rollback([], 'process', print, gpu=False)"

@@ -1,4 +1,4 @@
-"""The servers of docs/scale.md: its examples can be read, and say what the text around them says."""
+"""The servers of docs/scale.md: the examples are valid and agree with the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parent.parent.parent.parent / "docs" / "scale.md"
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> list[config.Config]:
-    """The TOML files of the document, in order."""
+    """The TOML examples of the document, in order."""
     return read_examples(tmp_path_factory.mktemp("scale"))
 
 
@@ -30,19 +30,19 @@ def read_examples(folder: Path) -> list[config.Config]:
     return found
 
 
-def test_a_second_replica_has_a_port_and_a_gpu_of_its_own(configs: list[config.Config]) -> None:
+def test_second_replica_has_a_separate_port_and_gpu(configs: list[config.Config]) -> None:
     one, other = configs[0].servers.values()
     assert (one.port, one.gpus) != (other.port, other.gpus)
     assert one.model_copy(update={"name": other.name, "port": other.port, "gpus": other.gpus}) == other
 
 
-def test_a_model_larger_than_a_gpu_is_split_over_those_it_names(configs: list[config.Config]) -> None:
+def test_model_larger_than_a_gpu_is_split_among_its_gpus(configs: list[config.Config]) -> None:
     (server,) = configs[1].servers.values()
     assert value_of(server, "--tensor-parallel-size") == str(len(server.gpus))
 
 
 @pytest.mark.parametrize(("place", "joined_by"), [(2, "--distributed-executor-backend"), (3, "--nnodes")])
-def test_a_model_larger_than_a_machine_is_split_over_two_of_eight_gpus(
+def test_model_larger_than_a_node_is_split_among_two_nodes(
     configs: list[config.Config], place: int, joined_by: str
 ) -> None:
     (server,) = configs[place].servers.values()

@@ -1,4 +1,4 @@
-"""The state folder, and that one launcher works at a time."""
+"""The state folder and its lock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from vllm_launch.runtimes.base import LaunchError
-from vllm_launch.runtimes.state import alone, state_folder
+from vllm_launch.runtimes.state import exclusive_lock, state_folder
 
-from .stand_in import ROOT
+from .fake_server import ROOT
 
 HOLDER = """
 import sys
-from vllm_launch.runtimes.state import alone
-with alone(print):
+from vllm_launch.runtimes.state import exclusive_lock
+with exclusive_lock(print):
     print("alone", flush=True)
     sys.stdin.readline()
 """
@@ -24,7 +24,7 @@ with alone(print):
 
 @pytest.fixture
 def holder():
-    """Another launcher, at work until its standard input ends."""
+    """Another launcher, which holds the lock until its standard input ends."""
     command = [sys.executable, "-c", HOLDER]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout.readline() == b"alone\n"
@@ -32,39 +32,39 @@ def holder():
         program.kill()
 
 
-def test_the_second_launcher_says_whom_it_waits_for_and_goes_on(holder):
-    told = []
+def test_second_launcher_reports_the_holder_and_waits(holder):
+    reports = []
 
     def report(line):
-        told.append(line)
-        holder.stdin.close()  # only now the first one ends
+        reports.append(line)
+        holder.stdin.close()  # now the first launcher ends
 
-    with alone(report):
-        assert told == [f"Waiting for another vllm-launch (process {holder.pid})."]
+    with exclusive_lock(report):
+        assert reports == [f"Waiting for another vllm-launch (process {holder.pid})."]
 
 
-def test_a_killed_launcher_leaves_no_lock(holder):
+def test_killed_launcher_releases_the_lock(holder):
     holder.kill()
     holder.wait()
-    with alone(lambda line: pytest.fail(line)):
+    with exclusive_lock(lambda line: pytest.fail(line)):
         pass
 
 
-def test_what_a_launcher_starts_does_not_hold_its_lock():
-    with alone(pytest.fail):
+def test_child_process_does_not_hold_the_lock():
+    with exclusive_lock(pytest.fail):
         child = subprocess.Popen(["sleep", "60"])
     try:
-        with alone(pytest.fail):
+        with exclusive_lock(pytest.fail):
             pass
     finally:
         child.kill()
         child.wait()
 
 
-def test_a_state_folder_that_cannot_be_made(monkeypatch, tmp_path):
+def test_lock_raises_when_the_state_folder_cannot_be_created(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VLLM_LAUNCH_STATE", str(tmp_path / "file" / "state"))
-    with pytest.raises(LaunchError, match=r"The lock can't be written in .*VLLM_LAUNCH_STATE"), alone(print):
+    with pytest.raises(LaunchError, match=r"The lock cannot be written in .*VLLM_LAUNCH_STATE"), exclusive_lock(print):
         pass
 
 
@@ -78,7 +78,7 @@ def test_a_state_folder_that_cannot_be_made(monkeypatch, tmp_path):
         ({}, "/home/me/.local/state/vllm-launch"),
     ],
 )
-def test_where_it_is(monkeypatch, variables, folder):
+def test_state_folder_follows_the_variables(monkeypatch, variables, folder):
     monkeypatch.setenv("HOME", "/home/me")
     for name in ("VLLM_LAUNCH_STATE", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)

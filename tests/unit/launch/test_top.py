@@ -1,4 +1,4 @@
-"""`vllm-launch top`: servers asked side by side, their rows, and the command."""
+"""`vllm-launch top`: concurrent requests, rows, and the command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ vllm:generation_tokens_total{{engine="0",model_name="m"}} {tokens}
 
 
 class Page(ThreadingHTTPServer):
-    """A server of `/metrics`: each look makes 1000 tokens more.
+    """A server of `/metrics`: each look adds 1000 tokens.
 
     `silent` answers nothing until the test is over; `together` answers when the others have been asked too.
     """
@@ -74,7 +74,7 @@ def serve() -> Iterator:
         yield start
 
 
-def nobody() -> str:
+def unused_url() -> str:
     return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
@@ -83,7 +83,7 @@ def look(*targets, timeout_s=5.0) -> list[Row]:
         return watch.look(targets, timeout_s)
 
 
-def test_the_first_look_is_of_all_since_the_start_the_next_of_the_time_in_between(serve):
+def test_first_look_covers_the_start_and_the_next_the_interval(serve):
     page = serve()
     with top.Watch() as watch:
         [first] = watch.look([Target("llm", page.url)])
@@ -95,13 +95,13 @@ def test_the_first_look_is_of_all_since_the_start_the_next_of_the_time_in_betwee
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ({"status": 404}, "/metrics answers 404"),
-        ({"text": "<html>"}, "/metrics: what it answers is no Prometheus text"),
-        ({"text": "up 1\n"}, "/metrics: it tells no vllm:num_requests_running"),
-        ({"text": "# " + "x" * 200}, "/metrics answers more than 0 MB"),
+        ({"status": 404}, "/metrics returned 404"),
+        ({"text": "<html>"}, "/metrics: the response is not Prometheus text"),
+        ({"text": "up 1\n"}, "/metrics: vllm:num_requests_running is missing"),
+        ({"text": "# " + "x" * 200}, "/metrics returned more than 0 MB"),
     ],
 )
-def test_what_answers_no_figures_is_a_row_that_says_so(serve, monkeypatch, how, reason):
+def test_server_without_figures_has_a_row_with_the_reason(serve, monkeypatch, how, reason):
     monkeypatch.setattr(top, "_MAX_BYTES", 150)
     page = serve(**how)
     [row] = look(Target("llm", page.url))
@@ -109,33 +109,33 @@ def test_what_answers_no_figures_is_a_row_that_says_so(serve, monkeypatch, how, 
     assert page.url + reason in row.reason
 
 
-def test_who_does_not_answer_is_down_or_starting_where_a_runtime_has_it():
-    url = nobody()
+def test_unreachable_server_is_down_or_starting():
+    url = unused_url()
     down, starting = look(Target("theirs", url), Target("ours", url, "running"))
     assert (down.state, starting.state) == ("down", "starting")
     assert f"{url} does not answer: " in down.reason
 
 
-def test_who_is_slow_delays_nobody(serve):
+def test_slow_server_does_not_delay_others(serve):
     slow, quick = serve(silent=True), serve()
     rows = look(Target("slow", slow.url), Target("quick", quick.url), Target("slow too", slow.url), timeout_s=0.5)
     assert [row.state for row in rows] == ["slow", "ready", "slow"]
-    assert rows[0].reason == f"{slow.url} has not answered within 0.5 s"
+    assert rows[0].reason == f"{slow.url} did not answer within 0.5 s"
 
 
-def test_all_are_asked_side_by_side(serve):
+def test_servers_are_requested_concurrently(serve):
     both = threading.Barrier(2)
     one, other = serve(together=both), serve(together=both)
     rows = look(Target("one", one.url), Target("other", other.url), timeout_s=10)
-    assert [row.state for row in rows] == ["ready", "ready"]  # each was answered when both had been asked
+    assert [row.state for row in rows] == ["ready", "ready"]  # each answer needs both requests
 
 
-def test_what_has_ended_is_not_asked(serve):
+def test_ended_server_is_not_requested(serve):
     page = serve()
     rows = look(Target("llm", page.url, "exited", "with status 1"), Target("other", page.url, "restarting"))
     assert [(row.state, row.reason) for row in rows] == [
-        ("exited", "it has ended with status 1"),
-        ("restarting", "it has ended"),
+        ("exited", "the process has ended with status 1"),
+        ("restarting", "the process has ended"),
     ]
     assert page.looks == 0
 
@@ -167,7 +167,7 @@ def shown(rows, width) -> list[str]:
     return [line.rstrip() for line in written.getvalue().splitlines()]
 
 
-def test_all_figures_fit_in_100_columns():
+def test_figures_fit_in_100_columns():
     lines = shown([Row("vllm-llm", "", "ready", figures=BUSY), Row("vllm-embed-cpu", "", "restarting")], 100)
     assert lines[1].split() == [
         *("server", "state", "run", "wait", "use", "hits", "in", "out"),
@@ -180,7 +180,7 @@ def test_all_figures_fit_in_100_columns():
     assert lines[3].split() == ["vllm-embed-cpu", "restarting", *"–" * 13]
 
 
-def test_a_narrow_terminal_has_the_more_telling_figures_whole():
+def test_narrow_terminal_shows_the_important_figures():
     lines = shown([Row("vllm-llm", "", "ready", figures=BUSY), Row("vllm-embed-cpu", "", "restarting")], 80)
     assert lines[2].split() == [
         *("vllm-llm", "ready", "256", "1.2k", "100%", "123k", "12.3k", "12.5s", "987ms", "103k", "12.3k"),
@@ -188,23 +188,23 @@ def test_a_narrow_terminal_has_the_more_telling_figures_whole():
     assert lines[3].split() == ["vllm-embed-cpu", "restarting", *"–" * 9]
 
 
-def test_a_table_says_what_its_figures_are_of_and_why_some_are_missing():
+def test_table_has_a_legend_and_reasons():
     lines = shown([Row("vllm-llm", "", "down", "http://127.0.0.1:8001 does not answer: [Errno 111]")], 100)
     assert "tok/s" not in lines[0]
     assert lines[-2:] == [
-        "All since each server's start.",
+        "All figures: since each server's start.",
         "vllm-llm: http://127.0.0.1:8001 does not answer: [Errno 111]",
     ]
     lines = shown([Row("vllm-llm", "", "ready", figures=BUSY)], 100)
     assert "tok/s" in lines[0]
-    assert lines[-1] == ("Hits, tokens a second and times: the last 2.0 s. Counts: since each server's start.")
+    assert lines[-1] == ("Hits, tokens per second and times: the last 2.0 s. Counts: since each server's start.")
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (0, "0"), (999.4, "999"), (999.6, "1.0k"), (99_950, "100k"), (999_600, "1.0M"), (2.5e12, "2500G")],
 )
-def test_counts_are_short(value, text):
+def test_counts_are_abbreviated(value, text):
     assert top._count(value) == text
 
 
@@ -215,7 +215,7 @@ def test_counts_are_short(value, text):
         *((9.994, "9.99s"), (9.996, "10.0s"), (99.96, "100s"), (2560, "2560s")),
     ],
 )
-def test_times_are_short(seconds, text):
+def test_times_are_abbreviated(seconds, text):
     assert top._time(seconds) == text
 
 
@@ -223,8 +223,8 @@ def test_times_are_short(seconds, text):
 def runtime(monkeypatch, tmp_path):
     fake = FakeRuntime()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_app, "opened", lambda *_: fake)
-    monkeypatch.setattr(cli_app, "answering", lambda _: [fake])
+    monkeypatch.setattr(cli_app, "open_runtime", lambda *_: fake)
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: [fake])
     return fake
 
 
@@ -235,15 +235,15 @@ def run(capsys):
             status = main(["top", *arguments])
         except SystemExit as ended:
             status = ended.code
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        output = capsys.readouterr()
+        return status, output.out, output.err
 
     return command
 
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Ctrl-C after so many looks."""
+    """Raises Ctrl-C after this number of looks."""
 
     def after(count):
         asked = top.Watch.look
@@ -264,23 +264,23 @@ def server(name, url):
     return Server(name=name, model=f"org/{name}", port=int(url.rpartition(":")[2]))
 
 
-def test_once_shows_those_that_run(runtime, run, serve):
+def test_once_shows_running_servers(runtime, run, serve):
     runtime.has(server("llm", serve().url))
-    runtime.has(server("embed", nobody()))
+    runtime.has(server("embed", unused_url()))
     status, out, _ = run("--once")
     assert status == 0
     assert [line.split()[:3] for line in out.splitlines()[2:4]] == [["embed", "starting", "–"], ["llm", "ready", "3"]]
     assert "embed: http://127.0.0.1:" in out
 
 
-def test_once_with_an_interval_is_of_that_interval(runtime, run, serve):
+def test_once_with_interval_covers_the_interval(runtime, run, serve):
     runtime.has(server("llm", serve().url))
     _, out, _ = run("--once", "--interval", "0.2", "--json")
-    [told] = json.loads(out)["servers"]
-    assert told["figures"]["generation_tokens_per_second"] > 0
+    [row] = json.loads(out)["servers"]
+    assert row["figures"]["generation_tokens_per_second"] > 0
 
 
-def test_named_servers_are_asked_whoever_started_them(runtime, run, serve, tmp_path):
+def test_named_servers_are_requested_regardless_of_their_runtime(runtime, run, serve, tmp_path):
     page = serve()
     (tmp_path / "vllm-launch.toml").write_text(f'[servers.theirs]\nmodel = "m"\nport = {page.server_port}\n')
     runtime.has(server("other", page.url))
@@ -291,43 +291,43 @@ def test_named_servers_are_asked_whoever_started_them(runtime, run, serve, tmp_p
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/metrics"])
-def test_an_address_is_asked_and_no_runtime(runtime, run, serve, monkeypatch, path):
-    monkeypatch.setattr(cli_app, "answering", lambda _: pytest.fail("asked for the runtimes"))
+def test_url_is_requested_without_a_runtime(runtime, run, serve, monkeypatch, path):
+    monkeypatch.setattr(cli_app, "available_runtimes", lambda _: pytest.fail("asked for the runtimes"))
     page = serve()
     _, out, _ = run("--url", page.url + path, "--once", "--json")
-    [told] = json.loads(out)["servers"]
-    assert (told["name"], told["url"], told["state"]) == (page.url.removeprefix("http://"), page.url, "ready")
+    [row] = json.loads(out)["servers"]
+    assert (row["name"], row["url"], row["state"]) == (page.url.removeprefix("http://"), page.url, "ready")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost", "ftp://a", "http://", "http://a:x", ""])
-def test_a_wrong_address_is_a_wrong_command_line(runtime, run, url):
+def test_invalid_url_is_a_usage_error(runtime, run, url):
     status, _, err = run("--url", url, "--once")
     assert (status, "--url" in err) == (2, True)
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "0.1", "nan", "inf"])
-def test_a_wrong_interval_is_a_wrong_command_line(runtime, run, interval):
+def test_invalid_interval_is_a_usage_error(runtime, run, interval):
     status, _, err = run("--interval", interval)
     assert (status, "from 0.2 to 3600" in err) == (2, True)
 
 
-def test_no_server_is_told_with_what_can_be_done(runtime, run):
+def test_top_without_servers_fails_with_advice(runtime, run):
     for arguments in ((), ("--once",)):
         status, _, err = run(*arguments)
         assert (status, "No server is there." in err, "--url" in err) == (1, True, True)
     assert json.loads(run("--once", "--json")[1])["servers"] == []
 
 
-def test_live_json_is_a_line_a_look_and_ctrl_c_an_ordinary_end(runtime, run, serve, stop_after):
+def test_live_json_prints_a_line_per_look_until_ctrl_c(runtime, run, serve, stop_after):
     runtime.has(server("llm", serve().url))
     stop_after(3)
     status, out, err = run("--json", "--interval", "0.2")
     assert (status, err) == (0, "")
-    told = [json.loads(line)["servers"][0]["figures"]["generation_tokens"] for line in out.splitlines()]
-    assert told == [0, 1000, 2000]
+    tokens = [json.loads(line)["servers"][0]["figures"]["generation_tokens"] for line in out.splitlines()]
+    assert tokens == [0, 1000, 2000]
 
 
-def test_no_terminal_gets_one_table_after_another(runtime, run, serve, stop_after):
+def test_output_without_terminal_is_consecutive_tables(runtime, run, serve, stop_after):
     runtime.has(server("a-server-with-quite-a-long-name-of-its-own", serve().url))
     stop_after(2)
     status, out, _ = run("--interval", "0.2")
@@ -338,17 +338,17 @@ def test_no_terminal_gets_one_table_after_another(runtime, run, serve, stop_afte
     assert "\x1b" not in out
 
 
-def test_a_terminal_gets_one_table_that_changes_and_its_cursor_back(runtime, run, serve, stop_after, monkeypatch):
+def test_terminal_shows_one_live_table_and_restores_the_cursor(runtime, run, serve, stop_after, monkeypatch):
     monkeypatch.setattr(watching, "output", lambda: Console(force_terminal=True, width=100, height=20))
     runtime.has(server("llm", serve().url))
     stop_after(2)
     status, out, _ = run("--interval", "0.2")
     assert status == 0
     assert out.index("\x1b[?25l") < out.index("\x1b[?25h")  # hidden, then shown again
-    assert "\x1b[1A\x1b[2K" in out  # the first table was written over
+    assert "\x1b[1A\x1b[2K" in out  # the first table was overwritten
 
 
-def test_servers_come_and_go_while_one_watches(runtime, run, serve, monkeypatch):
+def test_servers_appear_and_disappear_while_watching(runtime, run, serve, monkeypatch):
     first, second = serve(), serve()
     runtime.has(server("first", first.url))
     asked = top.Watch.look
@@ -365,7 +365,7 @@ def test_servers_come_and_go_while_one_watches(runtime, run, serve, monkeypatch)
     assert (first.looks, second.looks) == (2, 1)
 
 
-def test_an_engine_that_goes_away_leaves_its_servers_watched(runtime, run, serve, monkeypatch, stop_after):
+def test_servers_stay_watched_when_their_engine_is_unreachable(runtime, run, serve, monkeypatch, stop_after):
     runtime.has(server("llm", serve().url))
     answers = iter([runtime.instances()])
 

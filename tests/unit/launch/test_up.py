@@ -1,4 +1,4 @@
-"""Bringing servers up and down: what stays, what is started, and what is left when something goes wrong."""
+"""Starting and stopping servers: which servers stay, start or stop, also after errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runtime(monkeypatch, tmp_path):
 
 @pytest.fixture
 def bring_up(runtime):
-    """`up`, which keeps what it tells in `.events`."""
+    """`up`, which stores its events in `.events`."""
 
     def run(*servers, **options):
         run.events = []
@@ -46,17 +46,17 @@ def kinds(bring_up, name):
     return [kind for place, kind in enumerate(found) if kind not in found[:place]]
 
 
-# What is done with each
+# Steps
 
 
-def test_what_is_not_there_is_started_and_kept_once_it_is_ready(runtime, bring_up):
+def test_missing_server_is_started_and_detached_when_ready(runtime, bring_up):
     runtime.plays = {"chat": ["loading", "loading", "ready"]}
     assert [instance.name for instance in bring_up(CHAT)] == ["chat"]
     assert runtime.done == [("prepare", "chat"), ("start", "chat"), ("keep", "chat")]
     assert kinds(bring_up, "chat") == ["prepares", "starts", "ready"]
 
 
-def test_what_runs_as_described_stays(runtime, bring_up):
+def test_server_that_runs_as_described_stays(runtime, bring_up):
     runtime.has(CHAT)
     bring_up(CHAT, EMBED)
     assert runtime.did("start") == ["embed"]
@@ -64,57 +64,57 @@ def test_what_runs_as_described_stays(runtime, bring_up):
     assert "stays" in kinds(bring_up, "chat")
 
 
-def test_one_that_stays_is_waited_for(runtime, bring_up):
+def test_unchanged_loading_server_is_waited_for(runtime, bring_up):
     runtime.has(CHAT)
     runtime.plays = {"chat": ["loading", "ready"]}
     bring_up(CHAT)
     assert kinds(bring_up, "chat") == ["stays", "starts", "ready"]
 
 
-def test_what_differs_is_told_and_left_alone(runtime, bring_up):
+def test_differing_server_is_reported_and_not_changed(runtime, bring_up):
     runtime.has(described("chat", max_model_len=1024))
     with pytest.raises(LaunchError, match=r"chat: max_model_len is 1024, described as None(.|\n)*up --replace"):
         bring_up(CHAT, EMBED)
     assert runtime.done == []
 
 
-def test_of_variables_that_differ_only_the_names_are_told(runtime, bring_up):
+def test_differing_variables_are_reported_by_name_only(runtime, bring_up):
     runtime.has(described("chat", env={"SAME": "s3cret", "NEW": "s3cret", "GONE": "s3cret"}))
     with pytest.raises(LaunchError, match=r"chat: env differs in GONE, NEW\n") as caught:
         bring_up(described("chat", env={"SAME": "s3cret", "NEW": "another s3cret"}))
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_differs_is_replaced_when_told_to(runtime, bring_up):
+def test_differing_server_is_replaced_with_replacing(runtime, bring_up):
     runtime.has(described("chat", max_model_len=1024))
     bring_up(CHAT, replacing=True)
     assert runtime.done == [("prepare", "chat"), ("stop", "chat"), ("start", "chat"), ("keep", "chat")]
 
 
 @pytest.mark.parametrize("state", ["exited", "restarting"])
-def test_what_has_ended_is_started_anew_though_its_runtime_tries_as_well(runtime, bring_up, state):
+def test_exited_or_restarting_server_is_started_again(runtime, bring_up, state):
     runtime.has(CHAT, state)
     bring_up(CHAT)
     assert runtime.did("stop") == ["chat"]
     assert runtime.did("start") == ["chat"]
 
 
-def test_nothing_is_stopped_before_everything_is_prepared(runtime, bring_up):
+def test_no_server_is_stopped_before_all_are_prepared(runtime, bring_up):
     runtime.has(described("chat", max_model_len=1024))
     runtime.refuses = {("prepare", "embed"): "no such image"}
-    with pytest.raises(LaunchError, match="no such image\nSo nothing has been started or stopped, chat neither"):
+    with pytest.raises(LaunchError, match="no such image\nNo server has been started or stopped; this includes chat"):
         bring_up(CHAT, EMBED, replacing=True)
     assert not runtime.did("stop")
     assert not runtime.did("start")
 
 
-def test_one_alone_that_cannot_be_prepared_is_told_without_more_words(runtime, bring_up):
+def test_prepare_error_of_a_single_server_is_unchanged(runtime, bring_up):
     runtime.refuses = {("prepare", "embed"): "no such image"}
     with pytest.raises(LaunchError, match=r"^no such image$"):
         bring_up(EMBED)
 
 
-def test_two_servers_on_one_port(runtime, bring_up):
+def test_up_raises_for_two_servers_on_one_port(runtime, bring_up):
     with pytest.raises(LaunchError, match="chat and other have the same port, 8001"):
         bring_up(CHAT, described("other"))
     runtime.has(described("old"))
@@ -125,7 +125,7 @@ def test_two_servers_on_one_port(runtime, bring_up):
 # GPUs
 
 
-def test_servers_of_one_gpu_load_one_after_another_the_smallest_first(runtime, bring_up):
+def test_servers_on_one_gpu_load_sequentially_smallest_first(runtime, bring_up):
     large = described("large", gpus=(0,), gpu_memory_utilization=0.8)
     small = described("small", 8002, gpus=(0,), gpu_memory_utilization=0.1)
     runtime.plays = {"small": ["loading", "loading", "ready"]}
@@ -138,17 +138,17 @@ def test_servers_of_one_gpu_load_one_after_another_the_smallest_first(runtime, b
 @pytest.mark.parametrize(
     ("one", "other", "together"), [((0,), (1,), True), ((), (0,), True), ("all", (1,), False), ((0, 1), (1, 2), False)]
 )
-def test_servers_of_different_gpus_load_side_by_side(runtime, bring_up, one, other, together):
+def test_servers_on_different_gpus_load_concurrently(runtime, bring_up, one, other, together):
     runtime.plays = {"one": ["loading", "loading", "ready"], "other": ["loading", "loading", "ready"]}
     bring_up(described("one", gpus=one), described("other", 8002, gpus=other))
     firsts = [verb for verb, _ in runtime.done if verb in ("start", "keep")]
     assert (firsts[:2] == ["start", "start"]) is together
 
 
-# What goes wrong
+# Errors
 
 
-def test_one_that_exits_is_told_with_its_cause_and_left_for_its_log(runtime, bring_up):
+def test_exited_server_is_reported_with_its_cause_and_not_removed(runtime, bring_up):
     runtime.plays = {"chat": ["loading", "exited"], "embed": ["loading", "loading", "loading", "ready"]}
     runtime.logs = {"chat": "ValueError: No such weights\n"}
     with pytest.raises(LaunchError) as caught:
@@ -161,43 +161,43 @@ def test_one_that_exits_is_told_with_its_cause_and_left_for_its_log(runtime, bri
     assert kinds(bring_up, "chat")[-1] == "failed"
 
 
-def test_one_that_is_never_ready_is_stopped(runtime, bring_up):
+def test_server_that_is_not_ready_in_time_is_stopped(runtime, bring_up):
     runtime.plays = {"chat": ["loading"]}
     with pytest.raises(LaunchError, match="was not ready after 0 seconds; it has been stopped"):
         bring_up(CHAT, timeout_s=0)
     assert runtime.did("stop") == ["chat"]
 
 
-def test_one_that_somebody_else_has_started_and_that_is_never_ready_is_left_alone(runtime, bring_up):
+def test_server_of_another_launcher_that_is_not_ready_in_time_is_not_stopped(runtime, bring_up):
     runtime.has(CHAT, kept=False)
     runtime.plays = {"chat": ["loading"]}
-    with pytest.raises(LaunchError, match=r"was not ready after 0 seconds; to start it anew: vllm-launch down chat"):
+    with pytest.raises(LaunchError, match=r"was not ready after 0 seconds; to restart it: vllm-launch down chat"):
         bring_up(CHAT, timeout_s=0)
     assert runtime.done == []
 
 
-def test_one_that_answers_no_more_is_told_to_be_ill_and_not_to_be_starting(runtime, bring_up):
+def test_server_that_stopped_answering_is_reported_as_unhealthy(runtime, bring_up):
     runtime.has(CHAT, unhealthy="3 health checks in a row have failed")
     runtime.plays = {"chat": ["loading", "loading", "ready"]}
     bring_up(CHAT)
     assert bring_up.events[1].text == "3 health checks in a row have failed"
 
 
-def test_a_stranger_at_its_address(runtime, bring_up):
-    runtime.plays = {"chat": ["stranger"]}
-    with pytest.raises(LaunchError, match="'chat' can't be reached: another model answers"):
+def test_unexpected_server_at_the_address_is_an_error(runtime, bring_up):
+    runtime.plays = {"chat": ["unexpected-server"]}
+    with pytest.raises(LaunchError, match="'chat' is unreachable: another model answers"):
         bring_up(CHAT)
     assert runtime.did("stop") == ["chat"]
 
 
-def test_a_start_that_is_refused_does_not_stop_the_others(runtime, bring_up):
+def test_rejected_start_does_not_stop_the_others(runtime, bring_up):
     runtime.refuses = {("start", "chat"): "port 8001 is taken"}
     with pytest.raises(LaunchError, match="port 8001 is taken"):
         bring_up(CHAT, EMBED)
     assert runtime.did("keep") == ["embed"]
 
 
-def test_ctrl_c_stops_what_was_starting_and_leaves_what_was_ready(runtime, bring_up):
+def test_ctrl_c_stops_starting_servers_and_keeps_ready_ones(runtime, bring_up):
     runtime.plays = {"chat": ["loading", "loading", "interrupt"], "embed": ["ready"]}
     with pytest.raises(KeyboardInterrupt):
         bring_up(CHAT, EMBED)
@@ -205,7 +205,7 @@ def test_ctrl_c_stops_what_was_starting_and_leaves_what_was_ready(runtime, bring
     assert runtime.did("stop") == ["chat"]
 
 
-def test_ctrl_c_leaves_what_somebody_else_was_starting(runtime, bring_up):
+def test_ctrl_c_keeps_servers_of_other_launchers(runtime, bring_up):
     runtime.has(CHAT)
     runtime.plays = {"chat": ["interrupt"]}
     with pytest.raises(KeyboardInterrupt):
@@ -213,7 +213,7 @@ def test_ctrl_c_leaves_what_somebody_else_was_starting(runtime, bring_up):
     assert not runtime.did("stop")
 
 
-def test_what_another_launcher_starts_meanwhile_is_waited_for(runtime, bring_up):
+def test_server_that_another_launcher_starts_meanwhile_is_waited_for(runtime, bring_up):
     prepare = runtime.prepare
 
     def prepare_while_another_starts(server, report):
@@ -227,7 +227,7 @@ def test_what_another_launcher_starts_meanwhile_is_waited_for(runtime, bring_up)
     assert kinds(bring_up, "chat")[-1] == "ready"
 
 
-def test_what_another_launcher_starts_meanwhile_otherwise_than_described_is_left_alone(runtime, bring_up):
+def test_differing_server_of_another_launcher_is_not_changed(runtime, bring_up):
     prepare = runtime.prepare
 
     def prepare_while_another_starts(server, report):
@@ -241,7 +241,7 @@ def test_what_another_launcher_starts_meanwhile_otherwise_than_described_is_left
     assert not runtime.did("start")
 
 
-def test_two_launchers_do_not_start_at_once(runtime, bring_up):
+def test_two_launchers_do_not_start_concurrently(runtime, bring_up):
     start = runtime.start
     held = []
 
@@ -257,22 +257,22 @@ def test_two_launchers_do_not_start_at_once(runtime, bring_up):
     assert not held
 
 
-def test_one_that_somebody_removes_meanwhile(runtime, bring_up):
+def test_server_removed_by_another_program_is_an_error(runtime, bring_up):
     runtime.plays = {"chat": ["loading"]}
     instances = runtime.instances
     runtime.instances = lambda: [] if runtime.did("start") else instances()
-    with pytest.raises(LaunchError, match="was removed by somebody else"):
+    with pytest.raises(LaunchError, match="another program removed it"):
         bring_up(CHAT)
 
 
-def test_one_whose_launcher_is_gone_is_kept_once_it_is_ready(runtime, bring_up):
+def test_server_without_launcher_is_detached_when_ready(runtime, bring_up):
     runtime.has(CHAT, kept=False)
     runtime.plays = {"chat": ["loading", "ready"]}
     bring_up(CHAT)
     assert runtime.done == [("keep", "chat")]
 
 
-def test_one_that_another_launcher_has_not_kept_yet_is_not_told_to_be_ready(runtime, bring_up):
+def test_server_is_not_ready_before_its_launcher_detaches_it(runtime, bring_up):
     runtime.has(CHAT, kept=False)
     runtime.refuses = {("keep", "chat"): "it is another one's"}
     runtime.plays = {"chat": ["ready", "ready", "exited"]}
@@ -281,14 +281,14 @@ def test_one_that_another_launcher_has_not_kept_yet_is_not_told_to_be_ready(runt
     assert "ready" not in kinds(bring_up, "chat")
 
 
-def test_what_can_not_be_prepared_has_failed(runtime, bring_up):
+def test_server_that_cannot_be_prepared_fails(runtime, bring_up):
     runtime.refuses = {("prepare", "chat"): "no such image"}
     with pytest.raises(LaunchError, match="no such image"):
         bring_up(CHAT)
     assert kinds(bring_up, "chat") == ["failed"]
 
 
-def test_what_can_not_be_stopped_is_named_beside_the_first_reason(runtime, bring_up):
+def test_error_names_servers_that_could_not_be_stopped(runtime, bring_up):
     runtime.plays = {"chat": ["exited"], "embed": ["loading", "interrupt"]}
     runtime.refuses = {("stop", "embed"): "no engine answers"}
     with pytest.raises(LaunchError) as caught:
@@ -302,18 +302,18 @@ def test_what_can_not_be_stopped_is_named_beside_the_first_reason(runtime, bring
 # Without waiting, and down
 
 
-def test_without_waiting_it_is_kept_at_once(runtime, bring_up):
+def test_server_is_detached_immediately_without_waiting(runtime, bring_up):
     runtime.plays = {"chat": ["loading"]}
     assert [instance.name for instance in bring_up(CHAT, waiting=False)] == ["chat"]
     assert runtime.did("keep") == ["chat"]
     assert not runtime.did("stop")
 
 
-def test_down_stops_what_is_named_or_all(runtime):
+def test_down_stops_the_named_servers_or_all(runtime):
     for server in (CHAT, EMBED):
         runtime.has(server)
-    told = []
-    assert up.down(runtime, ["chat", "nobody"], told.append) == ["chat"]
-    assert told == ["Stopping chat"]
-    assert up.down(runtime, [], told.append) == ["embed"]
+    reports = []
+    assert up.down(runtime, ["chat", "unknown"], reports.append) == ["chat"]
+    assert reports == ["Stopping chat"]
+    assert up.down(runtime, [], reports.append) == ["embed"]
     assert runtime.there == {}

@@ -1,6 +1,6 @@
-"""The services of docker-compose.yml that are no vLLM servers: Ollama, Redis, Prometheus, Grafana, and vLLM's router.
+"""The auxiliary services of docker-compose.yml: Ollama, Redis, Prometheus, Grafana, and vLLM's router.
 
-Each is a dict as Compose wants it. Their health checks use what their images have.
+Each is a dict in Compose's format. The health checks use programs that the images contain.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from .. import router as vllm_router
 from . import variables as v
 
 Spec: TypeAlias = dict[str, object]
-"""A service, by Compose's names."""
+"""A service in Compose's format."""
 
 ROUTER = "vllm-router"
-BESIDE = (ROUTER, "ollama", "redis", "prometheus", "grafana")
-"""The names that no server can have."""
+SERVICES = (ROUTER, "ollama", "redis", "prometheus", "grafana")
+"""The names that are reserved: a server cannot have them."""
 
 _ROUTER_DOCKERFILE = f"""\
 FROM python:3.12-slim
@@ -28,7 +28,7 @@ ENTRYPOINT ["{vllm_router.COMMAND}"]
 
 
 def always() -> Spec:
-    """What all services have: they are started again, and their logs do not fill the disk."""
+    """The settings of all services: automatic restart, and logs of a limited size."""
     return {
         "restart": "unless-stopped",
         "logging": {"driver": "json-file", "options": dict(container.LOG_OPTIONS)},
@@ -49,18 +49,18 @@ def health(
 
 
 def gpus(ids: Sequence[v.Variable]) -> Spec:
-    """The reservation of these GPUs, or of all."""
+    """The reservation of these GPUs; without ids, of all GPUs."""
     which: Spec = {"device_ids": [str(gpu) for gpu in ids]} if ids else {"count": "all"}
     return {"resources": {"reservations": {"devices": [{"driver": "nvidia", **which, "capabilities": ["gpu"]}]}}}
 
 
 def waits_for(*names: str) -> Spec:
-    """Started once the others work."""
+    """The dependency on other services: they must be healthy first."""
     return {name: {"condition": "service_healthy"} for name in names}
 
 
 def router(replicas: Sequence[str], address: str, port: v.Variable) -> Spec:
-    """vLLM's router in front of replicas. It hands on the caller's key, and needs none itself."""
+    """vLLM's router in front of replicas. It forwards the caller's key and needs none itself."""
     workers = [f"http://{name}:{container.PORT}" for name in replicas]
     return {
         "image": str(v.ROUTER_IMAGE),
@@ -76,7 +76,7 @@ def router(replicas: Sequence[str], address: str, port: v.Variable) -> Spec:
 
 
 def ollama() -> Spec:
-    """The way back."""
+    """Ollama, for rollback."""
     return {
         "image": str(v.OLLAMA_IMAGE),
         "profiles": ["gpu-legacy"],
@@ -88,9 +88,10 @@ def ollama() -> Spec:
 
 
 def redis() -> Spec:
-    """Counts calls for several processes. What it holds is worth seconds: nothing is written to a disk.
+    """Redis, which counts calls for several processes. Its data lives for seconds and is not written to disk.
 
-    Its protected mode would refuse every client outside its container; the published port's address protects it.
+    Protected mode is off: it would reject all clients outside the container. The address of the published port protects
+    it instead.
     """
     return {
         "image": str(v.REDIS_IMAGE),
@@ -105,7 +106,7 @@ def redis() -> Spec:
 
 
 def prometheus() -> Spec:
-    """Reads every server's /metrics."""
+    """Prometheus, which reads `/metrics` of each server."""
     return {
         "image": str(v.PROMETHEUS_IMAGE),
         "profiles": ["monitoring"],
@@ -115,7 +116,7 @@ def prometheus() -> Spec:
             f"--storage.tsdb.retention.time={v.PROMETHEUS_RETENTION}",
         ],
         "ports": [f"{v.TOOLS_BIND_ADDRESS}:{v.PROMETHEUS_PORT}:9090"],
-        # So that it can read the metrics of a service that runs on the machine itself.
+        # Prometheus can also read the metrics of a service that runs on the host.
         "extra_hosts": ["host.docker.internal:host-gateway"],
         "volumes": [
             "./monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro",
@@ -127,7 +128,7 @@ def prometheus() -> Spec:
 
 
 def grafana() -> Spec:
-    """Shows what Prometheus has read."""
+    """Grafana, which shows the data of Prometheus."""
     return {
         "image": str(v.GRAFANA_IMAGE),
         "profiles": ["monitoring"],

@@ -1,4 +1,4 @@
-"""A stand-in for vLLM, a package `vllm` of a few lines whose model name says how it behaves; and looks at processes."""
+"""A fake vLLM, a small package `vllm` whose model name selects its behavior, and helpers that check processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
-STAND_IN = """
+FAKE_SERVER = """
 import argparse, http.server, json, os, signal, subprocess, sys, time
 
 parser = argparse.ArgumentParser()
@@ -21,7 +21,7 @@ model = arguments.model
 
 if model == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-# The engine core: a process of its own, which inherits what its parent ignores.
+# The engine core: a separate process, which inherits the ignored signals of its parent.
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("(APIServer pid=1) INFO 01-31 12:00:00 [api_utils.py:347]  █▄ banner", flush=True)
 print("(EngineCore pid=2) INFO 01-31 12:00:01 [core.py:1] Loading weights took 0.2 seconds", flush=True)
@@ -68,7 +68,7 @@ def until(condition):
 
 
 def group_is_there(group):
-    """Whether any process of the group is there that is more than a record of its end."""
+    """Whether any process of the group runs. Zombies do not count."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
