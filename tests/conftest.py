@@ -29,8 +29,20 @@ from testbed.paths import HOME, TestbedError
 from tests.asker import connect as connect
 from vllm_launch import Server, ServerError, ServerProcess, free_ports
 
+_TESTS = Path(__file__).parent
 _LOGS = HOME / "logs" / "tests"
 _SERVERS = {"chat_server", "embed_server", "korean_server", "reasoning_server"}
+# What `make test` leaves to `make test-all`: folders and files below tests/, and all parsers but one.
+_EXTENDED = (
+    "faults/",
+    "launch/",
+    "docker/",
+    "conformance/",
+    "integration/test_providers.py",
+    "integration/test_rates_redis.py",
+    "integration/test_templates.py",
+)
+_EXTENDED_PARSERS = ("deepseek_r1", "qwen3")
 
 VllmEnv = Callable[..., None]
 
@@ -56,9 +68,19 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set the markers `vllm` and `extended`."""
     for item in items:
         if isinstance(item, pytest.Function) and _SERVERS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.vllm)
+        if _is_extended(item):
+            item.add_marker(pytest.mark.extended)
+
+
+def _is_extended(item: pytest.Item) -> bool:
+    if item.path.relative_to(_TESTS).as_posix().startswith(_EXTENDED):
+        return True
+    callspec = getattr(item, "callspec", None)  # None: the test has no parameters
+    return callspec is not None and callspec.params.get("reasoning_server") in _EXTENDED_PARSERS
 
 
 @pytest.fixture(scope="session", autouse=True)
