@@ -23,6 +23,8 @@ demo: $(READY)  ## run one script on the ollama API against two real vLLM server
 parts = $(MAKE) --no-print-directory --jobs=2 --keep-going TAGGED=yes
 run = @$(if $(TAGGED),set -o pipefail; { $(1); } 2>&1 | (trap '' INT; awk '{ print "$@ | " $$0; fflush() }'),$(1))
 PYTEST := $(BIN)/python -m pytest --quiet
+# Hundreds of tests start a Python process; without bytecode each of them compiles the packages again.
+unexport PYTHONDONTWRITEBYTECODE
 failed = { echo 'Failed: see the lines "make: *** [...]" above.'; exit 1; }
 
 test: $(READY)  ## the tests of every change: style, types, imports, unit, HTTP, main paths on real vLLM servers
@@ -48,7 +50,7 @@ lint: $(READY)  ## style (ruff), types (mypy), direction of imports (import-lint
 	$(call run,$(BIN)/lint-imports --no-logo)
 
 unit: $(READY)  ## tests that start no vLLM
-	$(call run,$(PYTEST) tests/unit tests/http)
+	$(call run,$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/unit tests/http)
 
 live: $(READY)  ## the main paths of the client on real vLLM servers
 	$(call run,$(PYTEST) -m 'not extended' tests/integration)

@@ -15,12 +15,20 @@ from tests.unit.conftest import own_environment  # noqa: F401
 
 from .caller import Caller
 from .network import CHAT, URL, Network, answering
+from .sockets import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries do not wait."""
     monkeypatch.setattr(retry, "_WAIT", lambda _: 0.0)
+
+
+@pytest.fixture(autouse=True)
+def generous_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not an error: connecting and discovery may take as long as a test waits for anything."""
+    monkeypatch.setattr("ollama_compat.transport.driver.CONNECT_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture

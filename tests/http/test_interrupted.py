@@ -32,7 +32,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> Iterator[ollama.Client]:
     with ollama.Client(
-        backend_mode="vllm", vllm_urls=server.url, vllm_max_concurrent=1, trust_env=False, timeout=5
+        backend_mode="vllm", vllm_urls=server.url, vllm_max_concurrent=1, trust_env=False, timeout=20
     ) as client:
         yield client
 
@@ -65,7 +65,7 @@ def waits(client: ollama.Client) -> None:
     """Return when a call waits for a place."""
     until = time.monotonic() + PATIENCE_S
     while client.stats()["totals"]["waiting"] == 0 and time.monotonic() < until:
-        pass
+        time.sleep(0.001)
 
 
 def goes_on(client: ollama.Client) -> bool:

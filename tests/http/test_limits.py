@@ -140,6 +140,13 @@ def holding() -> Iterator[Server]:
 # Rates
 
 
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the rates stands still, so that a slow machine does not reach the next minute."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
 def answering(request: httpx.Request) -> httpx.Response:
     if request.method == "GET":
         return httpx.Response(200, json={"data": [{"id": "smol"}]})
@@ -149,10 +156,11 @@ def answering(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("method", "most"), [("generate", 300), ("chat", 600)])
+@pytest.mark.usefixtures("stopped_clock")
 def test_what_a_minute_allows_where_limits_are_on(monkeypatch: pytest.MonkeyPatch, method: str, most: int) -> None:
     monkeypatch.setenv("VLLM_LIMITS", "memory://")
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=30
     ) as client:
         call = getattr(client, method)
         for _ in range(most):
@@ -163,10 +171,11 @@ def test_what_a_minute_allows_where_limits_are_on(monkeypatch: pytest.MonkeyPatc
         assert client.stats()["totals"]["errors"] == {"limited": 1}
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_what_a_minute_allows_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_LIMITS", "memory://")
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=30
     ) as client:
         for _ in range(5990):  # counted, not sent, which is quicker
             assert client._rates.spend("embed") == 0.0
@@ -178,7 +187,7 @@ def test_what_a_minute_allows_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_limits_there_are_none() -> None:
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=30
     ) as client:
         for _ in range(301):
             client.generate("smol", **ARGUMENTS["generate"])
@@ -186,10 +195,10 @@ def test_without_limits_there_are_none() -> None:
 
 
 def test_each_operation_has_a_rate_of_its_own(crowd: Callable[..., Crowd], server: Server) -> None:
-    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/minute", timeout=0.5)
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/hour", timeout=PATIENCE_S)
     client.call()
     client.call()
-    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/minute, VLLM_CHAT_RATE; the next"):
+    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/hour, VLLM_CHAT_RATE; the next"):
         client.call()
     client.call("generate")
     client.call("embed")
@@ -197,7 +206,7 @@ def test_each_operation_has_a_rate_of_its_own(crowd: Callable[..., Crowd], serve
 
 
 def test_a_call_waits_for_its_rate_as_long_as_its_timeout_allows(crowd: Callable[..., Crowd], server: Server) -> None:
-    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=20)
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=PATIENCE_S)
     client.call()
     second = client.begin()
     until(lambda: client.counts == (1, 0) or second.done())
@@ -283,10 +292,12 @@ def first(client: Crowd) -> Any:
 
 def test_a_call_that_gets_no_place_in_time_leaves_the_queue(crowd: Callable[..., Crowd]) -> None:
     with Server({**SERVED, CHAT: begun}) as server:
-        client = crowd(server.url, vllm_max_concurrent=1, timeout=1.0)
+        client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
         stream = first(client)
+        client.client._client.timeout = 0.3
         with pytest.raises(ResponseError, match=r"chat waited .* \(1 at once, VLLM_MAX_CONCURRENT\)") as caught:
             client.call()
+        client.client._client.timeout = PATIENCE_S
         assert caught.value.status_code == 429
         assert (client.queued, client.counts) == (0, (0, 1))
         assert len(server.posts(CHAT)) == 1
@@ -327,11 +338,15 @@ def test_a_stream_that_nobody_began_to_read_holds_no_place(one_place: tuple[Serv
     assert client.counts == (0, 0)
 
 
-def test_a_call_that_times_out_gives_its_place_back(crowd: Callable[..., Crowd], holding: Server) -> None:
-    client = crowd(holding.url, vllm_max_concurrent=1, timeout=0.3)
+def test_a_call_that_times_out_gives_its_place_back(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
+    client.call()  # so that the timeout ends nothing but the next call
+    server.answers[CHAT] = (HOLD,)
+    client.client._client.timeout = httpx.Timeout(PATIENCE_S, read=0.3)
     with pytest.raises(httpx.ReadTimeout):
         client.call()
-    holding.answers = SERVED
+    server.answers[CHAT] = SERVED[CHAT]
+    client.client._client.timeout = PATIENCE_S
     assert client.call().message.content == "Hello"
 
 

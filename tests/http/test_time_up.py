@@ -59,10 +59,10 @@ def test_a_reply_without_an_end_is_hung_up_on(
     caller = to(server.url)
     if kept:
         caller.list()
-    monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", 0.5)
     server.answers[LIST] = UNENDING[what]
     with Leaks():
-        with pytest.raises(ConnectionError, match=r"within 0\.3 s"):
+        with pytest.raises(ConnectionError, match=r"within 0\.5 s"):
             caller.list()
         server.until(lambda: server.left == 1)
     assert server.connections == 1
@@ -83,6 +83,7 @@ def test_a_connection_that_was_hung_up_on_is_not_used_again(to: Connect, server:
     with pytest.raises(ConnectionError):
         caller.list()
     server.answers[LIST] = serves("smol")
+    caller.client._client.timeout = LONG_S
     assert caller.chat(**HI).message.content == "Hello"
 
 

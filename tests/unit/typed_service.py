@@ -1,4 +1,4 @@
-"""A service as a type checker sees it: mypy checks this file with the package (tests/unit/test_typing.py)."""
+"""A typed service that uses the package: `make lint` checks this file with mypy in strict mode."""
 
 from __future__ import annotations
 
