@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ollama_compat import ResponseError
+from ollama_compat.__main__ import main
 
 from .caller import Caller
 from .network import CHAT, END, content_event
@@ -193,41 +194,58 @@ def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-def health(*urls: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return command("health", "--timeout", str(LONG_S), *arguments, VLLM_URLS=",".join(urls))
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, which saves a second; returns exit status, stdout and stderr."""
+
+    def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
+        for name, value in {"BACKEND_MODE": "vllm", "NO_PROXY": "*", **variables}.items():
+            monkeypatch.setenv(name, value)
+        try:
+            status = main(arguments)
+        except SystemExit as ended:  # argparse
+            status = int(ended.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
 
 
 def test_command_succeeds_when_all_servers_are_healthy(server: Server) -> None:
-    done = health(server.url)
+    done = command("health", "--timeout", str(LONG_S), VLLM_URLS=server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"healthy  (BACKEND_MODE=vllm, circuit breaker closed)\n  {server.url}  healthy: serves smol, other\n"
     )
 
 
-def test_command_succeeds_when_degraded_unless_strict(server: Server, unreachable: str) -> None:
-    assert health(server.url, unreachable).returncode == 0
-    strict = health(server.url, unreachable, arguments=("--strict",))
-    assert (strict.returncode, strict.stdout.split()[0]) == (1, "degraded")
+def test_command_succeeds_when_degraded_unless_strict(run_main: Run, server: Server, unreachable: str) -> None:
+    urls = f"{server.url},{unreachable}"
+    status, _, _ = run_main("health", "--timeout", str(LONG_S), VLLM_URLS=urls)
+    assert status == 0
+    status, stdout, _ = run_main("health", "--timeout", str(LONG_S), "--strict", VLLM_URLS=urls)
+    assert (status, stdout.split()[0]) == (1, "degraded")
 
 
-def test_command_fails_when_no_server_is_healthy(unreachable: str) -> None:
-    done = health(unreachable, arguments=("--json",))
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["status"] == "unhealthy"
+def test_command_fails_when_no_server_is_healthy(run_main: Run, unreachable: str) -> None:
+    status, stdout, _ = run_main("health", "--timeout", str(LONG_S), "--json", VLLM_URLS=unreachable)
+    assert status == 1
+    assert json.loads(stdout)["status"] == "unhealthy"
 
 
 @pytest.mark.parametrize("what", UNENDING)
-def test_command_ends_within_its_timeout_when_a_reply_does_not_end(server: Server, what: str) -> None:
+def test_command_ends_within_its_timeout_when_a_reply_does_not_end(run_main: Run, server: Server, what: str) -> None:
     server.answers["/health"] = UNENDING[what]
-    done = command("health", "--timeout", "0.3", VLLM_URLS=server.url)
-    assert (done.returncode, done.stderr) == (1, "")
+    status, _, stderr = run_main("health", "--timeout", "0.3", VLLM_URLS=server.url)
+    assert (status, stderr) == (1, "")
 
 
-def test_command_prints_the_invalid_setting() -> None:
-    done = command("health", BACKEND_MODE="vlm")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
+def test_command_prints_the_invalid_setting(run_main: Run) -> None:
+    status, stdout, stderr = run_main("health", BACKEND_MODE="vlm")
+    assert (status, stdout) == (2, "")
+    assert stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
 
 
 WRONG = [
@@ -266,7 +284,7 @@ def test_import_raises_the_official_error_with_a_note_about_the_variable() -> No
 
 
 @pytest.mark.parametrize("arguments", [(), ("helth",), ("health", "--timeout", "soon")])
-def test_command_prints_its_usage_when_the_arguments_are_wrong(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: python -m ollama_compat" in done.stderr
+def test_command_prints_its_usage_when_the_arguments_are_wrong(run_main: Run, arguments: tuple[str, ...]) -> None:
+    status, stdout, stderr = run_main(*arguments)
+    assert (status, stdout) == (2, "")
+    assert "usage: python -m ollama_compat" in stderr

@@ -309,7 +309,7 @@ FORKED_AMID_CALLS = """
 import faulthandler, os, sys, threading
 import ollama_compat as ollama
 
-url, threads, forks, patience = sys.argv[1], 6, 30, float(sys.argv[2])
+url, threads, forks, patience = sys.argv[1], 6, 12, float(sys.argv[2])
 client = ollama.Client(
     backend_mode="vllm", vllm_urls=url, vllm_limits="memory://", vllm_chat_rate="1000000/second",
     vllm_max_concurrent=4, trust_env=False,
