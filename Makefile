@@ -18,11 +18,13 @@ help:  ## list these commands
 demo: $(READY)  ## run one script on the ollama API against two real vLLM servers on this machine
 	@$(BIN)/python -m testbed demo
 
-# Two parts run at the same time: vLLM starts (40 to 60 s) while ruff, mypy and the unit tests run. `TAGGED` puts the
-# name of the part before each line. The filter ignores Ctrl-C, so that pytest can print while it stops its servers.
+# Two parts run at the same time: vLLM starts (40 to 60 s) while ruff, mypy and the unit tests run. With TAGGED, each line
+# begins with the name of its part. The filter ignores Ctrl-C, so that pytest can print while it stops its servers. It is
+# a loop of the shell, because some versions of awk and sed collect their input before they print.
 parts = $(MAKE) --no-print-directory --jobs=2 --keep-going TAGGED=yes
-run = @$(if $(TAGGED),set -o pipefail; { $(1); } 2>&1 | (trap '' INT; awk '{ print "$@ | " $$0; fflush() }'),$(1))
-PYTEST := $(BIN)/python -m pytest --quiet
+TAG = (trap '' INT; while IFS= read -r line || [ -n "$$line" ]; do printf '%s | %s\n' $@ "$$line"; done)
+run = @$(if $(TAGGED),set -o pipefail; { $(1); } 2>&1 | $(TAG),$(1))
+PYTEST := $(BIN)/python -m pytest
 # Hundreds of tests start a Python process; without bytecode each of them compiles the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 failed = { echo 'Failed: see the lines "make: *** [...]" above.'; exit 1; }
@@ -50,7 +52,7 @@ lint: $(READY)  ## style (ruff), types (mypy), direction of imports (import-lint
 	$(call run,$(BIN)/lint-imports --no-logo)
 
 unit: $(READY)  ## tests that start no vLLM
-	$(call run,$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/unit tests/http)
+	$(call run,$(PYTEST) --quiet --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/unit tests/http)
 
 live: $(READY)  ## the main paths of the client on real vLLM servers
 	$(call run,$(PYTEST) -m 'not extended' tests/integration)
