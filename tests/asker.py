@@ -1,7 +1,7 @@
-"""One way to call both clients, so that no test is written twice.
+"""One way to call both clients, so that each test runs on both.
 
-`connect(**settings)` makes a `Client` or, in the second run of each test, an `AsyncClient` on a loop of its own. The
-`Asker` it returns has the client's methods; a stream comes as the list of its parts.
+`connect(**settings)` creates a `Client` and, in the second run of a test, an `AsyncClient` with its own event loop. The
+returned `Asker` has the methods of the client; they block, and return a stream as the list of its parts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ollama_compat as ollama
 
 
 class Asker:
-    """A client whose methods answer at once, whichever kind it is."""
+    """Wraps a `Client` or an `AsyncClient`; its methods block."""
 
     def __init__(self, client: ollama.Client | ollama.AsyncClient, runner: asyncio.Runner | None) -> None:
         self.client = client

@@ -1,19 +1,20 @@
-"""Real vLLM servers for the tests that ask for one, each started at its first use.
+"""Fixtures for all tests: the data folder, and real vLLM servers, each started at its first use.
 
-`chat_server` and `embed_server` are started side by side and live for the session; `korean_server` and
+`chat_server` and `embed_server` start at the same time and live for the session; `korean_server` and
 `reasoning_server` live for a module. A server takes 2 to 3 GB, so a test module uses one of the latter two, not both.
 
     @pytest.mark.parametrize("reasoning_server", ["qwen3"], indirect=True)
     def test_thoughts(reasoning_server, vllm_env):
         vllm_env(reasoning_server, model_map={"exaone": "smolreason"})
 
-A test bed that can't be set up is a failure. VLLM_TESTS=off skips these tests instead.
+If a server does not start, its tests fail. VLLM_TESTS=off skips them instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -29,15 +30,28 @@ from testbed.paths import HOME, TestbedError
 from tests.asker import connect as connect
 from vllm_launch import Server, ServerError, ServerProcess, free_ports
 
+_TESTS = Path(__file__).parent
+_NUMBERS = itertools.count()
 _LOGS = HOME / "logs" / "tests"
 _SERVERS = {"chat_server", "embed_server", "korean_server", "reasoning_server"}
+# What `make test` leaves to `make test-all`: folders and files below tests/, and all parsers but one.
+_EXTENDED = (
+    "faults/",
+    "launch/",
+    "docker/",
+    "conformance/",
+    "integration/test_providers.py",
+    "integration/test_rates_redis.py",
+    "integration/test_templates.py",
+)
+_EXTENDED_PARSERS = ("deepseek_r1", "qwen3")
 
 VllmEnv = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """What a test needs to know of a server that runs."""
+    """The address of a running server and the models that it serves."""
 
     url: str
     served_names: tuple[str, ...]
@@ -45,42 +59,56 @@ class RunningServer:
 
     @property
     def model(self) -> str:
-        """The first of the names that it serves."""
+        """The first name that the server serves."""
         return self.served_names[0]
 
 
 def pytest_configure() -> None:
-    # A shell starts what it runs in the background deaf to Ctrl-C, and what the tests start would inherit that.
+    # A shell makes its background processes ignore Ctrl-C, and the processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set the markers `vllm` and `extended`."""
     for item in items:
         if isinstance(item, pytest.Function) and _SERVERS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.vllm)
+        if _is_extended(item):
+            item.add_marker(pytest.mark.extended)
+
+
+def _is_extended(item: pytest.Item) -> bool:
+    if item.path.relative_to(_TESTS).as_posix().startswith(_EXTENDED):
+        return True
+    callspec = getattr(item, "callspec", None)  # None: the test has no parameters
+    return callspec is not None and callspec.params.get("reasoning_server") in _EXTENDED_PARSERS
 
 
 @pytest.fixture(scope="session", autouse=True)
-def certificates_read_once() -> Iterator[None]:
-    """To read the authorities that TLS trusts takes a client 30 ms, and the tests make thousands of clients."""
+def cached_tls_contexts() -> Iterator[None]:
+    """A client takes 30 ms to read the certificate authorities, and the tests create thousands of clients."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_data_of_wide_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fixtures of a module or a session make their clients before those of a test: see `own_data`."""
+def session_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data folder of clients that fixtures of a wider scope than a test create."""
+    folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        yield
+        patched.setenv("XDG_DATA_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def own_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test meets, or leaves, models that were made in the data folder of the user who runs it."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+def data_folder(monkeypatch: pytest.MonkeyPatch, session_data_folder: Path) -> None:
+    """Each test has its own data folder, which does not exist yet. The user's own models stay out of the tests.
+
+    The folder is not below `tmp_path`: to create and remove that one takes 10 ms.
+    """
+    monkeypatch.setenv("XDG_DATA_HOME", str(session_data_folder / f"test-{next(_NUMBERS)}"))
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +176,11 @@ def _serving(
 def serving(
     config: pytest.Config, wanted: Sequence[Server], needed_models: tuple[str, ...]
 ) -> Iterator[list[ServerProcess]]:
-    """Real vLLM servers, for a test that needs more of them than it can be handed, or needs their processes."""
+    """Starts real vLLM servers for a test that needs other servers than the fixtures, or their processes."""
     if os.environ.get("VLLM_TESTS") == "off":
         pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
     with contextlib.ExitStack() as stack:
-        # Installing and loading take long, so their progress goes past pytest's capture.
+        # Installation and start take minutes, so pytest does not capture their progress.
         with _uncaptured(config):
             try:
                 python = environment.prepare()

@@ -1,4 +1,4 @@
-"""One way to call both clients, so that no test is written twice."""
+"""One way to call both clients, so that each test runs on both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ollama_compat as ollama
 
 
 class Caller:
-    """A client whose methods answer at once, whichever kind it is; a stream comes as the list of its parts."""
+    """Wraps a `Client` or an `AsyncClient`; its methods block, and return a stream as the list of its parts."""
 
     def __init__(self, client: ollama.Client | ollama.AsyncClient, runner: asyncio.Runner | None) -> None:
         self.client = client
@@ -24,15 +24,15 @@ class Caller:
         return call
 
     def open(self, method: str, **kwargs: Any) -> Any:
-        """A stream of which nothing has been read."""
+        """Returns an unread stream."""
         return self.wait_for(getattr(self.client, method)(**kwargs, stream=True))
 
     def next(self, stream: Any) -> Any:
-        """The next part of an open stream."""
+        """Returns the next part of an open stream."""
         return next(stream) if self._runner is None else self._runner.run(anext(stream))
 
     def until_error(self, stream: Any) -> tuple[list[Any], Exception | None]:
-        """The parts of an open stream that came before an error, and the error."""
+        """Returns the parts of an open stream before an error, and the error (None without one)."""
         parts: list[Any] = []
         try:
             self._rest(stream, parts)
@@ -41,20 +41,20 @@ class Caller:
         return parts, None
 
     def close(self, stream: Any = None) -> None:
-        """Close a stream, or the client."""
+        """Closes a stream, or the client."""
         if stream is None:
             self.finish(self.client)
         else:
             self.wait_for(stream.close() if self._runner is None else stream.aclose())
 
     def wait_for(self, outcome: Any) -> Any:
-        """What a method of either kind of client has returned, in the end."""
+        """Awaits the result of a method of either kind of client."""
         if self._runner is None or not hasattr(outcome, "__await__"):
             return outcome
         return self._runner.run(_awaited(outcome))
 
     def finish(self, client: Any) -> None:
-        """Close a client."""
+        """Closes a client."""
         self.wait_for(client.close())
 
     def _rest(self, stream: Any, parts: list[Any]) -> list[Any]:

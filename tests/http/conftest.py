@@ -1,4 +1,4 @@
-"""`connect(**settings)` makes a `Client` or, in the second run of each test, an `AsyncClient` on `network`."""
+"""Fixtures. `connect(**settings)` creates a `Client`, and in the second run of a test an `AsyncClient`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ollama_compat.servers import retry
 from tests.unit.conftest import own_environment  # noqa: F401
 
 from .caller import Caller
-from .network import CHAT, URL, Network, answering
+from .network import CHAT, URL, Network, chat_reply
+from .sockets import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +24,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "backoff", lambda _: 0.0)
 
 
+@pytest.fixture(autouse=True)
+def generous_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not an error: connecting and discovery may take as long as a test waits for anything."""
+    monkeypatch.setattr("ollama_compat.transport.driver.CONNECT_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", PATIENCE_S)
+
+
 @pytest.fixture
 def network() -> Network:
     """One vLLM server that serves `smol` and answers every chat with "Hello"."""
-    return Network().serves(URL, "smol").on(URL + CHAT, answering("Hel", "lo"))
+    return Network().serves(URL, "smol").on(URL + CHAT, chat_reply("Hel", "lo"))
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -1,10 +1,10 @@
-"""All hosts that a client may ask, without a network.
+"""A mock network: the replies of every URL that a client may request.
 
-    network.serves("http://vllm:8001", "smol")            # what GET /v1/models answers
+    network.serves("http://vllm:8001", "smol")            # the reply of GET /v1/models
     network.on("http://vllm:8001/v1/embeddings", Answer(502, b"<html>"))
 
-A URL gives its answers in order, and the last one for ever. `asked` keeps every request. A URL that nobody has spoken
-of refuses the connection.
+A URL returns its answers in order and repeats the last one. `requests` keeps every request. A URL without answers
+refuses the connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RECORDED_TOOLS = Path(__file__).with_name("tools.sse").read_bytes()
 
 
 class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in pieces; an exception among them is raised in its place."""
+    """A body that arrives in pieces. An exception among them is raised when its turn comes."""
 
     def __init__(self, pieces: tuple[bytes | Exception, ...]) -> None:
         self.pieces = pieces
@@ -54,7 +54,7 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 class Answer:
-    """A status, the pieces of a body, headers."""
+    """A reply: status, pieces of the body, headers."""
 
     def __init__(self, status: int, *pieces: bytes | Exception, **headers: str) -> None:
         self.status = status
@@ -62,16 +62,16 @@ class Answer:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def __str__(self) -> str:
-        """Names a test."""
+        """The id of a test."""
         return str(self.status)
 
 
 @dataclass
 class Network:
-    """What every URL answers, and what was asked."""
+    """The answers of every URL, and the requests that were sent."""
 
     answers: dict[str, list[Answer | Exception]] = field(default_factory=dict)
-    asked: list[httpx.Request] = field(default_factory=list)
+    requests: list[httpx.Request] = field(default_factory=list)
     streams: list[Pieces] = field(default_factory=list)
 
     def on(self, url: str, *answers: Answer | Exception) -> Network:
@@ -82,19 +82,19 @@ class Network:
         return self.on(f"{url}/v1/models", models(*names))
 
     def down(self, url: str) -> Network:
-        """Whatever is asked below `url` finds nobody."""
+        """Every URL below `url` refuses the connection."""
         for known in [known for known in self.answers if known.startswith(url)]:
             del self.answers[known]
         return self
 
     @property
     def urls(self) -> list[str]:
-        """What was asked, in order."""
-        return [str(request.url) for request in self.asked]
+        """The URLs of all requests, in order."""
+        return [str(request.url) for request in self.requests]
 
     @property
     def last(self) -> httpx.Request:
-        return self.asked[-1]
+        return self.requests[-1]
 
     @property
     def body(self) -> Any:
@@ -107,7 +107,7 @@ class Network:
         return httpx.MockTransport(router.handler)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
+        self.requests.append(request)
         answers = self.answers.get(str(request.url), [httpx.ConnectError("Connection refused")])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
@@ -131,8 +131,8 @@ def event(content: Any) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
-def said(text: str) -> bytes:
-    """The event of a piece of an answer."""
+def content_event(text: str) -> bytes:
+    """An event with a piece of the answer."""
     return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
 
 
@@ -148,6 +148,6 @@ def stream(*pieces: bytes | Exception) -> Answer:
     return Answer(200, *pieces, content_type="text/event-stream")
 
 
-def answering(*texts: str) -> Answer:
-    """A whole stream with an answer in pieces."""
-    return stream(*map(said, texts), END)
+def chat_reply(*texts: str) -> Answer:
+    """A complete stream with an answer in pieces."""
+    return stream(*map(content_event, texts), END)

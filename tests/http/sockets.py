@@ -1,11 +1,11 @@
-"""Real servers in threads, for what a mock transport can't do: connections that are cut, silent, counted or not there.
+"""Real servers in threads. A mock transport cannot cut, delay, count or refuse connections.
 
     with serving({CHAT: b"HTTP/1.1 200 OK..."}) as url:       # bytes as they are, one request on a connection
-    with Server({CHAT: streamed(said("Hel"), HOLD, END)}) as server:
+    with Server({CHAT: streamed(content_event("Hel"), HOLD, END)}) as server:
         server.until(lambda: server.in_flight == 1)
-        server.let(1)                                          # what held goes on
+        server.release(1)                                          # the held reply continues
 
-A `Server` speaks HTTP/1.1, keeps connections open, and tells what its clients do. Its answers are written in pieces.
+A `Server` supports HTTP/1.1, keeps connections open, and records what its clients do. It writes answers in pieces.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-PATIENCE_S = 20.0
-"""How long a test waits for what has to happen before it fails (seconds)."""
+PATIENCE_S = 60.0
+"""Seconds that a test waits for an event before it fails: generous, because machines may be slow."""
 
 
 @contextlib.contextmanager
 def serving(answers: Mapping[str, bytes | None]) -> Iterator[str]:
-    """A server that sends the bytes of a path as they are and closes the connection; None: it says nothing.
+    """A server that sends the bytes of a path as they are and closes the connection; None: no reply.
 
     Yields its URL.
     """
@@ -54,7 +54,7 @@ def _accept(listener: socket.socket, answers: Mapping[str, bytes | None], connec
 
 
 def _path(connection: socket.socket) -> str:
-    """Read a request to its end; "" where none comes."""
+    """Reads a request to its end and returns its path; "" if the connection carries none."""
     head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
     lines = head.decode().splitlines() or ["no request"]
     length = next((int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length")), 0)
@@ -64,15 +64,15 @@ def _path(connection: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def nobody() -> Iterator[str]:
-    """A URL at which nobody takes connections."""
+def unreachable_url() -> Iterator[str]:
+    """The URL of a port that refuses connections."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 def http(body: bytes, status: str = "200 OK", *, chunked: bool = False) -> bytes:
-    """A reply on the wire; `chunked` leaves the last chunk out, as where a server dies."""
+    """A reply on the wire; `chunked` leaves out the last chunk, as a server does that dies."""
     if chunked:
         return f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n"
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
@@ -82,15 +82,15 @@ def http(body: bytes, status: str = "200 OK", *, chunked: bool = False) -> bytes
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that came. Names of headers are in lower case."""
+class Received:
+    """A request that the server received. Header names are in lower case."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     connection: int
-    """The number of the connection on which it came, from 1."""
+    """The number of its connection, from 1."""
 
     @property
     def content(self) -> Any:
@@ -100,39 +100,39 @@ class Asked:
 
 @dataclass(frozen=True)
 class Pause:
-    """Nothing comes for some seconds."""
+    """The server sends nothing for some seconds."""
 
     seconds: float
 
 
 class Hold:
-    """Nothing comes until `Server.let` lets it."""
+    """The server sends nothing until `Server.release`."""
 
 
 HOLD = Hold()
 
 Piece = bytes | Pause | Hold
 Pieces = Iterable[Piece]
-Answer = Pieces | Callable[[Asked], Pieces]
-"""What goes on the wire, or how it is found for a request."""
+Answer = Pieces | Callable[[Received], Pieces]
+"""The bytes of a reply, or a function that returns them for a request."""
 
 
 def whole(body: bytes | dict[str, Any], status: str = "200 OK", **headers: str) -> tuple[bytes]:
-    """A reply, after which the connection goes on. A dict is sent as JSON."""
+    """A reply that keeps the connection open. A dict is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", *_lines(headers)]
     return ("\r\n".join(lines).encode() + b"\r\n\r\n" + content,)
 
 
 def streamed(*pieces: Piece) -> tuple[Piece, ...]:
-    """A stream of events in these pieces, after which the connection goes on."""
+    """A stream of events in these pieces that keeps the connection open."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = (b"%x\r\n%b\r\n" % (len(piece), piece) if isinstance(piece, bytes) else piece for piece in pieces)
     return (head, *chunks, b"0\r\n\r\n")
 
 
 def serves(*names: str) -> tuple[bytes]:
-    """What `GET /v1/models` answers."""
+    """The reply of `GET /v1/models`."""
     return whole({"object": "list", "data": [{"id": name, "created": 1, "max_model_len": 2048} for name in names]})
 
 
@@ -141,24 +141,24 @@ def _lines(headers: Mapping[str, str]) -> list[str]:
 
 
 class Server:
-    """A server whose paths answer as `answers` says; any other path is 404.
+    """A server that replies with `answers`, by path; any other path returns 404.
 
-    The attributes are of what happened so far; `until` waits for something to happen.
+    The attributes count what happened so far; `until` waits for a condition on them.
     """
 
     def __init__(self, answers: Mapping[str, Answer], tls: ssl.SSLContext | None = None) -> None:
         self.answers = dict(answers)
         self.connections = 0
-        """How many were taken."""
+        """Accepted connections."""
         self.open = 0
         """Connections that the client has not closed yet."""
-        self.asked: list[Asked] = []
+        self.requests: list[Received] = []
         self.in_flight = 0
-        """POST requests whose answer is not sent to its end."""
+        """POST requests whose reply is not complete."""
         self.most = 0
-        """How many POST requests were in flight at once."""
-        self.left = 0
-        """Answers whose client went away before their end."""
+        """The highest value of `in_flight`."""
+        self.disconnects = 0
+        """Replies whose client disconnected before their end."""
         self.url = ""
         self._tls = tls
         self._changed = threading.Condition()
@@ -174,26 +174,26 @@ class Server:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def let(self, count: int) -> None:
-        """Let as many as `count` of those that hold (or will) go on, first come first served."""
+    def release(self, count: int) -> None:
+        """Releases the next `count` holds, present or future, in order."""
         for _ in range(count):
             self._loop.call_soon_threadsafe(self._gate.release)
 
     def until(self, happened: Callable[[], bool]) -> None:
-        """Wait until `happened`, which is asked again after each change."""
+        """Waits until `happened` returns true; calls it after each change."""
         with self._changed:
             assert self._changed.wait_for(happened, PATIENCE_S), f"{vars(self)}"
 
-    def posts(self, path: str) -> list[Asked]:
-        """The requests of a path that carried something, in the order in which they came."""
-        return [asked for asked in self.asked if asked.path == path and asked.method == "POST"]
+    def posts(self, path: str) -> list[Received]:
+        """The POST requests of a path, in order of arrival."""
+        return [request for request in self.requests if request.path == path and request.method == "POST"]
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._gate = asyncio.Semaphore(0)
         self._tasks: set[asyncio.Task[Any]] = set()
-        server = await asyncio.start_server(self._taken, "127.0.0.1", 0, ssl=self._tls, backlog=2048)
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls, backlog=2048)
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stop.wait()
@@ -202,7 +202,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -210,14 +210,14 @@ class Server:
         try:
             await self._conversation(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # the client is gone, or the test is over
+            pass  # the client disconnected, or the test is over
         finally:
             self._tasks.discard(task)
             self._count(open=-1)
             writer.transport.abort()
 
     async def _conversation(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request after another. The byte after a request is the next one's first, or the client's leave."""
+        """Serves the requests of a connection in turn. No byte after a request: the client disconnected."""
         number = self.connections
         first = await reader.read(1)
         while first:
@@ -225,36 +225,36 @@ class Server:
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             method, path, _ = head[0].split(" ")
-            asked = Asked(method, path, headers, body, number)
+            request = Received(method, path, headers, body, number)
             after = asyncio.ensure_future(reader.read(1))
             try:
-                if not await self._answered(asked, writer, after):
+                if not await self._answered(request, writer, after):
                     return
                 first = await after
             finally:
                 after.cancel()
 
-    async def _answered(self, asked: Asked, writer: asyncio.StreamWriter, after: asyncio.Future[bytes]) -> bool:
-        """Send an answer; False: the client went away before its end."""
-        self.asked.append(asked)
-        count = int(asked.method == "POST")
+    async def _answered(self, request: Received, writer: asyncio.StreamWriter, after: asyncio.Future[bytes]) -> bool:
+        """Sends a reply; returns False if the client disconnected before its end."""
+        self.requests.append(request)
+        count = int(request.method == "POST")
         self._count(in_flight=count)
-        sending = asyncio.ensure_future(self._send(asked, writer))
+        sending = asyncio.ensure_future(self._send(request, writer))
         try:
             await asyncio.wait({sending, after}, return_when=asyncio.FIRST_COMPLETED)
             whole = sending.done() and not isinstance(sending.exception(), OSError)
             if whole:
                 sending.result()
             else:
-                self._count(left=1)
+                self._count(disconnects=1)
             return whole
         finally:
             sending.cancel()
             self._count(in_flight=-count)
 
-    async def _send(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
-        answer = self.answers.get(asked.path, whole({"detail": "Not Found"}, "404 Not Found"))
-        for piece in answer(asked) if callable(answer) else answer:
+    async def _send(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        answer = self.answers.get(request.path, whole({"detail": "Not Found"}, "404 Not Found"))
+        for piece in answer(request) if callable(answer) else answer:
             if isinstance(piece, Pause):
                 await asyncio.sleep(piece.seconds)
             elif isinstance(piece, Hold):
@@ -263,11 +263,11 @@ class Server:
                 writer.write(piece)
                 await writer.drain()
 
-    def _count(self, *, connections: int = 0, open: int = 0, in_flight: int = 0, left: int = 0) -> None:
+    def _count(self, *, connections: int = 0, open: int = 0, in_flight: int = 0, disconnects: int = 0) -> None:
         with self._changed:
             self.connections += connections
             self.open += open
             self.in_flight += in_flight
             self.most = max(self.most, self.in_flight)
-            self.left += left
+            self.disconnects += disconnects
             self._changed.notify_all()

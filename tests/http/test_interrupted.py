@@ -1,4 +1,4 @@
-"""Ctrl-C, wherever it comes: the connection and the place of the call go back, and the client goes on."""
+"""Ctrl-C at any point: the call releases its connection and its slot, and the client still works."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import pytest
 
 import ollama_compat as ollama
 
-from .network import CHAT, END, said
-from .sockets import HOLD, PATIENCE_S, Asked, Pieces, Server, serves, streamed
+from .network import CHAT, END, content_event
+from .sockets import HOLD, PATIENCE_S, Pieces, Received, Server, serves, streamed
 
 
-def echo(asked: Asked) -> Pieces:
-    """A chat is answered with what it says; where that is "hold", each next piece of the answer has to be let."""
-    text = asked.content["messages"][-1]["content"]
-    return streamed(said(text), HOLD, said(text), HOLD, END) if text == "hold" else streamed(said(text), END)
+def echo(request: Received) -> Pieces:
+    """Replies to a chat with its own text; after "hold", each next piece waits for `Server.release`."""
+    text = request.content["messages"][-1]["content"]
+    return (
+        streamed(content_event(text), HOLD, content_event(text), HOLD, END)
+        if text == "hold"
+        else streamed(content_event(text), END)
+    )
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> Iterator[ollama.Client]:
     with ollama.Client(
-        backend_mode="vllm", vllm_urls=server.url, vllm_max_concurrent=1, trust_env=False, timeout=5
+        backend_mode="vllm", vllm_urls=server.url, vllm_max_concurrent=1, trust_env=False, timeout=20
     ) as client:
         yield client
 
@@ -43,9 +47,9 @@ def chat(text: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def interrupted(when: Callable[[], None], then: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Ctrl-C comes as soon as `when` returns, which has to wait for what is done here, and ends it.
+    """Sends SIGINT as soon as `when` returns; the block must be in its call by then, and the signal ends it.
 
-    A signal that comes just before a read does not end the read: what `then` does has to.
+    A signal just before a read does not end the read; `then` has to end it.
     """
     here = threading.get_ident()
 
@@ -61,46 +65,44 @@ def interrupted(when: Callable[[], None], then: Callable[[], None] = lambda: Non
     thread.join()
 
 
-def waits(client: ollama.Client) -> None:
-    """Return when a call waits for a place."""
+def until_one_waits(client: ollama.Client) -> None:
+    """Returns when a call waits for a slot."""
     until = time.monotonic() + PATIENCE_S
     while client.stats()["totals"]["waiting"] == 0 and time.monotonic() < until:
-        pass
+        time.sleep(0.001)
 
 
-def goes_on(client: ollama.Client) -> bool:
-    """Whether the only place is free again: a call is answered."""
+def still_works(client: ollama.Client) -> bool:
+    """Whether the only slot is free again: a call gets its answer."""
     return bool(client.chat(**chat("again")).message.content == "again")
 
 
-def test_a_stream_that_is_interrupted_is_closed_at_the_server_and_gives_its_place_back(
-    server: Server, client: ollama.Client
-) -> None:
-    with interrupted(lambda: server.until(lambda: server.in_flight == 1), lambda: server.let(1)):
+def test_interrupted_stream_closes_its_connection_and_releases_its_slot(server: Server, client: ollama.Client) -> None:
+    with interrupted(lambda: server.until(lambda: server.in_flight == 1), lambda: server.release(1)):
         for _ in client.chat(**chat("hold", stream=True)):
             pass
-    server.until(lambda: server.left == 1)
-    assert goes_on(client)
+    server.until(lambda: server.disconnects == 1)
+    assert still_works(client)
     counted = client.stats()["totals"]
     assert (counted["calls"], counted["cancelled"], counted["in_flight"]) == (2, 1, 0)
 
 
-def test_a_plain_call_that_is_interrupted_is_closed_at_the_server_and_gives_its_place_back(
+def test_interrupted_plain_call_closes_its_connection_and_releases_its_slot(
     server: Server, client: ollama.Client
 ) -> None:
-    with interrupted(lambda: server.until(lambda: server.in_flight == 1), lambda: server.let(1)):
+    with interrupted(lambda: server.until(lambda: server.in_flight == 1), lambda: server.release(1)):
         client.chat(**chat("hold"))
-    server.until(lambda: server.left == 1)
-    assert goes_on(client)
+    server.until(lambda: server.disconnects == 1)
+    assert still_works(client)
     assert client.stats()["totals"]["cancelled"] == 1
 
 
-def test_a_call_that_is_interrupted_while_it_waits_leaves_the_queue(server: Server, client: ollama.Client) -> None:
+def test_interrupted_waiting_call_leaves_the_queue(server: Server, client: ollama.Client) -> None:
     stream = client.chat(**chat("hold", stream=True))
     next(stream)
-    with interrupted(lambda: waits(client)):  # if the signal comes just before the wait, the wait ends by its timeout
-        client.chat(**chat("never asked"))
+    with interrupted(lambda: until_one_waits(client)):  # after a signal just before the wait, the timeout ends it
+        client.chat(**chat("never sent"))
     assert client.stats()["totals"]["waiting"] == 0
     stream.close()
-    assert goes_on(client)
-    assert [asked.content["messages"][-1]["content"] for asked in server.posts(CHAT)] == ["hold", "again"]
+    assert still_works(client)
+    assert [request.content["messages"][-1]["content"] for request in server.posts(CHAT)] == ["hold", "again"]

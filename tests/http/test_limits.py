@@ -1,4 +1,4 @@
-"""Limits: how many calls a client sends in a time and at once, who waits, for how long, and who is next."""
+"""Limits: rates and concurrency of the calls of a client, and the queue of waiting calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 import ollama_compat as ollama
 from ollama_compat import ResponseError
 
-from .network import CHAT, END, said
-from .sockets import HOLD, PATIENCE_S, Asked, Pieces, Server, serves, streamed, whole
+from .network import CHAT, END, content_event
+from .sockets import HOLD, PATIENCE_S, Pieces, Received, Server, serves, streamed, whole
 
 EMBEDDED = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 1}}
 EMBED = "/v1/embeddings"
-SERVED = {"/v1/models": serves("smol"), CHAT: streamed(said("Hello"), END), EMBED: whole(EMBEDDED)}
+SERVED = {"/v1/models": serves("smol"), CHAT: streamed(content_event("Hello"), END), EMBED: whole(EMBEDDED)}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "generate": {"prompt": "hi"},
     "chat": {"messages": [{"role": "user", "content": "hi"}]},
@@ -30,7 +30,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Crowd:
-    """Calls of one client side by side: threads of a `Client`, or tasks of an `AsyncClient` in one event loop."""
+    """Concurrent calls of one client: threads of a `Client`, or tasks of an `AsyncClient` in one event loop."""
 
     def __init__(self, client: Any, pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> None:
         self.client = client
@@ -38,16 +38,16 @@ class Crowd:
         self._loop = loop
 
     def begin(self, method: str = "chat", **changes: Any) -> Future[Any]:
-        """A call that goes on beside others."""
+        """Starts a call."""
         arguments = {"model": "smol", **ARGUMENTS[method], **changes}
         return self._begin(getattr(self.client, method), **arguments)
 
-    def say(self, text: str) -> Future[Any]:
-        """A chat that can be told by what it says."""
+    def chat(self, text: str) -> Future[Any]:
+        """Starts a chat with a text that identifies it."""
         return self.begin(messages=[{"role": "user", "content": text}])
 
     def call(self, method: str = "chat", **changes: Any) -> Any:
-        """A call and its answer."""
+        """Makes a call and returns its answer."""
         return self.begin(method, **changes).result(PATIENCE_S)
 
     def next(self, stream: Any) -> Any:
@@ -64,13 +64,13 @@ class Crowd:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many calls wait, and how many are in flight."""
+        """Waiting calls, calls in flight."""
         totals = self.client.stats()["totals"]
         return totals["waiting"], totals["in_flight"]
 
     @property
     def queued(self) -> int:
-        """How many stand in the queue for a place."""
+        """How many calls wait for a slot."""
         return self.client._translation.guard._turns._places.waiting
 
     def _begin(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
@@ -84,7 +84,7 @@ class Crowd:
 
 
 def until(happened: Callable[[], bool]) -> None:
-    """Wait for what nobody tells of when it happens: that a call has come to stand in a queue."""
+    """Polls for a condition without an event, such as a call in a queue."""
     end = time.monotonic() + PATIENCE_S
     while not happened():
         assert time.monotonic() < end
@@ -124,15 +124,15 @@ class _running_loop:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server that answers at once."""
+    """A server that replies at once."""
     with Server(SERVED) as server:
         yield server
 
 
 @pytest.fixture
 def holding() -> Iterator[Server]:
-    """A server that answers nothing but what it is let."""
-    held = {CHAT: streamed(HOLD, said("Hello"), END), EMBED: (HOLD, *whole(EMBEDDED))}
+    """A server that holds every reply until `release`."""
+    held = {CHAT: streamed(HOLD, content_event("Hello"), END), EMBED: (HOLD, *whole(EMBEDDED))}
     with Server({**SERVED, **held}) as server:
         yield server
 
@@ -140,19 +140,27 @@ def holding() -> Iterator[Server]:
 # Rates
 
 
-def answering(request: httpx.Request) -> httpx.Response:
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the rates stands still, so that a slow machine does not reach the next minute."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
+def reply_to(request: httpx.Request) -> httpx.Response:
     if request.method == "GET":
         return httpx.Response(200, json={"data": [{"id": "smol"}]})
     if request.url.path == EMBED:
         return httpx.Response(200, json=EMBEDDED)
-    return httpx.Response(200, content=said("Hello") + END)
+    return httpx.Response(200, content=content_event("Hello") + END)
 
 
 @pytest.mark.parametrize(("method", "most"), [("generate", 300), ("chat", 600)])
-def test_what_a_minute_allows_where_limits_are_on(monkeypatch: pytest.MonkeyPatch, method: str, most: int) -> None:
+@pytest.mark.usefixtures("stopped_clock")
+def test_default_rate_limits_chat_and_generate(monkeypatch: pytest.MonkeyPatch, method: str, most: int) -> None:
     monkeypatch.setenv("VLLM_LIMITS", "memory://")
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(reply_to), timeout=30
     ) as client:
         call = getattr(client, method)
         for _ in range(most):
@@ -163,12 +171,13 @@ def test_what_a_minute_allows_where_limits_are_on(monkeypatch: pytest.MonkeyPatc
         assert client.stats()["totals"]["errors"] == {"limited": 1}
 
 
-def test_what_a_minute_allows_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("stopped_clock")
+def test_default_rate_limits_embed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_LIMITS", "memory://")
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(reply_to), timeout=30
     ) as client:
-        for _ in range(5990):  # counted, not sent, which is quicker
+        for _ in range(5990):  # counted without a request, which is quicker
             assert client._rates.spend("embed") == 0.0
         for _ in range(10):
             client.embed("smol", "hi")
@@ -176,28 +185,28 @@ def test_what_a_minute_allows_of_embeddings(monkeypatch: pytest.MonkeyPatch) -> 
             client.embed("smol", "hi")
 
 
-def test_without_limits_there_are_none() -> None:
+def test_calls_are_unlimited_by_default() -> None:
     with ollama.Client(
-        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(answering), timeout=0.5
+        backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(reply_to), timeout=30
     ) as client:
         for _ in range(301):
             client.generate("smol", **ARGUMENTS["generate"])
         assert client.stats()["totals"]["errors"] == {}
 
 
-def test_each_operation_has_a_rate_of_its_own(crowd: Callable[..., Crowd], server: Server) -> None:
-    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/minute", timeout=0.5)
+def test_each_operation_has_its_own_rate(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="2/hour", timeout=PATIENCE_S)
     client.call()
     client.call()
-    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/minute, VLLM_CHAT_RATE; the next"):
+    with pytest.raises(ResponseError, match=r"^too many requests: chat waited .* \(2/hour, VLLM_CHAT_RATE; the next"):
         client.call()
     client.call("generate")
     client.call("embed")
     assert len(server.posts(CHAT)) == 3
 
 
-def test_a_call_waits_for_its_rate_as_long_as_its_timeout_allows(crowd: Callable[..., Crowd], server: Server) -> None:
-    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=20)
+def test_call_waits_for_its_rate_within_its_timeout(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=PATIENCE_S)
     client.call()
     second = client.begin()
     until(lambda: client.counts == (1, 0) or second.done())
@@ -206,13 +215,13 @@ def test_a_call_waits_for_its_rate_as_long_as_its_timeout_allows(crowd: Callable
 
 
 @pytest.mark.parametrize("settings", [{}, {"timeout": None}])
-def test_a_call_without_a_timeout_waits_its_turn(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
+def test_call_without_a_timeout_waits_for_its_rate(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
     client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", vllm_max_concurrent=1, **settings)
     calls = [client.begin() for _ in range(2)]
     assert [call.result(PATIENCE_S).message.content for call in calls] == ["Hello"] * 2
 
 
-# Places
+# Slots
 
 
 @pytest.mark.parametrize(
@@ -223,12 +232,12 @@ def test_a_call_without_a_timeout_waits_its_turn(crowd: Callable[..., Crowd], se
         ({"vllm_max_concurrent": 3}, 3),
     ],
 )
-def test_so_many_at_once(crowd: Callable[..., Crowd], holding: Server, settings: Any, most: int) -> None:
+def test_concurrent_calls_are_limited(crowd: Callable[..., Crowd], holding: Server, settings: Any, most: int) -> None:
     client = crowd(holding.url, **settings)
     calls = [client.begin(method) for method in ("chat", "generate", "embed", "chat", "embed") * 3]
     holding.until(lambda: holding.in_flight == most)
     until(lambda: client.counts == (15 - most, most))
-    holding.let(15)
+    holding.release(15)
     for call in calls:
         call.result(PATIENCE_S)
     assert holding.most == most
@@ -236,57 +245,63 @@ def test_so_many_at_once(crowd: Callable[..., Crowd], holding: Server, settings:
     assert client.client.stats()["totals"]["calls"] == 15
 
 
-def test_first_come_first_served(crowd: Callable[..., Crowd], holding: Server) -> None:
+def test_waiting_calls_are_admitted_in_order(crowd: Callable[..., Crowd], holding: Server) -> None:
     client = crowd(holding.url, vllm_max_concurrent=1)
     calls = []
     for number in range(6):
-        calls.append(client.say(str(number)))
+        calls.append(client.chat(str(number)))
         holding.until(lambda: holding.in_flight == 1)
         until(lambda number=number: client.queued == number)  # type: ignore[misc]
-    holding.let(6)
+    holding.release(6)
     for call in calls:
         call.result(PATIENCE_S)
-    assert [asked.content["messages"][-1]["content"] for asked in holding.posts(CHAT)] == list("012345")
+    assert [request.content["messages"][-1]["content"] for request in holding.posts(CHAT)] == list("012345")
 
 
-def test_what_asks_no_model_to_work_needs_no_place(crowd: Callable[..., Crowd], holding: Server) -> None:
+def test_catalog_and_health_calls_use_no_slot(crowd: Callable[..., Crowd], holding: Server) -> None:
     client = crowd(holding.url, vllm_limits="memory://", vllm_max_concurrent=1)
     call = client.begin()
     holding.until(lambda: holding.in_flight == 1)
     assert [model.model for model in client._begin(client.client.list).result(PATIENCE_S).models] == ["smol:latest"]
     assert client._begin(client.client.health).result(PATIENCE_S)["servers"][0]["in_flight"] == 1
-    holding.let(1)
+    holding.release(1)
     call.result(PATIENCE_S)
 
 
-# How long a place is held
+# How long a call holds its slot
 
 
-def begun(asked: Asked) -> Pieces:
-    """A stream whose second part has to be let; an answer in one piece, at once."""
-    return streamed(said("Hel"), HOLD, said("lo"), END) if "first" in str(asked.content) else SERVED[CHAT]
+def begun(request: Received) -> Pieces:
+    """Holds the second part of a stream whose text is "first"; replies to others at once."""
+    return (
+        streamed(content_event("Hel"), HOLD, content_event("lo"), END)
+        if "first" in str(request.content)
+        else SERVED[CHAT]
+    )
 
 
 @pytest.fixture
-def one_place(crowd: Callable[..., Crowd]) -> Iterator[tuple[Server, Crowd]]:
-    """A client that may have one call in flight, and a server that begins what says "first" and ends it when let."""
+def one_slot(crowd: Callable[..., Crowd]) -> Iterator[tuple[Server, Crowd]]:
+    """A client with one slot, and a server that holds the stream "first" until `release`."""
     with Server({**SERVED, CHAT: begun}) as server:
         yield server, crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
 
 
 def first(client: Crowd) -> Any:
-    """A stream whose first part has come, and which holds the place."""
+    """Returns a stream that holds the slot: its first part was read."""
     stream = client.call(messages=[{"role": "user", "content": "first"}], stream=True)
     assert client.next(stream).message.content == "Hel"
     return stream
 
 
-def test_a_call_that_gets_no_place_in_time_leaves_the_queue(crowd: Callable[..., Crowd]) -> None:
+def test_call_that_times_out_in_the_queue_leaves_it(crowd: Callable[..., Crowd]) -> None:
     with Server({**SERVED, CHAT: begun}) as server:
-        client = crowd(server.url, vllm_max_concurrent=1, timeout=1.0)
+        client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
         stream = first(client)
+        client.client._client.timeout = 0.3
         with pytest.raises(ResponseError, match=r"chat waited .* \(1 at once, VLLM_MAX_CONCURRENT\)") as caught:
             client.call()
+        client.client._client.timeout = PATIENCE_S
         assert caught.value.status_code == 429
         assert (client.queued, client.counts) == (0, (0, 1))
         assert len(server.posts(CHAT)) == 1
@@ -294,13 +309,13 @@ def test_a_call_that_gets_no_place_in_time_leaves_the_queue(crowd: Callable[...,
         assert client.call().message.content == "Hello"
 
 
-def test_a_stream_holds_its_place_until_it_is_read_to_its_end(one_place: tuple[Server, Crowd]) -> None:
-    server, client = one_place
+def test_stream_holds_its_slot_until_it_is_read_to_its_end(one_slot: tuple[Server, Crowd]) -> None:
+    server, client = one_slot
     stream = first(client)
     other = client.begin()
     until(lambda: client.queued == 1)
     assert client.counts == (1, 1)
-    server.let(1)
+    server.release(1)
     assert client.next(stream).message.content == "lo"
     assert client.queued == 1
     while client.next(stream) is not None:
@@ -308,34 +323,38 @@ def test_a_stream_holds_its_place_until_it_is_read_to_its_end(one_place: tuple[S
     assert other.result(PATIENCE_S).message.content == "Hello"
 
 
-def test_a_closed_stream_gives_its_place_back(one_place: tuple[Server, Crowd]) -> None:
-    server, client = one_place
+def test_closed_stream_releases_its_slot(one_slot: tuple[Server, Crowd]) -> None:
+    server, client = one_slot
     stream = first(client)
     other = client.begin()
     until(lambda: client.queued == 1)
     client.close(stream)
     assert other.result(PATIENCE_S).message.content == "Hello"
-    server.until(lambda: server.left == 1)
+    server.until(lambda: server.disconnects == 1)
     assert client.counts == (0, 0)
 
 
-def test_a_stream_that_nobody_began_to_read_holds_no_place(one_place: tuple[Server, Crowd]) -> None:
-    _, client = one_place
+def test_unread_stream_holds_no_slot(one_slot: tuple[Server, Crowd]) -> None:
+    _, client = one_slot
     stream = client.call(stream=True)
     assert client.call().message.content == "Hello"
     client.close(stream)
     assert client.counts == (0, 0)
 
 
-def test_a_call_that_times_out_gives_its_place_back(crowd: Callable[..., Crowd], holding: Server) -> None:
-    client = crowd(holding.url, vllm_max_concurrent=1, timeout=0.3)
+def test_call_that_times_out_releases_its_slot(crowd: Callable[..., Crowd], server: Server) -> None:
+    client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
+    client.call()  # the timeout applies to the next call only
+    server.answers[CHAT] = (HOLD,)
+    client.client._client.timeout = httpx.Timeout(PATIENCE_S, read=0.3)
     with pytest.raises(httpx.ReadTimeout):
         client.call()
-    holding.answers = SERVED
+    server.answers[CHAT] = SERVED[CHAT]
+    client.client._client.timeout = PATIENCE_S
     assert client.call().message.content == "Hello"
 
 
-def test_a_call_that_fails_gives_its_place_back(crowd: Callable[..., Crowd], server: Server) -> None:
+def test_failed_call_releases_its_slot(crowd: Callable[..., Crowd], server: Server) -> None:
     server.answers[CHAT] = whole({"error": {"message": "wrong", "code": 400}}, "400 Bad Request")
     client = crowd(server.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
     for _ in range(3):
@@ -344,21 +363,21 @@ def test_a_call_that_fails_gives_its_place_back(crowd: Callable[..., Crowd], ser
     assert client.counts == (0, 0)
 
 
-# Cancelling
+# Cancellation
 
 
 only_tasks = pytest.mark.parametrize("crowd", ["tasks"], indirect=True)
 
 
 @only_tasks
-def test_a_cancelled_call_gives_its_place_back(crowd: Callable[..., Crowd], holding: Server) -> None:
+def test_cancelled_call_releases_its_slot(crowd: Callable[..., Crowd], holding: Server) -> None:
     client = crowd(holding.url, vllm_max_concurrent=1, timeout=PATIENCE_S)
     call, other = client.begin(), client.begin()
     until(lambda: client.queued == 1)
     holding.until(lambda: holding.in_flight == 1)
     assert call.cancel()
-    holding.until(lambda: holding.left == 1)
-    holding.let(2)
+    holding.until(lambda: holding.disconnects == 1)
+    holding.release(2)
     assert other.result(PATIENCE_S).message.content == "Hello"
     assert client.client.stats()["totals"]["cancelled"] == 1
 
@@ -367,8 +386,8 @@ def test_a_cancelled_call_gives_its_place_back(crowd: Callable[..., Crowd], hold
 @pytest.mark.parametrize(
     "settings", [{"vllm_max_concurrent": 1}, {"vllm_limits": "memory://", "vllm_chat_rate": "1/hour"}]
 )
-def test_a_cancelled_call_leaves_the_queue(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
-    server.answers[CHAT] = streamed(HOLD, said("Hello"), END)
+def test_cancelled_waiting_call_leaves_the_queue(crowd: Callable[..., Crowd], server: Server, settings: Any) -> None:
+    server.answers[CHAT] = streamed(HOLD, content_event("Hello"), END)
     client = crowd(server.url, **settings)
     holds, waits = client.begin(), client.begin()
     until(lambda: client.counts == (1, 1))
@@ -376,14 +395,14 @@ def test_a_cancelled_call_leaves_the_queue(crowd: Callable[..., Crowd], server: 
     with pytest.raises(CancelledError):
         waits.result(PATIENCE_S)
     until(lambda: client.counts == (0, 1))
-    server.let(1)
+    server.release(1)
     assert holds.result(PATIENCE_S).message.content == "Hello"
     assert len(server.posts(CHAT)) == 1
     assert client.counts == (0, 0)
 
 
 @only_tasks
-def test_who_waits_at_the_head_of_a_rate_and_is_cancelled_lets_the_next_one_there(
+def test_next_call_proceeds_when_the_head_of_a_rate_queue_is_cancelled(
     crowd: Callable[..., Crowd], server: Server
 ) -> None:
     client = crowd(server.url, vllm_limits="memory://", vllm_chat_rate="1/second", timeout=PATIENCE_S)

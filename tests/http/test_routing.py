@@ -1,4 +1,4 @@
-"""Who answers: vLLM, or Ollama as ever."""
+"""Which backend answers: vLLM or Ollama."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_A_MODEL = [call for call in CALLS if call[1]]
 
 @pytest.fixture
 def ollama_host(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Ollama beside vLLM."""
+    """An Ollama server next to vLLM."""
     monkeypatch.setenv("OLLAMA_HOST", OLLAMA)
     for _, _, path, answer in CALLS:
         network.on(OLLAMA + path, document(answer))
@@ -50,28 +50,28 @@ def as_the_official_client(network: Network, method: str, arguments: dict[str, A
     """The request that the official client sends."""
     with ollama.Client(transport=network.transport()) as client:
         getattr(client, method)(**arguments)
-    return network.asked.pop()
+    return network.requests.pop()
 
 
-def unlike(request: httpx.Request, other: httpx.Request) -> list[str]:
-    """In what two requests differ."""
+def differences(request: httpx.Request, other: httpx.Request) -> list[str]:
+    """The fields in which two requests differ."""
     seen = [{"method": r.method, "url": str(r.url), "body": r.content, **r.headers} for r in (request, other)]
     return [name for name in {**seen[0], **seen[1]} if seen[0].get(name) != seen[1].get(name)]
 
 
 @pytest.mark.parametrize(("method", "arguments", "path", "answer"), CALLS, ids=lambda value: str(value)[:12])
-def test_in_mode_ollama_every_call_goes_to_ollama_untouched(
+def test_mode_ollama_sends_every_call_to_ollama_unchanged(
     connect: Connect, ollama_host: Network, method: str, arguments: dict[str, Any], path: str, answer: Any
 ) -> None:
     official = as_the_official_client(ollama_host, method, arguments)
     getattr(connect(backend_mode="ollama"), method)(**arguments)
     assert ollama_host.urls == [OLLAMA + path]
-    assert unlike(ollama_host.last, official) == []
+    assert differences(ollama_host.last, official) == []
 
 
 @pytest.mark.parametrize("suffix", [":cloud", "-cloud", ":20B-CLOUD"])
 @pytest.mark.parametrize(("method", "arguments", "path", "answer"), OF_A_MODEL, ids=lambda value: str(value)[:12])
-def test_a_cloud_model_goes_to_ollama_untouched(
+def test_cloud_model_is_sent_to_ollama_unchanged(
     connect: Connect, ollama_host: Network, method: str, arguments: dict[str, Any], path: str, answer: Any, suffix: str
 ) -> None:
     first, *rest = arguments.items()
@@ -79,15 +79,15 @@ def test_a_cloud_model_goes_to_ollama_untouched(
     official = as_the_official_client(ollama_host, method, cloud)
     getattr(connect(vllm_api_key="sesame"), method)(**cloud)
     assert ollama_host.urls == [OLLAMA + path]
-    assert unlike(ollama_host.last, official) == []
+    assert differences(ollama_host.last, official) == []
 
 
-def test_nothing_goes_to_ollama_in_mode_vllm(connect: Connect, ollama_host: Network) -> None:
+def test_mode_vllm_sends_nothing_to_ollama(connect: Connect, ollama_host: Network) -> None:
     connect().chat(model="smol", **HI)
     assert all(url.startswith(URL) for url in ollama_host.urls)
 
 
-def test_a_cloud_model_gets_the_key_of_ollama(
+def test_cloud_model_is_sent_with_the_key_of_ollama(
     connect: Connect, ollama_host: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_API_KEY", "ollamas-own")
@@ -103,7 +103,7 @@ def test_a_cloud_model_gets_the_key_of_ollama(
         ("web_fetch", {"url": "http://a"}, {"title": "", "content": "", "links": []}),
     ],
 )
-def test_the_web_tools_go_to_ollamas_cloud(
+def test_web_tools_are_sent_to_the_ollama_cloud(
     connect: Connect, network: Network, mode: str, method: str, argument: Any, answer: Any
 ) -> None:
     network.on(f"https://ollama.com/api/{method}", document(answer))
@@ -113,7 +113,7 @@ def test_the_web_tools_go_to_ollamas_cloud(
     assert network.last.headers["authorization"] == "Bearer ollamas-own"
 
 
-def test_the_host_may_be_given_to_the_client(connect: Connect, ollama_host: Network) -> None:
+def test_host_argument_selects_the_ollama_server(connect: Connect, ollama_host: Network) -> None:
     ollama_host.on("http://other:1/api/tags", document({"models": []}))
     connect(backend_mode="ollama", host="http://other:1").list()
     assert ollama_host.urls == ["http://other:1/api/tags"]
@@ -125,21 +125,19 @@ def test_the_host_may_be_given_to_the_client(connect: Connect, ollama_host: Netw
 @pytest.mark.parametrize(
     "name", ["smol", "SMOL", "smol:latest", "library/smol", "registry.ollama.ai/library/smol:latest"]
 )
-def test_a_served_name_in_any_of_ollamas_forms(caller: Caller, network: Network, name: str) -> None:
+def test_served_name_is_accepted_in_every_ollama_form(caller: Caller, network: Network, name: str) -> None:
     assert caller.chat(model=name, **HI).model == name
     assert network.body["model"] == "smol"
 
 
 @pytest.mark.parametrize("name", ["exaone3.5:7.8b", "EXAONE3.5:7.8B", "library/exaone3.5:7.8b"])
-def test_a_name_goes_through_the_map(connect: Connect, network: Network, name: str) -> None:
+def test_model_name_is_mapped(connect: Connect, network: Network, name: str) -> None:
     caller = connect(vllm_model_map=json.dumps({"exaone3.5:7.8b": "smol"}))
     assert caller.chat(model=name, **HI).model == name
     assert network.body["model"] == "smol"
 
 
-def test_a_profile_brings_its_model_its_system_prompt_and_its_options(
-    connect: Connect, network: Network, tmp_path: Any
-) -> None:
+def test_profile_sets_model_system_prompt_and_options(connect: Connect, network: Network, tmp_path: Any) -> None:
     toml = tmp_path / "c.toml"
     toml.write_text('[models.pirate]\nfrom = "smol"\nsystem = "Arr"\nparameters = {temperature = 0.1, top_k = 5}\n')
     caller = connect(ollama_compat_config=toml)
@@ -159,7 +157,7 @@ def test_a_profile_brings_its_model_its_system_prompt_and_its_options(
         ("show", {}, 404, "model 'nope:latest' not found"),
     ],
 )
-def test_an_unknown_model_is_ollamas_404(
+def test_unknown_model_raises_the_404_of_ollama(
     caller: Caller, method: str, arguments: dict[str, Any], status: int, text: str
 ) -> None:
     with pytest.raises(ResponseError) as caught:
@@ -167,19 +165,19 @@ def test_an_unknown_model_is_ollamas_404(
     assert (caught.value.status_code, caught.value.error) == (status, text)
 
 
-def test_a_pull_of_what_is_not_served_says_what_to_do(caller: Caller) -> None:
+def test_pull_of_an_unserved_model_names_the_variables(caller: Caller) -> None:
     with pytest.raises(ResponseError, match=f"served by none of {URL}.*VLLM_URLS.*VLLM_MODEL_MAP"):
         caller.pull("nope")
 
 
-def test_what_vllm_cant_do_says_so(caller: Caller, network: Network) -> None:
+def test_unsupported_operation_raises_501(caller: Caller, network: Network) -> None:
     with pytest.raises(ResponseError, match="/api/push is not available on vLLM") as caught:
         caller.push("smol")
     assert caught.value.status_code == 501
-    assert network.asked == []
+    assert network.requests == []
 
 
-def test_a_blob_is_refused(caller: Caller, tmp_path: Any) -> None:
+def test_create_blob_raises_error(caller: Caller, tmp_path: Any) -> None:
     (tmp_path / "weights").write_bytes(b"x")
     with pytest.raises(ResponseError, match="/api/blobs is not available on vLLM"):
         caller.create_blob(tmp_path / "weights")

@@ -1,4 +1,4 @@
-"""What is told to nobody, what a server may do to a client, and what of the client's goes where."""
+"""Secrets stay out of errors and logs, hostile replies are harmless, and each header reaches only its own host."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import ollama_compat as ollama
 from ollama_compat import ResponseError
 
 from .caller import Caller
-from .network import CHAT, END, URL, Network, said
-from .sockets import Asked, Pieces, Server, serves, streamed, whole
+from .network import CHAT, END, URL, Network, content_event
+from .sockets import Pieces, Received, Server, serves, streamed, whole
 
 Connect = Callable[..., Caller]
 KEY, OLLAMAS_KEY = "sk-vllm-0123456789", "sk-ollama-0123456789"
@@ -33,28 +33,28 @@ EMBED = "/v1/embeddings"
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server({"/v1/models": serves("smol"), CHAT: streamed(said(ANSWER), END)}) as server:
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(content_event(ANSWER), END)}) as server:
         yield server
 
 
 @pytest.fixture
 def other() -> Iterator[Server]:
-    """A server that nothing was told of by whoever made the client."""
-    with Server({"/v1/models": serves("smol"), CHAT: streamed(said("other"), END)}) as server:
+    """A server that is not in VLLM_URLS."""
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(content_event("other"), END)}) as server:
         yield server
 
 
 @pytest.fixture
 def third() -> Iterator[Server]:
     """Another one."""
-    with Server({CHAT: streamed(said("third"), END)}) as server:
+    with Server({CHAT: streamed(content_event("third"), END)}) as server:
         yield server
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[Server]:
-    """One that nobody is to ask."""
-    with Server({CHAT: streamed(said("elsewhere"), END)}) as server:
+def uninvolved() -> Iterator[Server]:
+    """A server that must receive no request."""
+    with Server({CHAT: streamed(content_event("uninvolved"), END)}) as server:
         yield server
 
 
@@ -66,7 +66,7 @@ def over_sockets(connect: Connect, server: Server) -> Connect:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """All that the package logs, at any level."""
+    """Everything that the package logs, at any level."""
     caplog.set_level(logging.DEBUG, "ollama_compat")
     return caplog
 
@@ -77,8 +77,8 @@ def failed(caller: Caller, method: str = "chat", arguments: dict[str, Any] | Non
     return caught.value
 
 
-def all_told(error: Exception, caller: Caller, logged: pytest.LogCaptureFixture) -> str:
-    """Whatever people may come to read."""
+def all_output(error: Exception, caller: Caller, logged: pytest.LogCaptureFixture) -> str:
+    """All text that a person may read: the error, logs, settings, stats."""
     records = " ".join(str(vars(record)) for record in logged.records)
     settings = f"{caller.client.settings!r} {caller.client.settings}"
     stats = json.dumps(caller.client.stats())
@@ -91,21 +91,21 @@ def all_told(error: Exception, caller: Caller, logged: pytest.LogCaptureFixture)
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "500 Internal Server Error", "503 Busy"])
 @pytest.mark.parametrize("path", ["/v1/models", CHAT])
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_key_that_a_server_says_back_is_not_told(
+def test_key_that_a_server_returns_is_hidden(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, status: str, path: str, as_json: bool
 ) -> None:
-    def echo(asked: Asked) -> Pieces:
-        text = f"not with {asked.headers['authorization']}"
+    def echo(request: Received) -> Pieces:
+        text = f"not with {request.headers['authorization']}"
         return whole({"error": {"message": text}} if as_json else text.encode(), status)
 
     server.answers[path] = echo
     caller = over_sockets(vllm_api_key=KEY)
     error = failed(caller)
     assert "not with Bearer [key]" in str(error)
-    assert KEY not in all_told(error, caller, logged)
+    assert KEY not in all_output(error, caller, logged)
 
 
-def test_a_key_that_comes_back_in_a_stream_is_not_told(
+def test_key_that_a_server_returns_in_a_stream_is_hidden(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
 ) -> None:
     event = {"error": {"message": f"not with {KEY}", "code": 500}}
@@ -113,10 +113,10 @@ def test_a_key_that_comes_back_in_a_stream_is_not_told(
     caller = over_sockets(vllm_api_key=KEY)
     error = failed(caller)
     assert "not with" in str(error)
-    assert KEY not in all_told(error, caller, logged)
+    assert KEY not in all_output(error, caller, logged)
 
 
-def test_a_key_that_comes_back_as_the_name_of_a_model_is_not_told(
+def test_key_that_a_server_returns_as_a_model_name_is_hidden(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
 ) -> None:
     server.answers["/v1/models"] = serves("smol", f"for Bearer {KEY}")
@@ -124,27 +124,27 @@ def test_a_key_that_comes_back_as_the_name_of_a_model_is_not_told(
     assert [model.model for model in caller.list().models] == ["smol:latest", "for Bearer [key]:latest"]
     error = failed(caller, "chat", {**HI, "model": "nope"})
     assert "serves smol, for Bearer [key]" in logged.text
-    assert KEY not in all_told(error, caller, logged)
+    assert KEY not in all_output(error, caller, logged)
 
 
-def test_ollamas_key_is_not_sent_to_vllm(
+def test_key_of_ollama_is_not_sent_to_vllm(
     over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_API_KEY", OLLAMAS_KEY)
     over_sockets().chat(**HI)
     over_sockets(vllm_api_key=KEY).chat(**HI)
-    assert [asked.headers.get("authorization") for asked in server.posts(CHAT)] == [None, f"Bearer {KEY}"]
-    assert OLLAMAS_KEY not in str(server.asked)
+    assert [request.headers.get("authorization") for request in server.posts(CHAT)] == [None, f"Bearer {KEY}"]
+    assert OLLAMAS_KEY not in str(server.requests)
 
 
-# What goes to a provider
+# Providers
 
 
 @pytest.fixture
-def stood_in(
+def with_fallbacks(
     connect: Connect, server: Server, other: Server, third: Server, monkeypatch: pytest.MonkeyPatch
 ) -> Connect:
-    """`connect`, to the server, for which two providers stand in: `other`, then `third`."""
+    """`connect` to the server, with two fallback providers: `other`, then `third`."""
     monkeypatch.setenv("OLLAMA_API_KEY", OLLAMAS_KEY)
     monkeypatch.setenv("OTHER_KEY", PROVIDERS_KEY)
     monkeypatch.setenv("THIRD_KEY", THIRDS_KEY)
@@ -163,55 +163,55 @@ def stood_in(
 
 
 @pytest.mark.parametrize("auth", [None, ("user", "password")])
-def test_a_provider_gets_its_own_key_and_nothing_else_that_goes_elsewhere(
-    stood_in: Connect, server: Server, other: Server, auth: Any
+def test_provider_receives_its_own_key_and_no_header_of_the_client(
+    with_fallbacks: Connect, server: Server, other: Server, auth: Any
 ) -> None:
-    caller = stood_in(headers={"X-Tenant": "mine"}, cookies={"session": "mine"}, auth=auth)
+    caller = with_fallbacks(headers={"X-Tenant": "mine"}, cookies={"session": "mine"}, auth=auth)
     assert caller.chat(**HI).message.content == "other"
-    (asked,) = server.posts(CHAT)
-    assert (asked.headers["x-tenant"], asked.headers["cookie"]) == ("mine", "session=mine")
-    assert asked.headers["authorization"] == f"Bearer {KEY}"
-    (asked,) = other.asked
-    assert asked.headers["authorization"] == f"Bearer {PROVIDERS_KEY}"
-    assert set(asked.headers) <= {"host", "content-type", "content-length", "authorization", "accept-encoding", ""}
-    assert PROVIDERS_KEY not in str(server.asked)
+    (request,) = server.posts(CHAT)
+    assert (request.headers["x-tenant"], request.headers["cookie"]) == ("mine", "session=mine")
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    (request,) = other.requests
+    assert request.headers["authorization"] == f"Bearer {PROVIDERS_KEY}"
+    assert set(request.headers) <= {"host", "content-type", "content-length", "authorization", "accept-encoding", ""}
+    assert PROVIDERS_KEY not in str(server.requests)
 
 
 @pytest.mark.parametrize("streamed_", [True, False])
-def test_each_key_goes_to_its_own_host_alone(
-    stood_in: Connect, server: Server, other: Server, third: Server, streamed_: bool
+def test_each_key_is_sent_to_its_own_host_only(
+    with_fallbacks: Connect, server: Server, other: Server, third: Server, streamed_: bool
 ) -> None:
     other.answers[CHAT] = whole({"error": {"message": "no", "code": 401}}, "401 Unauthorized")
-    answer = stood_in().chat(**HI, stream=streamed_)
+    answer = with_fallbacks().chat(**HI, stream=streamed_)
     assert (answer[0] if streamed_ else answer).message.content == "third"
     keys = (KEY, PROVIDERS_KEY, THIRDS_KEY)
-    seen = [{key for key in (*keys, OLLAMAS_KEY) if key in str(host.asked)} for host in (server, other, third)]
+    seen = [{key for key in (*keys, OLLAMAS_KEY) if key in str(host.requests)} for host in (server, other, third)]
     assert seen == [{key} for key in keys]
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
-def test_a_provider_that_redirects_is_not_followed_and_its_key_stays(
-    stood_in: Connect, other: Server, third: Server, elsewhere: Server, status: str
+def test_redirect_of_a_provider_is_not_followed(
+    with_fallbacks: Connect, other: Server, third: Server, uninvolved: Server, status: str
 ) -> None:
     for host in (other, third):
-        host.answers[CHAT] = whole(b"", status, Location=elsewhere.url + CHAT)
-    error = failed(stood_in(follow_redirects=True))
-    assert f"{other.url}{CHAT} redirects to {elsewhere.url}{CHAT}" in str(error.__notes__)
-    assert elsewhere.asked == []
+        host.answers[CHAT] = whole(b"", status, Location=uninvolved.url + CHAT)
+    error = failed(with_fallbacks(follow_redirects=True))
+    assert f"{other.url}{CHAT} redirects to {uninvolved.url}{CHAT}" in str(error.__notes__)
+    assert uninvolved.requests == []
 
 
-def test_a_provider_that_says_its_key_back_tells_it_to_nobody(
-    stood_in: Connect, other: Server, third: Server, logged: pytest.LogCaptureFixture
+def test_key_that_a_provider_returns_is_hidden(
+    with_fallbacks: Connect, other: Server, third: Server, logged: pytest.LogCaptureFixture
 ) -> None:
-    other.answers[CHAT] = lambda asked: whole(f"bad {asked.headers['authorization']}".encode(), "500 Broken")
+    other.answers[CHAT] = lambda request: whole(f"bad {request.headers['authorization']}".encode(), "500 Broken")
     event = {"error": {"message": f"not with {THIRDS_KEY}", "code": 401}}
     third.answers[CHAT] = streamed(b"data: " + json.dumps(event).encode() + b"\n\n")
-    caller = stood_in()
+    caller = with_fallbacks()
     error = failed(caller)
     assert "bad Bearer [key]" in str(error.__notes__)
     assert "not with [key] (provider third" in str(error.__notes__)
-    told = all_told(error, caller, logged)
-    assert [key for key in (PROVIDERS_KEY, THIRDS_KEY) if key in told] == []
+    output = all_output(error, caller, logged)
+    assert [key for key in (PROVIDERS_KEY, THIRDS_KEY) if key in output] == []
 
 
 # Prompts and answers
@@ -227,7 +227,7 @@ BAD_GATEWAY = b"<html><body>502 Bad Gateway</body></html>"
     [
         streamed(CUT),
         streamed(OF_ANOTHER_TYPE),
-        streamed(said(ANSWER)),
+        streamed(content_event(ANSWER)),
         whole(ANSWER.encode(), Content_Type="text/plain"),
         whole({"choices": [{"message": {"content": ANSWER}}]}, Content_Type="application/json"),
         whole({"detail": QUOTED}, "422 Unprocessable Entity"),
@@ -237,42 +237,42 @@ BAD_GATEWAY = b"<html><body>502 Bad Gateway</body></html>"
     ],
     ids=range(9),
 )
-def test_what_was_said_is_not_told(
+def test_prompt_and_answer_appear_in_no_error_or_log(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, answer: Pieces
 ) -> None:
     server.answers[CHAT] = answer
     caller = over_sockets()
     error = failed(caller)
-    told = all_told(error, caller, logged)
+    output = all_output(error, caller, logged)
     assert server.url in str(error)
-    assert PROMPT not in told
-    assert ANSWER not in told
+    assert PROMPT not in output
+    assert ANSWER not in output
 
 
 @pytest.mark.parametrize("answer", [whole({"data": ANSWER}), whole(ANSWER.encode()), whole({"data": [ANSWER]})])
-def test_what_was_embedded_is_not_told(
+def test_embedded_text_appears_in_no_error_or_log(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, answer: Pieces
 ) -> None:
     server.answers[EMBED] = answer
     caller = over_sockets()
     error = failed(caller, "embed", {"model": "smol", "input": PROMPT})
-    told = all_told(error, caller, logged)
-    assert PROMPT not in told
-    assert ANSWER not in told
+    output = all_output(error, caller, logged)
+    assert PROMPT not in output
+    assert ANSWER not in output
 
 
-def test_a_call_that_is_tried_again_logs_why_and_not_what(
+def test_retry_logs_the_reason_and_not_the_prompt(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture
 ) -> None:
     server.answers[CHAT] = whole({"detail": QUOTED}, "503 Service Unavailable")
     caller = over_sockets()
-    told = all_told(failed(caller), caller, logged)
+    output = all_output(failed(caller), caller, logged)
     assert "retry" in logged.text
     assert "Input should be a string" in logged.text
-    assert PROMPT not in told
+    assert PROMPT not in output
 
 
-# What a server may do
+# Hostile replies
 
 
 @pytest.mark.parametrize("path", ["/v1/models", CHAT])
@@ -283,10 +283,10 @@ def test_redirects_are_not_followed(
     server.answers[path] = whole(b"", status, Location=other.url + path)
     error = failed(over_sockets(vllm_api_key=KEY, follow_redirects=True))
     assert f"{server.url}{path} redirects to {other.url}{path}" in str(error)
-    assert other.asked == []
+    assert other.requests == []
 
 
-def test_a_line_that_never_ends_is_given_up(
+def test_endless_line_raises_error_and_closes_the_connection(
     over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ollama_compat.transport.sse.MAX_EVENT_BYTES", 100_000)
@@ -294,11 +294,11 @@ def test_a_line_that_never_ends_is_given_up(
     chunk = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
     server.answers[CHAT] = lambda _: chain([head, b"6\r\ndata: \r\n"], repeat(chunk))
     assert "a line of more than 100000 bytes" in str(failed(over_sockets()))
-    server.until(lambda: server.left == 1)
+    server.until(lambda: server.disconnects == 1)
 
 
 @pytest.mark.parametrize(("status", "most"), [("200 OK", "MAX_REPLY_BYTES"), ("500 Broken", "MAX_ERROR_BYTES")])
-def test_a_reply_that_never_ends_is_given_up(
+def test_endless_reply_raises_error_and_closes_the_connection(
     over_sockets: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, status: str, most: str
 ) -> None:
     monkeypatch.setattr(f"ollama_compat.transport.driver.{most}", 100_000)
@@ -306,22 +306,22 @@ def test_a_reply_that_never_ends_is_given_up(
     server.answers[EMBED] = lambda _: chain([head], repeat(b"x" * 10_000))
     error = failed(over_sockets(), "embed", {"model": "smol", "input": PROMPT})
     assert "it is longer than 100000 bytes" in str(error)
-    server.until(lambda: server.left == 1)
+    server.until(lambda: server.disconnects == 1)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 @pytest.mark.parametrize(("path", "method"), [(CHAT, "chat"), (EMBED, "embed")])
-def test_compressed_replies_are_refused(
+def test_compressed_replies_are_rejected(
     over_sockets: Connect, server: Server, encoding: str, path: str, method: str
 ) -> None:
     server.answers[path] = whole(b"\x00" * 100, Content_Encoding=encoding)
     arguments = HI if method == "chat" else {"model": "smol", "input": PROMPT}
     assert f"it is compressed ({encoding})" in str(failed(over_sockets(), method, arguments))
-    assert {asked.headers["accept-encoding"] for asked in server.asked} == {"identity"}
+    assert {request.headers["accept-encoding"] for request in server.requests} == {"identity"}
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_what_a_server_says_does_nothing_to_a_terminal(
+def test_control_characters_of_a_server_message_are_removed(
     over_sockets: Connect, server: Server, logged: pytest.LogCaptureFixture, as_json: bool
 ) -> None:
     text = "wrong \x1b[2J\x1b]0;owned\x07 \x9b31m \x00\x08 \u202egnp"
@@ -332,25 +332,23 @@ def test_what_a_server_says_does_nothing_to_a_terminal(
     assert (str(error) + logged.text).replace("\n", "").isprintable()
 
 
-def test_what_can_not_be_sent_is_the_callers_mistake_and_is_not_shown(
+def test_request_that_cannot_be_sent_raises_400_without_the_key(
     connect: Connect, network: Network, logged: pytest.LogCaptureFixture
 ) -> None:
     network.on(URL + CHAT, httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"))
     caller = connect(vllm_api_key=KEY)
     error = failed(caller)
-    assert (error.status_code, KEY in all_told(error, caller, logged)) == (400, False)
+    assert (error.status_code, KEY in all_output(error, caller, logged)) == (400, False)
     assert f"the request to {URL} was not sent" in str(error)
     assert len([url for url in network.urls if url.endswith(CHAT)]) == 1, "it is not tried again"
     assert caller.client.stats()["models"]["smol"]["chat"]["errors"] == {"refused": 1}
 
 
-# The way out of the Ollama API
+# openai()
 
 
-def test_the_openai_client_sends_prompts_keys_and_headers_nowhere_else(
-    over_sockets: Connect, server: Server, elsewhere: Server
-) -> None:
-    location = elsewhere.url.replace("127.0.0.1", "localhost") + CHAT
+def test_openai_client_follows_no_redirect(over_sockets: Connect, server: Server, uninvolved: Server) -> None:
+    location = uninvolved.url.replace("127.0.0.1", "localhost") + CHAT
     server.answers[CHAT] = whole(b"", "307 Temporary Redirect", Location=location)
     caller = over_sockets(vllm_api_key=KEY, headers={"X-Api-Key": PROVIDERS_KEY})
     sdk = caller.openai("smol")
@@ -358,21 +356,21 @@ def test_the_openai_client_sends_prompts_keys_and_headers_nowhere_else(
         caller.wait_for(sdk.chat.completions.create(model="smol", messages=HI["messages"]))
     caller.finish(sdk)
     assert caught.value.status_code == 307
-    assert elsewhere.asked == []
+    assert uninvolved.requests == []
 
 
-def test_the_openai_client_asks_for_replies_that_are_not_compressed(over_sockets: Connect, server: Server) -> None:
+def test_openai_client_requests_uncompressed_replies(over_sockets: Connect, server: Server) -> None:
     server.answers[CHAT] = whole({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
     caller = over_sockets()
     sdk = caller.openai("smol")
     caller.wait_for(sdk.chat.completions.create(model="smol", messages=HI["messages"]))
     caller.finish(sdk)
-    (asked,) = server.posts(CHAT)
-    assert asked.headers["accept-encoding"] == "identity"
+    (request,) = server.posts(CHAT)
+    assert request.headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("keyword", ["verify", "cert", "trust_env"])
-def test_the_openai_client_has_what_the_client_was_made_with(
+def test_openai_client_has_the_tls_and_proxy_arguments_of_the_client(
     over_sockets: Connect, monkeypatch: pytest.MonkeyPatch, keyword: str
 ) -> None:
     made: list[dict[str, Any]] = []
@@ -390,7 +388,7 @@ def test_the_openai_client_has_what_the_client_was_made_with(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody signed, with its key."""
+    """A self-signed certificate for 127.0.0.1, with its key."""
     path = tmp_path / "server.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
@@ -403,15 +401,13 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_certificate_that_nobody_signed_is_refused_unless_the_client_trusts_it(
-    connect: Connect, certificate: Path
-) -> None:
+def test_self_signed_certificate_is_rejected_unless_the_client_trusts_it(connect: Connect, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with Server({"/v1/models": serves("smol"), CHAT: streamed(said(ANSWER), END)}, context) as server:
+    with Server({"/v1/models": serves("smol"), CHAT: streamed(content_event(ANSWER), END)}, context) as server:
         over_tls = {"vllm_urls": server.url, "transport": None, "trust_env": False}
         with pytest.raises(ConnectionError, match="certificate verify failed"):
             connect(**over_tls).chat(**HI)
-        assert server.asked == []
+        assert server.requests == []
         trusting = ssl.create_default_context(cafile=f"{certificate}.crt")
         assert connect(**over_tls, verify=trusting).chat(**HI).message.content == ANSWER

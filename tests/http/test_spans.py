@@ -1,4 +1,4 @@
-"""The span of a call is the current one while the call is at work, and only then."""
+"""The span of a call is the current span while the call runs, and only then."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ import ollama_compat as ollama
 from ollama_compat.otel import OpenTelemetry
 
 from .caller import Caller
-from .network import CHAT, END, URL, Network, said, stream
+from .network import CHAT, END, URL, Network, content_event, stream
 
 HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def current() -> int:
-    """The span that is current, 0 where none is."""
+    """The id of the current span; 0 without one."""
     return trace.get_current_span().get_span_context().span_id
 
 
 class Watched:
-    """A client that OpenTelemetry watches, and what was current as each of its requests was sent."""
+    """A client with OpenTelemetry, and the current span at each of its requests."""
 
     def __init__(self, connect: Callable[..., Caller], network: Network) -> None:
         self.exporter, self.tracers = InMemorySpanExporter(), TracerProvider()
@@ -46,7 +46,7 @@ class Watched:
 
     @property
     def current_after(self) -> int:
-        """What is current where the calls were made."""
+        """The current span of the caller."""
 
         async def awaited() -> int:
             return current()
@@ -55,7 +55,7 @@ class Watched:
 
     @property
     def spans(self) -> list[int]:
-        """The calls that are over."""
+        """The spans of the calls that have ended."""
         return [span.context.span_id for span in self.exporter.get_finished_spans() if span.context is not None]
 
 
@@ -68,18 +68,18 @@ def watched(connect: Callable[..., Caller], network: Network, caplog: pytest.Log
 @pytest.mark.parametrize("streamed", [False, True])
 def test_every_request_of_a_call_is_sent_within_its_span(watched: Watched, streamed: bool) -> None:
     watched.caller.chat(**HI, stream=streamed)
-    assert watched.current == watched.spans * 2, "of /v1/models and of the chat"
+    assert watched.current == watched.spans * 2, "/v1/models and the chat"
     assert watched.current_after == 0
 
 
-def test_each_call_has_its_own(watched: Watched) -> None:
+def test_each_call_has_its_own_span(watched: Watched) -> None:
     for _ in range(2):
         watched.caller.chat(**HI)
     one, two = watched.spans
     assert watched.current == [one, one, two]
 
 
-def test_between_the_parts_of_a_stream_the_callers_own_span_is_current(connect: Any, network: Network) -> None:
+def test_span_of_the_caller_is_current_between_the_parts_of_a_stream(connect: Any, network: Network) -> None:
     watched = Watched(connect, network)
     seen = []
 
@@ -102,7 +102,7 @@ def test_between_the_parts_of_a_stream_the_callers_own_span_is_current(connect: 
     assert watched.current == watched.spans[:1] * 2
 
 
-def test_a_stream_that_is_closed_leaves_none_current(watched: Watched) -> None:
+def test_no_span_is_current_after_a_closed_stream(watched: Watched) -> None:
     stream = watched.caller.open("chat", **HI)
     watched.caller.next(stream)
     watched.caller.close(stream)
@@ -110,15 +110,15 @@ def test_a_stream_that_is_closed_leaves_none_current(watched: Watched) -> None:
     assert len(watched.spans) == 1
 
 
-def test_a_call_that_fails_leaves_none_current(watched: Watched, network: Network) -> None:
-    network.on(URL + CHAT, stream(said("x"), httpx.ReadError("reset")))
+def test_no_span_is_current_after_a_failed_call(watched: Watched, network: Network) -> None:
+    network.on(URL + CHAT, stream(content_event("x"), httpx.ReadError("reset")))
     with pytest.raises(ollama.ResponseError):
         watched.caller.chat(**HI)
     assert watched.current_after == 0
-    assert watched.current == watched.spans * 4, "what is served, and three tries"
+    assert watched.current == watched.spans * 4, "discovery, and three attempts"
 
 
-async def test_a_stream_may_be_read_on_in_another_task(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+async def test_stream_may_be_continued_in_another_task(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
         client.observe(OpenTelemetry(TracerProvider(), MeterProvider()))
         stream = await client.chat(**HI, stream=True)
@@ -127,7 +127,7 @@ async def test_a_stream_may_be_read_on_in_another_task(network: Network, caplog:
     assert caplog.records == []
 
 
-async def test_tasks_side_by_side_each_have_their_own(network: Network) -> None:
+async def test_concurrent_tasks_have_separate_spans(network: Network) -> None:
     seen: dict[bytes, int] = {}
     transport = httpx.MockTransport(_Slow(network, seen).sent)
     client = ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=transport)
@@ -139,7 +139,7 @@ async def test_tasks_side_by_side_each_have_their_own(network: Network) -> None:
 
 
 class _Slow:
-    """A network in which the tasks take turns."""
+    """A network in which the tasks alternate."""
 
     def __init__(self, network: Network, seen: dict[bytes, int]) -> None:
         self._below, self._seen = network.transport(), seen
@@ -168,7 +168,7 @@ def test_log_lines_of_a_call_are_written_within_its_span(
     logger = logging.getLogger("ollama_compat.dispatch")
     logger.addHandler(handler)
     try:
-        network.on(URL + CHAT, httpx.ConnectError("refused"), stream(said("x"), END))
+        network.on(URL + CHAT, httpx.ConnectError("refused"), stream(content_event("x"), END))
         watched.caller.chat(**HI)
     finally:
         logger.removeHandler(handler)

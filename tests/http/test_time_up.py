@@ -1,4 +1,4 @@
-"""Requests that have a time of their own: it is all the time they have, and nothing is left when it is up."""
+"""Requests with their own timeout: it covers the whole request, and no connection or thread remains after it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import pytest
 from tests.faults.leaks import Leaks
 
 from .caller import Caller
-from .network import CHAT, END, said
-from .sockets import HOLD, Asked, Pause, Pieces, Server, serves, streamed
+from .network import CHAT, END, content_event
+from .sockets import HOLD, Pause, Pieces, Received, Server, serves, streamed
 
 Connect = Callable[..., Caller]
 HI: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
-WELL = {"/v1/models": serves("smol"), CHAT: streamed(said("Hello"), END)}
+WELL = {"/v1/models": serves("smol"), CHAT: streamed(content_event("Hello"), END)}
 LIST = "/v1/models"
 LONG_S = 30.0
-"""A time that no test comes near (seconds)."""
+"""A timeout that no test reaches (seconds)."""
 OK, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-def dripping(head: bytes, piece: bytes) -> Callable[[Asked], Pieces]:
-    """A reply that comes without an end, each of its pieces in good time."""
+def dripping(head: bytes, piece: bytes) -> Callable[[Received], Pieces]:
+    """An endless reply whose pieces each arrive in time."""
     return lambda _: chain([head], cycle((piece, Pause(0.02))))
 
 
-UNENDING: dict[str, Callable[[Asked], Pieces]] = {
+UNENDING: dict[str, Callable[[Received], Pieces]] = {
     "nothing": lambda _: (HOLD,),
     "the status": dripping(b"HTTP/1.1 20", b"0"),
     "headers": dripping(OK, b"X-More: x\r\n"),
@@ -53,22 +53,22 @@ def to(connect: Connect) -> Connect:
 
 @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
 @pytest.mark.parametrize("what", UNENDING)
-def test_a_reply_without_an_end_is_hung_up_on(
+def test_discovery_disconnects_when_a_reply_does_not_end(
     to: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, what: str, kept: bool
 ) -> None:
     caller = to(server.url)
     if kept:
         caller.list()
-    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", 0.5)
     server.answers[LIST] = UNENDING[what]
     with Leaks():
-        with pytest.raises(ConnectionError, match=r"within 0\.3 s"):
+        with pytest.raises(ConnectionError, match=r"within 0\.5 s"):
             caller.list()
-        server.until(lambda: server.left == 1)
+        server.until(lambda: server.disconnects == 1)
     assert server.connections == 1
 
 
-def test_a_server_that_takes_connections_and_says_nothing_is_told_as_such(to: Connect, server: Server) -> None:
+def test_error_says_that_the_server_accepted_the_connection_but_did_not_answer(to: Connect, server: Server) -> None:
     server.answers[LIST] = (HOLD,)
     with pytest.raises(ConnectionError) as caught:
         to(server.url, timeout=1).chat(**HI)
@@ -77,33 +77,34 @@ def test_a_server_that_takes_connections_and_says_nothing_is_told_as_such(to: Co
     )
 
 
-def test_a_connection_that_was_hung_up_on_is_not_used_again(to: Connect, server: Server) -> None:
+def test_aborted_connection_is_not_reused(to: Connect, server: Server) -> None:
     caller = to(server.url, timeout=0.2)
     server.answers[LIST] = UNENDING["headers"]
     with pytest.raises(ConnectionError):
         caller.list()
     server.answers[LIST] = serves("smol")
+    caller.client._client.timeout = LONG_S
     assert caller.chat(**HI).message.content == "Hello"
 
 
 @pytest.mark.parametrize("what", ["nothing", "headers"])
-def test_a_call_goes_on_with_who_has_the_model(
+def test_call_proceeds_with_the_server_that_has_the_model(
     to: Connect, server: Server, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr("ollama_compat.servers.registry.GRACE_S", 0.1)
     with Server({LIST: UNENDING[what]}) as silent:
         caller = to(silent.url, server.url, timeout=LONG_S)
         assert caller.chat(**HI).message.content == "Hello"
-        silent.until(lambda: silent.left == 1)
+        silent.until(lambda: silent.disconnects == 1)
 
 
-def test_servers_are_asked_side_by_side(to: Connect, server: Server) -> None:
+def test_discovery_requests_run_concurrently(to: Connect, server: Server) -> None:
     with Server({LIST: (HOLD, *serves("other"))}) as slow:
 
-        def when_the_other_was_asked(_: Asked) -> Pieces:
-            slow.until(lambda: len(slow.asked) == 1)
-            slow.let(1)
+        def after_the_other_request(_: Received) -> Pieces:
+            slow.until(lambda: len(slow.requests) == 1)
+            slow.release(1)
             return serves("smol")
 
-        server.answers[LIST] = when_the_other_was_asked
+        server.answers[LIST] = after_the_other_request
         assert len(to(server.url, slow.url, timeout=LONG_S).list().models) == 2

@@ -1,4 +1,4 @@
-"""What the installed `ollama` has: names, functions, methods and their parameters, fields of requests, paths."""
+"""Reads the installed `ollama`: names, functions, methods and their parameters, fields of requests, paths."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def fields(model: Any) -> str:
 
 
 def paths() -> list[str]:
-    """The paths that the clients ask."""
+    """The paths that the clients request."""
     return sorted(
         set(re.findall(r"""(?:'|\.com)(/(?:api|v1)/\w+)""", inspect.getsource(inspect.getmodule(ollama.Client))))
     )
 
 
 def record() -> dict[str, Any]:
-    """All of it, for official.json."""
+    """The content of official.json."""
     requests = [value for name, value in vars(_types).items() if name.endswith("Request") and inspect.isclass(value)]
     return {
         "names": sorted(ollama.__all__),

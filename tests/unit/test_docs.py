@@ -1,4 +1,4 @@
-"""The tables of the documents are those of the code."""
+"""The tables in docs/ are generated from the code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_no_table_is_stale() -> None:
+def test_tables_of_the_docs_match_the_code() -> None:
     command = [sys.executable, ROOT / "docs" / "tables.py", "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What holds for any input: any split of a stream, any stop strings, any history, any server."""
+"""Properties that hold for any input: any split of a stream, any stop strings, any history, any reply."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def text_of(parts: list[dict[str, Any]]) -> str:
     return "".join(part["message"]["content"] for part in parts)
 
 
-def outcome_of(exchange: Any, script: Any) -> str:
-    """What becomes of an exchange: anything but an answer or a `ResponseError` with a text comes through."""
+def outcome_of(steps: Any, script: Any) -> str:
+    """Runs the steps and names the result; errors other than `ResponseError` are raised."""
     try:
-        parts = play(exchange, script).parts
+        parts = play(steps, script).parts
     except ResponseError as error:
-        return "a clear error" if error.error else "an error without a word"
+        return "a clear error" if error.error else "an error without text"
     return "an answer" if parts and parts[-1].get("done", True) else "half an answer"
 
 
 @given(st.lists(st.integers(0, len(RECORDED)), max_size=8))
-def test_any_split_of_a_stream_gives_the_same_parts(places: list[int]) -> None:
+def test_stream_gives_the_same_parts_however_it_is_split(places: list[int]) -> None:
     edges = [0, *sorted(places), len(RECORDED)]
     decoder = EventDecoder("http://vllm")
     events = [event for a, b in itertools.pairwise(edges) for event in decoder.feed(RECORDED[a:b])]
@@ -81,15 +81,15 @@ def test_any_split_of_a_stream_gives_the_same_parts(places: list[int]) -> None:
 
 
 @given(st.lists(st.text("ab ", min_size=1, max_size=4), min_size=5, max_size=7), st.lists(st.text("ab ", max_size=4)))
-def test_any_stop_strings_cut_the_same_text_streamed_or_not(stops: list[str], pieces: list[str]) -> None:
-    asked = {"messages": [USER], "options": {"stop": stops}}
-    streamed = play(chat(call("/api/chat", {**asked, "stream": True})), said(*pieces))
-    whole = play(chat(call("/api/chat", asked)), said("".join(pieces)))
+def test_stop_strings_cut_the_same_text_streamed_or_not(stops: list[str], pieces: list[str]) -> None:
+    request = {"messages": [USER], "options": {"stop": stops}}
+    streamed = play(chat(call("/api/chat", {**request, "stream": True})), said(*pieces))
+    whole = play(chat(call("/api/chat", request)), said("".join(pieces)))
     assert text_of(streamed.parts) == text_of(whole.parts)
 
 
 @given(messages)
-def test_any_history_becomes_one_that_openai_has_words_for(history: list[dict[str, Any]]) -> None:
+def test_any_history_becomes_valid_openai_messages(history: list[dict[str, Any]]) -> None:
     translated = to_openai(joined(history))
     made = [call for message in translated for call in message.get("tool_calls", ())]
     answered = [message["tool_call_id"] for message in translated if "tool_call_id" in message]
@@ -101,16 +101,16 @@ def test_any_history_becomes_one_that_openai_has_words_for(history: list[dict[st
 
 
 @given(st.lists(documents, max_size=4), st.booleans())
-def test_whatever_a_stream_holds_is_an_answer_or_a_clear_error(events: list[Any], stream: bool) -> None:
+def test_any_stream_gives_an_answer_or_a_response_error(events: list[Any], stream: bool) -> None:
     script = [json.dumps(event).encode() for event in events]
-    asked = {"messages": [USER], "prompt": "hi", "raw": True, "stream": stream}
-    for exchange in (chat(call("/api/chat", asked)), generate(call("/api/generate", asked))):
-        assert outcome_of(exchange, script) in ("an answer", "a clear error")
+    request = {"messages": [USER], "prompt": "hi", "raw": True, "stream": stream}
+    for steps in (chat(call("/api/chat", request)), generate(call("/api/generate", request))):
+        assert outcome_of(steps, script) in ("an answer", "a clear error")
 
 
 @given(
     st.binary(max_size=60) | documents.map(lambda value: json.dumps(value).encode()), st.sampled_from([200, 400, 500])
 )
-def test_whatever_a_reply_holds_is_an_answer_or_a_clear_error(body: bytes, status: int) -> None:
+def test_any_reply_gives_an_answer_or_a_response_error(body: bytes, status: int) -> None:
     outcome = outcome_of(embed(call("/api/embed", {"input": "hi"})), Reply(status, body))
     assert outcome in (("an answer", "a clear error") if status == 200 else ("a clear error",))

@@ -1,4 +1,4 @@
-"""A service as a type checker sees it: mypy checks this file with the package (tests/unit/test_typing.py)."""
+"""A typed service that uses the package: `make lint` checks this file with mypy in strict mode."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 import ollama_compat as ollama
 
 
-def ask(question: str) -> str:
+def answer(question: str) -> str:
     reply: ollama.ChatResponse = ollama.chat("m", [{"role": "user", "content": question}], options={"temperature": 0})
     return reply.message.content or ""
 
 
-def listen(question: str) -> Iterator[str]:
+def stream(question: str) -> Iterator[str]:
     for part in ollama.generate("m", question, stream=True):
         yield part.response or ""
 
@@ -22,7 +22,7 @@ def vectors(texts: list[str]) -> list[list[float]]:
         return [list(vector) for vector in client.embed("m", texts).embeddings]
 
 
-async def listen_async(question: str) -> AsyncIterator[str]:
+async def stream_async(question: str) -> AsyncIterator[str]:
     client = ollama.AsyncClient(vllm_urls="http://gpu:8001")
     try:
         async for part in await client.chat("m", [ollama.Message(role="user", content=question)], stream=True):
@@ -31,5 +31,5 @@ async def listen_async(question: str) -> AsyncIterator[str]:
         yield str(error)
 
 
-def listed() -> list[str]:
+def models() -> list[str]:
     return [model.model or "" for model in ollama.list().models] + [ollama.show("m").template or ""]
