@@ -18,18 +18,27 @@ from .recorded import ASPECTS, DIFFERENT, Case, cases
 OUTPUT = Path(__file__).parents[2] / "docs" / "fidelity.md"
 
 HEAD = """\
-# Fidelity: vLLM's answers compared with Ollama's
+# Fidelity
 
-Every request recorded with a real Ollama 0.33 (llama.cpp, CPU), sent to vLLM 0.32 (CPU) with the same weights and the
-same prompts, through the methods of the official client. `python -m tests.conformance` writes this page. The test
-suite compares the same cases (`tests/conformance`); with the async client it generates once for each kind of request.
+This page compares replies of vLLM 0.32 (CPU) with the recorded replies of a real Ollama 0.33 (llama.cpp, CPU). Both serve
+the same weights and receive the same requests through the methods of the official client. `python -m tests.conformance`
+writes this page. The test suite (`tests/conformance`) compares the same cases, and repeats one generation of each kind
+with the async client.
 
-The compared aspects, from coarse to fine: **outcome** (an answer, or an error with its status), **fields** (and their
-types), **end** (`done_reason`), **counts** (of tokens), **content** (text, thinking, tool calls, vectors, or the
-message of an error). The content is compared only if two runs of Ollama returned the same. llama.cpp computes with
-8-bit activations and vLLM with floats: if two tokens have nearly the same probability, longer texts diverge.
+The comparison has five aspects, from coarse to fine:
 
-"""
+| aspect | compares |
+| --- | --- |
+| outcome | a reply, or an error with its status |
+| fields | the fields of the reply and their types |
+| end | `done_reason` |
+| counts | token counts |
+| text | text, thinking, tool calls, vectors; the message of an error |
+
+The text counts only if two recordings of Ollama agree. llama.cpp computes with 8-bit activations, vLLM with
+floating-point numbers: if two tokens are almost equally likely, a longer text may diverge.
+
+"""  # noqa: E501
 
 
 def main() -> None:
@@ -51,25 +60,24 @@ def main() -> None:
 
 def _summary(compared: list[Case], found: dict[str, dict[str, str]]) -> str:
     differ = Counter(aspect for how in found.values() for aspect in how)
-    lines = ["| aspect | agree | of |", "| --- | --- | --- |"]
+    lines = ["| aspect | cases that agree | cases |", "| --- | --- | --- |"]
     lines += [f"| {aspect} | {len(compared) - differ[aspect]} | {len(compared)} |" for aspect in ASPECTS]
     return "\n".join(lines) + "\n\n"
 
 
 def _table(compared: list[Case], found: dict[str, dict[str, str]]) -> str:
-    lines = ["| case | agrees | reason for a difference |", "| --- | --- | --- |"]
+    lines = ["| case | agrees in | reason for the difference |", "| --- | --- | --- |"]
     for case in compared:
         how = found[case.name]
         _, reason = DIFFERENT.get(case.name, (frozenset(), "not explained"))
-        agrees = (
-            "in every aspect" if not how else "except for " + ", ".join(aspect for aspect in ASPECTS if aspect in how)
-        )
+        differing = ", ".join(aspect for aspect in ASPECTS if aspect in how)
+        agrees = f"all but {differing}" if how else "all aspects"
         lines.append(f"| {case.name} | {agrees} | {reason if how else ''} |")
     return "\n".join(lines) + "\n\n"
 
 
 def _unsupported(unsupported: dict[str, str]) -> str:
-    lines = ["Requests that the official client cannot send:", ""]
+    lines = ["Cases that the official client cannot send:", ""]
     lines += [f"- {name}: {reason}" for name, reason in unsupported.items()]
     return "\n".join(lines) + "\n"
 

@@ -61,7 +61,7 @@ def differences(case: Case, got: list[dict[str, Any]] | Exception) -> dict[str, 
     if case.method in _CATALOG:
         return _compare_catalog(want[0], got[0])
     if case.method in ("create", "pull", "copy", "delete"):
-        return {} if want[-1] == got[-1] else {"content": f"{want[-1]} got {got[-1]}"}
+        return {} if want[-1] == got[-1] else {"text": f"{want[-1]} got {got[-1]}"}
     return _compare_generations(case, want, got)
 
 
@@ -75,7 +75,7 @@ def _compare_errors(case: Case, got: list[dict[str, Any]] | Exception) -> dict[s
     status, text = getattr(got, "status_code", None), getattr(got, "error", str(got))
     if status != case.status:
         return {"outcome": f"{case.status} {case.body['error']!r} expected, got {status} {text!r}"}
-    return {} if text == case.body["error"] else {"content": f"{case.body['error']!r} expected, got {text!r}"}
+    return {} if text == case.body["error"] else {"text": f"{case.body['error']!r} expected, got {text!r}"}
 
 
 def _compare_vectors(case: Case, want: dict[str, Any], got: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _compare_vectors(case: Case, want: dict[str, Any], got: dict[str, Any]) -> d
     if [len(vector) for vector in wanted] != [len(vector) for vector in received]:
         found["fields"] = "vectors of different lengths"
     elif any(not _similar(a, b) for a, b in zip(wanted, received, strict=True)):
-        found["content"] = "a different vector"
+        found["text"] = "a different vector"
     if want.get("prompt_eval_count") != got.get("prompt_eval_count"):
         found["counts"] = f"{want.get('prompt_eval_count')} expected, got {got.get('prompt_eval_count')}"
     return found
@@ -106,7 +106,7 @@ def _compare_catalog(want: dict[str, Any], got: dict[str, Any]) -> dict[str, str
         found["fields"] = f"missing {sorted(missing)}"
     differing = set(want.get("capabilities") or ()) ^ set(got.get("capabilities") or ())
     if differing:
-        found["content"] = f"capabilities differ in {sorted(differing)}"
+        found["text"] = f"capabilities differ in {sorted(differing)}"
     return found
 
 
@@ -123,7 +123,7 @@ def _compare_generations(case: Case, want: list[dict[str, Any]], got: list[dict[
         if want[-1].get(field) != got[-1].get(field):
             found["counts"] = f"{field} {want[-1].get(field)} expected, got {got[-1].get(field)}"
     if case.steady and _content(want) != _content(got):
-        found["content"] = f"{_content(want)!r} expected, got {_content(got)!r}"
+        found["text"] = f"{_content(want)!r} expected, got {_content(got)!r}"
     return found
 
 

@@ -32,7 +32,7 @@ METHODS = {
     "/api/pull": ("pull", ollama.ProgressResponse),
 }
 
-ASPECTS = ("outcome", "fields", "end", "counts", "content")
+ASPECTS = ("outcome", "fields", "end", "counts", "text")
 """The compared aspects, from coarse to fine: answer or error with its status; the fields and their types;
 `done_reason`; token counts; text, thinking, tool calls, vectors, or an error's message."""
 
@@ -75,7 +75,7 @@ def _case(row: dict[str, Any]) -> tuple[Case | None, str]:
     if not isinstance(request, dict):
         return None, "the client sends a JSON object"
     if row["case"] == "generate-stream-wrongtype":
-        return None, "the client converts it to `True`"
+        return None, "the client converts the value to `True`"
     if "_debug_render_only" in request:
         return None, "the client has no such field; the prompt's token count is compared in other cases"
     arguments = json.loads(json.dumps(request).replace(LONG, "hello world " * 3000))
@@ -99,8 +99,8 @@ def recorded_parts(case: Case, path: str) -> list[dict[str, Any]]:
     return [shape(**body).model_dump(exclude_none=True) for body in bodies]
 
 
-ARITHMETIC = "vLLM and llama.cpp add numbers in a different order, and two tokens have nearly the same probability"
-SPACES = "vLLM's grammar allows different white space than llama.cpp's"
+ARITHMETIC = "vLLM and llama.cpp add numbers in a different order, and two tokens are almost equally likely"
+SPACES = "vLLM's grammar allows different whitespace than llama.cpp's"
 
 DIFFERENT: dict[str, tuple[frozenset[str], str]] = {}
 
@@ -110,7 +110,7 @@ def _differ(reason: str, aspects: str, *names: str) -> None:
         DIFFERENT[name] = (frozenset(aspects.split()), reason)
 
 
-_ALL = "end counts content"
+_ALL = "end counts text"
 
 _differ(ARITHMETIC, _ALL, "generate-raw", "generate-raw-stream", "generate-raw-json", "generate-prompt-spaces")
 _differ(ARITHMETIC, _ALL, "generate-json", "generate-json-stream", "chat-json", "generate-schema-empty")
@@ -118,8 +118,12 @@ _differ(ARITHMETIC, _ALL, "generate-think-model", "generate-think-model-stream",
 _differ(ARITHMETIC, _ALL, "generate-think-thinker-high", "generate-think-thinker-unset")
 _differ(ARITHMETIC, _ALL, "chat-think-model", "chat-think-model-unset", "chat-think-model-stream")
 _differ(SPACES, _ALL, "generate-schema", "chat-schema-stream")
-_differ("vLLM's prompt has `description: null` for a tool without one", "counts", "chat-tools-unknown-name")
-_differ("a tool without a function is dropped; Ollama puts it into the prompt, vLLM rejects it", _ALL, "chat-tools-bad")
+_differ("vLLM shows the model `description: null` if a tool has no description", "counts", "chat-tools-unknown-name")
+_differ(
+    "the client drops a tool without a function: Ollama shows it to the model, vLLM refuses it",
+    _ALL,
+    "chat-tools-bad",
+)
 _differ("at the default temperature two runs on one server differ", _ALL, "generate-options-null")
-_differ("the server's window is 256 tokens, Ollama's is 512", "counts content", "embed-long-true")
-_differ("the message is vLLM's own", "content", "generate-schema-bad")
+_differ("the window of the server is 256 tokens, that of Ollama 512", "counts text", "embed-long-true")
+_differ("the message comes from the server", "text", "generate-schema-bad")

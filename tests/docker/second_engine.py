@@ -20,7 +20,9 @@ import docker
 from docker import DockerClient
 from docker.errors import DockerException
 
-from .helpers import eventually, unclosed_sockets_ignored
+from tests.polling import eventually
+
+from .helpers import unclosed_sockets_ignored
 
 _BRIDGE = "vllm-launch-t"  # 15 characters at most
 _DISK_MIB = 48

@@ -13,13 +13,14 @@ import pytest
 from docker import DockerClient
 
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch.config import load
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
 from .command import TIMEOUT_S, Command
 from .fake_server import FAILING_LINE, FIRST_LINE
-from .helpers import answers, command, eventually, fake_server, found, is_loading, started
+from .helpers import answers, command, fake_server, found, is_loading, started
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_next_launcher_adopts_the_server_of_a_lost_one(runtime: Containers, plai
 
 def test_two_concurrent_launchers_start_one_server(chat: Server, engine: DockerClient, tmp_path: Path) -> None:
     launch = Command(tmp_path, chat)
-    with launch.start("up") as one, command.start("up") as other:
+    with launch.start("up") as one, launch.start("up") as other:
         outputs = [launcher.communicate(timeout=TIMEOUT_S)[0] for launcher in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), outputs
     assert engine.containers.get(chat.name).attrs["RestartCount"] == 0

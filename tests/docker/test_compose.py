@@ -28,7 +28,7 @@ from vllm_launch.presets import EXAONE, KURE
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import Server
 
-from .conftest import name_of
+from .helpers import name_of
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = Path(sys.executable).with_name("docker-compose")

@@ -9,6 +9,7 @@ from docker import DockerClient
 
 import vllm_launch.container as shared
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch import ready, status
 from vllm_launch.runtimes.container_guard import sweep
 from vllm_launch.runtimes.container_spec import DIGEST_LABEL, LAUNCHER_LABEL
@@ -16,7 +17,7 @@ from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
 from .fake_server import EXIT_LINE, FAILING_LINE, FIRST_LINE
-from .helpers import answers, command, eventually, fake_server, found, started
+from .helpers import answers, command, fake_server, found, started
 
 
 def test_server_listens_only_on_this_machine(runtime: Containers, plain_image: Image, engine: DockerClient) -> None:

@@ -17,14 +17,14 @@ from docker import DockerClient
 from docker.types import Mount
 
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch import up
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
-from .conftest import name_of
 from .fake_server import FAILING_LINE, FIRST_LINE
-from .helpers import HERE, answers, eventually, fake_server, found, ignore, started
+from .helpers import HERE, answers, fake_server, found, ignore, name_of, started
 from .registry import Registry
 from .relay import Relay
 

@@ -12,14 +12,14 @@ import ollama_compat as ollama
 from testbed import servers
 from testbed.image import Image
 from testbed.paths import HERE
+from tests.polling import eventually
 from vllm_launch import up
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import ENTRYPOINT, Server
 
-from .conftest import name_of
-from .helpers import answers, eventually, ignore
+from .helpers import answers, ignore, name_of
 
 
 def contained(server: Server, image: Image) -> Server:

@@ -11,12 +11,13 @@ from docker import DockerClient
 
 from testbed import image
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
 from .command import TIMEOUT_S, Command
 from .fake_server import LOADING_LINE
-from .helpers import eventually, found, is_loading
+from .helpers import found, is_loading
 from .second_engine import SecondEngine, unsupported
 
 pytestmark = pytest.mark.usefixtures("unclosed_sockets")

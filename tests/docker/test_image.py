@@ -5,7 +5,7 @@ from docker.types import Mount
 
 from testbed.image import REPOSITORY, Image
 
-from .conftest import name_of
+from .helpers import name_of
 
 
 def test_image_runs_the_python_of_this_machine_without_a_registry(engine: DockerClient, plain_image: Image) -> None:

@@ -21,12 +21,12 @@ from docker.types import Mount
 
 from testbed import servers
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch import kubernetes
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import ENTRYPOINT, Server
 
-from .conftest import name_of
-from .helpers import eventually
+from .helpers import name_of
 
 SECRETS = {"vllm-api-key": {"api-key": servers.API_KEY}}
 

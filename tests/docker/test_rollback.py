@@ -20,7 +20,7 @@ import ollama_compat
 from vllm_launch.cli import main
 from vllm_launch.runtimes.ports import free_ports
 
-from .conftest import name_of
+from .helpers import name_of
 
 FAKE_OLLAMA = Path(__file__).parents[1] / "unit" / "launch" / "ollama_stand_in.py"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
