@@ -120,7 +120,7 @@ def test_fault_of_the_discovery_request_has_the_required_outcome(
         client.close()
     fault, _ = (FAULTS | OF_LEARNING)[row.fault]
     if isinstance(fault, StallBeforeReply | EndlessHints):
-        monkeypatch.setattr("ollama_compat.servers.registry.LEARN_TIMEOUT_S", DISCOVERY_S[lasting])
+        monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", DISCOVERY_S[lasting])
     client = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=TIMEOUT_S)
     with _no_leaks(fault):
         proxy.inject(fault, on="/v1/models", times=None if lasting else 1)
