@@ -21,7 +21,7 @@ class Answered(NamedTuple):
 
 def answered(base_url: str) -> list[Answered]:
     """The POST requests that the server has answered so far, by path."""
-    text = httpx.get(f"{base_url}/metrics", trust_env=False).raise_for_status().text
+    text = httpx.get(f"{base_url}/metrics", trust_env=False, timeout=60).raise_for_status().text
     page = metrics.read(text)
     seconds = page.by(f"{_DURATION}_sum", "handler", method="POST")
     requests = page.by(f"{_DURATION}_count", "handler", method="POST")

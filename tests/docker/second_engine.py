@@ -112,7 +112,7 @@ class SecondEngine:
     def _clean(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(120)
         for process in self._left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)

@@ -133,7 +133,7 @@ def test_calls_without_the_key_return_401(stack: Stack) -> None:
         pytest.raises(ollama.ResponseError, match="401"),
     ):
         client.chat("exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}])
-    assert httpx.get(f"{stack.llm_url}/v1/models").status_code == 401
+    assert httpx.get(f"{stack.llm_url}/v1/models", timeout=60).status_code == 401
 
 
 def test_key_is_not_in_inspect_output_or_command_lines(stack: Stack, engine: DockerClient) -> None:

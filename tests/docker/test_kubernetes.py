@@ -122,9 +122,9 @@ def ready(url: str) -> bool:
 def test_pod_requires_the_key_of_the_secret_except_for_metrics(url: tuple[Container, str]) -> None:
     _, base = url
     key = {"Authorization": f"Bearer {servers.API_KEY}"}
-    assert httpx.get(f"{base}/v1/models", trust_env=False).status_code == 401
-    assert httpx.get(f"{base}/v1/models", headers=key, trust_env=False).status_code == 200
-    assert "vllm:num_requests_waiting" in httpx.get(f"{base}/metrics", trust_env=False).text
+    assert httpx.get(f"{base}/v1/models", trust_env=False, timeout=60).status_code == 401
+    assert httpx.get(f"{base}/v1/models", headers=key, trust_env=False, timeout=60).status_code == 200
+    assert "vllm:num_requests_waiting" in httpx.get(f"{base}/metrics", trust_env=False, timeout=60).text
 
 
 def test_deleted_pod_completes_its_answer(url: tuple[Container, str], pod: dict[str, Any]) -> None:

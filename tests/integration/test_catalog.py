@@ -63,7 +63,7 @@ def test_show_rejects_names_with_ollamas_errors(ask, name, text):
 def test_pull_succeeds_for_served_models_and_explains_others(ask):
     assert ask.pull("smol").status == "success"
     assert [part.status for part in ask.pull("smol", stream=True)] == ["success"]
-    with pytest.raises(ollama.ResponseError, match="start a server for it") as raised:
+    with pytest.raises(ollama.ResponseError, match="VLLM_MODEL_MAP") as raised:
         ask.pull("llama3.2")
     assert raised.value.status_code == 404
 

@@ -19,7 +19,7 @@ ENDLESS = {"temperature": 0.8, "seed": 1, "num_predict": -1, "repeat_penalty": 1
 
 def running(url: str) -> float:
     """Number of requests that the server works on."""
-    metrics = httpx.get(f"{url}/metrics").text
+    metrics = httpx.get(f"{url}/metrics", timeout=60).text
     return sum(float(value) for value in re.findall(r"^vllm:num_requests_running\{[^}]*\} (\S+)$", metrics, re.M))
 
 

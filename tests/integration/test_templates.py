@@ -79,7 +79,7 @@ def test_tokenize_shows_whether_a_special_first_token_is_doubled(embed_server):
     """vLLM's fact that template prompts rely on. Only the embedding model has a special first token (`[CLS]`)."""
     request = {"model": "minilm", "prompt": "[CLS]"}
     doubled, alone = (
-        httpx.post(f"{embed_server.url}/tokenize", json=body).json()["tokens"]
+        httpx.post(f"{embed_server.url}/tokenize", json=body, timeout=60).json()["tokens"]
         for body in (request, {**request, "add_special_tokens": False})
     )
     assert doubled[0] == doubled[1] == alone[0]
