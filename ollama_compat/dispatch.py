@@ -96,7 +96,10 @@ class Dispatcher:
         self.backends = Backends(settings, self.registry, self.resolver, self.context.notices, self.context.clock)
         self.stats = Stats(self.context.clock, model_names(settings))
         self.observers = Observers(self.stats)
-        self._admission = Admission(settings, self.context.clock) if settings.max_concurrent is not None else None
+        self._admission: Admission | None = None
+        if settings.max_concurrent is not None:
+            rates = {} if settings.vllm_limits is None else settings.rates
+            self._admission = Admission(self.context.clock, settings.max_concurrent, rates, RATES)
         self._chains: dict[str, tuple[Version, tuple[Backend, ...]]] = {}
 
     def after_fork(self, parent: Dispatcher) -> None:

@@ -1,6 +1,5 @@
-"""Real vLLM servers with small real models, on any Linux machine, with no GPU.
+"""Real vLLM servers with small real models on a Linux machine without a GPU, for the demo and the tests.
 
-`environment` installs vLLM, `models` prepares model folders, `servers` defines servers on them and runs them, `router`
-puts vLLM's router before them, and `demo` shows the whole. `python -m testbed` is the way in. Everything lies in
-`.testbed/` (or $TESTBED_DIR), and can be deleted.
+`environment` installs vLLM, `models` makes model folders, `servers` and `router` run servers, `demo` shows them; the
+command is `python -m testbed`. All data is in `.testbed/` (or $TESTBED_DIR) and can be deleted.
 """

@@ -12,13 +12,13 @@ from vllm_launch import ServerError
 
 
 def main() -> int:
-    """Runs the command; the exit status is 0 if it went well."""
+    """Run the command. Returns the exit status: 0 for success."""
     parser = argparse.ArgumentParser(prog="python -m testbed", description="Real vLLM servers with small models.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("prepare", help="install vLLM and make the model folders, where they are missing")
+    commands.add_parser("prepare", help="install vLLM and make the model folders if they are missing")
     commands.add_parser("demo", help="start two servers and run examples/quickstart.py against them")
     arguments = parser.parse_args()
-    # An ordinary exit, so that whatever was started is stopped.
+    # Exit normally, so that the started servers are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if arguments.command == "demo":
@@ -29,7 +29,7 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; nothing is left running.", file=sys.stderr)
+        print("\nStopped. No server is running.", file=sys.stderr)
         return 130
     return 0
 

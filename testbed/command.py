@@ -1,4 +1,4 @@
-"""Running one long command with its last line of output shown, and its whole output kept for the case that it fails."""
+"""Runs a long command, reports its lines of output, and keeps its last lines for the error message."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class CommandError(RuntimeError):
-    """A command failed; `output` holds its last lines."""
+    """A command failed. `output` contains its last lines."""
 
     def __init__(self, command: Sequence[str], status: int, output: str) -> None:
-        """What ran, how it ended and what it said last."""
+        """`status`: the exit status. `output`: the last lines of the output."""
         super().__init__(f"`{' '.join(command)}` ended with status {status}:\n{output}")
         self.output = output
 
@@ -23,7 +23,7 @@ class CommandError(RuntimeError):
 def run(
     command: Sequence[str], *, on_line: Callable[[str], None] | None = None, env: Mapping[str, str] | None = None
 ) -> str:
-    """Runs the command and returns what it printed (the last 200 lines); `CommandError` if it fails."""
+    """Run the command. Returns its output (the last 200 lines). Raises `CommandError` if it fails."""
     lines: deque[str] = deque(maxlen=200)
     with subprocess.Popen(
         command,
@@ -40,7 +40,7 @@ def run(
                 lines.append(line.rstrip())
                 if on_line and line.strip():
                     on_line(line.strip())
-        except BaseException:  # Ctrl-C above all: nothing may go on writing behind our back
+        except BaseException:  # for example Ctrl-C: the command must not continue
             process.kill()
             raise
     if process.returncode:

@@ -1,8 +1,8 @@
-"""A script for the Python that has vLLM: turns a GGUF file into a plain float32 model folder.
+"""Converts a GGUF file into a float32 model folder. Runs with the Python that has vLLM.
 
     python convert_gguf.py LlamaForCausalLM model.gguf output-folder
 
-vLLM serves such a folder on any machine, which it does not do with GGUF files.
+vLLM serves such a folder on any machine, but not a GGUF file.
 """
 
 import sys
@@ -13,9 +13,9 @@ import transformers  # type: ignore[import-not-found, unused-ignore]
 
 
 def convert(class_name: str, gguf: Path, folder: Path) -> None:
-    """Writes the weights, the configuration and the tokenizer of the GGUF file into the folder."""
+    """Write the weights, the configuration and the tokenizer of the GGUF file into the folder."""
     loaded = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are plain numbers by now; a configuration that still called them quantized would not load.
+    # The weights are no longer quantized, so the configuration must not say that they are.
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

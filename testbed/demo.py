@@ -1,6 +1,6 @@
-"""The demo: one script on the ollama API, answered by two vLLM servers, then again as it would ask Ollama.
+"""The demo: one script that uses the ollama API runs with two vLLM servers, then with BACKEND_MODE=ollama.
 
-Nothing in the script changes between the runs; the environment does.
+Only the environment changes between the runs, not the script.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 _SCRIPT = "examples/quickstart.py"
 _LOGS = HOME / "logs" / "demo"
-# The script asks for the models of production; these small ones stand in for them.
+# The script uses the names of the production models; these small models answer instead.
 _MODEL_MAP = {"exaone3.5:7.8b": "smol", "daynice/kure-v1": "minilm"}
 
 
 def main() -> int:
-    """Runs the demo; 0 if vLLM answered everything."""
+    """Run the demo. Returns the exit status: 0 if vLLM answered every call and both servers are stopped."""
     began = time.monotonic()
     console = Console(highlight=False)
     _head(console, "Two vLLM servers")
@@ -42,42 +42,44 @@ def main() -> int:
         _run(console, {"BACKEND_MODE": "vllm", "VLLM_URLS": urls, "VLLM_MODEL_MAP": json.dumps(_MODEL_MAP)}, check=True)
         summary = _summary(processes)
     _run(console, {"BACKEND_MODE": "ollama"}, check=False)
-    _head(console, "What answered under BACKEND_MODE=vllm")
+    _head(console, "Requests that vLLM answered under BACKEND_MODE=vllm")
     console.print(summary)
-    left = [process.server.name for process in processes if process.group_runs()]
-    console.print(f"Still running: {', '.join(left)}" if left else "Both servers are stopped, nothing is left running.")
-    console.print(f"[dim]{time.monotonic() - began:.0f} s in all; the servers' logs are in {_LOGS}[/]", soft_wrap=True)
-    return 1 if left else 0
+    running = [process.server.name for process in processes if process.group_runs()]
+    console.print(f"Still running: {', '.join(running)}" if running else "Both servers are stopped.")
+    console.print(
+        f"[dim]{time.monotonic() - began:.0f} s in total; the servers' logs are in {_LOGS}[/]", soft_wrap=True
+    )
+    return 1 if running else 0
 
 
 def _run(console: Console, variables: Mapping[str, str], *, check: bool) -> None:
     _head(console, f"python {_SCRIPT}")
     for name, value in variables.items():
         console.print(f"[cyan]{name}[/]={value}", soft_wrap=True)
-    # The script's own words go straight to the terminal, as they are streamed.
+    # The script writes directly to the terminal, so that its streams are visible.
     ended = subprocess.run([sys.executable, _SCRIPT], cwd=ROOT, env=_environment(variables), check=False)
     if not ended.returncode:
         return
     if check:
         raise TestbedError(f"{_SCRIPT} ended with status {ended.returncode} under BACKEND_MODE=vllm; see above.")
     console.print(
-        f"\nThat was the ollama client itself, asking {os.environ.get('OLLAMA_HOST') or '127.0.0.1:11434'}: the same "
-        "script, and BACKEND_MODE=ollama leaves it as it was before. It needs an Ollama that has these models.",
+        f"\nThis run used the ollama client with {os.environ.get('OLLAMA_HOST') or '127.0.0.1:11434'}: with "
+        "BACKEND_MODE=ollama the same script behaves as before. It needs an Ollama that has these models.",
         style="dim",
         soft_wrap=True,
     )
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    # A configuration of the person's own would decide other things than the ones shown.
+    # The user's own configuration must not change the demo.
     ours = ("BACKEND_MODE", "VLLM_", "OLLAMA_COMPAT_CONFIG", "CHAT_MODEL", "EMBED_MODEL")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    # Nor may a proxy come between the script and servers on this machine.
+    # The servers are on this machine, so no proxy is used.
     return {**inherited, "NO_PROXY": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1", **variables}
 
 
 def _summary(processes: list[ServerProcess]) -> Table:
-    table = Table("vLLM server", "model", "was asked", "times", "seconds")
+    table = Table("vLLM server", "model", "path", "requests", "seconds")
     for process in processes:
         for path, requests, seconds in metrics.answered(process.url):
             server = process.server

@@ -1,8 +1,8 @@
-"""A container image in which the test bed's vLLM runs, made on the spot: no registry, no download.
+"""A container image for the test bed's vLLM, made without a registry and without a download.
 
-The image itself is a few links and files. What fills it is this machine, mounted read only at the same paths: its
-`/usr` (the C library, a shell), its Python, the environment with vLLM, and the model folders. So every library in the
-container is one that this vLLM already runs with. The engine must be of this machine, since it mounts folders of it.
+The image contains only a few links and files. Folders of this machine are mounted read-only at the same paths: `/usr`
+(the C library, a shell), Python, the environment with vLLM, and the models. So the container uses the same libraries.
+The Docker engine must run on this machine.
 
     image = build(docker.from_env(), environment.prepare())
     Server(…, image=image.tag, volumes=image.volumes)         # `python3` is the Python that has vLLM
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 REPOSITORY = "ollama-compat-testbed"
-"""The image's name. Its tag says what is in it, so an outdated one is not taken for this one."""
+"""The name of the image. Its tag is a digest of the content, so an outdated image is not used."""
 
 _SYSTEM = Path("/usr")
 _AT_THE_ROOT = ("bin", "lib", "lib32", "lib64", "libx32")
-# `sbin` is no link into the mounted /usr: the engine puts its own init program there.
+# `sbin` is no link into the mounted /usr, because the engine puts its init program there.
 _EMPTY = ("dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var")
 _FILES = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
     "etc/group": b"root:x:0:\n",
 }
-# Where the loader finds libraries that are in none of its own folders, as those of a Python in /usr/local.
+# The loader needs it to find libraries outside its default folders, for example those of a Python in /usr/local.
 _LOADER_CACHE = Path("/etc/ld.so.cache")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image, and what must be mounted where it is run."""
+    """An image and the volumes that its containers need."""
 
     tag: str
-    """Its name, as `repository:tag`."""
+    """The name, as `repository:tag`."""
     volumes: Mapping[str, str]
-    """Folder of this machine -> the same path, read only: as `Server.volumes`."""
+    """Folder of this machine -> the same path, read-only, as in `Server.volumes`."""
 
 
 def build(client: DockerClient, python: Path) -> Image:
-    """The image for this Python, which has vLLM; made if the engine has none yet. Raises `TestbedError`."""
+    """The image for a Python. Makes it if the engine does not have it. Raises `TestbedError`."""
     rootfs = _rootfs()
-    # Not resolved: the Python of a virtual environment is a link, and is that environment's only by its own path.
+    # Links are not resolved, because the Python of a virtual environment is a link.
     path = f"PATH={python.parent}:{_PATH}"
     tag = hashlib.sha256(rootfs + path.encode()).hexdigest()[:12]
     name = f"{REPOSITORY}:{tag}"
@@ -64,9 +64,9 @@ def build(client: DockerClient, python: Path) -> Image:
 
 
 def _rootfs() -> bytes:
-    """The image's files as a tar archive: the same bytes whenever it is made on this machine."""
+    """The files of the image as a tar archive, with the same bytes each time on this machine."""
     if not (_SYSTEM / "lib").is_dir():
-        raise TestbedError(f"An image can't be made of this machine's system: there is no {_SYSTEM / 'lib'}.")
+        raise TestbedError(f"This machine's system can't be used as an image: it has no {_SYSTEM / 'lib'}.")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for member, content in _members():
@@ -97,7 +97,7 @@ def _member(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 
 def _mounts(python: Path) -> list[str]:
-    """The folders that a server in the container reads, without those that lie in another of them."""
+    """The folders that a server in the container reads, without folders inside other ones."""
     prefixes = run([str(python), "-c", "import sys; print(sys.prefix, sys.base_prefix, sep='\\n')"]).splitlines()
     models = HOME / "models"
     models.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a vLLM server says it has answered: requests and seconds for each path, from its Prometheus page."""
+"""The number of requests that a vLLM server has answered, and their seconds, by path, from its Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DURATION = "http_request_duration_seconds"
 
 
 class Answered(NamedTuple):
-    """How often a path was asked, and how long that took in all."""
+    """The requests to a path, and their total duration in seconds."""
 
     path: str
     requests: int
@@ -20,8 +20,8 @@ class Answered(NamedTuple):
 
 
 def answered(base_url: str) -> list[Answered]:
-    """The POST requests that the server has answered so far, path by path."""
-    text = httpx.get(f"{base_url}/metrics", trust_env=False).raise_for_status().text
+    """The POST requests that the server has answered so far, by path."""
+    text = httpx.get(f"{base_url}/metrics", trust_env=False, timeout=60).raise_for_status().text
     page = metrics.read(text)
     seconds = page.by(f"{_DURATION}_sum", "handler", method="POST")
     requests = page.by(f"{_DURATION}_count", "handler", method="POST")

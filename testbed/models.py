@@ -1,7 +1,7 @@
-"""Small real models as folders that vLLM serves, in `.testbed/models`, made from packages on PyPI.
+"""Folders of small real models for vLLM, in `.testbed/models`, made from packages on PyPI.
 
-A model is made in a temporary folder which is renamed at the end, so a folder that is there is whole. Its `recipe.txt`
-says what it was made from: a folder of another recipe is made anew.
+A model is made in a temporary folder that is renamed at the end, so an existing folder is complete. Its `recipe.txt`
+contains the recipe; a folder with another recipe is made again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ GEMMA3 = "gemma3-270m"
 MINILM = "minilm"
 EXAONE4_TINY = "exaone4-tiny"
 KURE_TINY = "kure-tiny"
-"""Two small models of the production pair's architectures, with random weights: testbed/tiny.py."""
+"""Two small models with the architectures of the production models and random weights: testbed/tiny.py."""
 
 _FOLDER = HOME / "models"
-# Of two special tokens that SmolLM2 knows and never uses, the reasoning parsers' markers.
+# Two special tokens that SmolLM2 never uses become the tags of the reasoning parsers.
 _THINKING_TOKENS = {"<jupyter_code>": "<think>", "<jupyter_output>": "</think>"}
 
 
@@ -42,20 +42,20 @@ class _Recipe:
 
     title: str
     packages: tuple[str, ...]
-    """Packages that hold the model's data; installed without dependencies, and thrown away afterwards."""
+    """Packages that contain the model's data. They are installed without dependencies into a temporary folder."""
     make: Callable[[Path, Path, Path], None]
-    """(vLLM's Python, folder with the packages, folder to fill)"""
+    """Fills the model folder. Arguments: vLLM's Python, the folder with the packages, the model folder."""
     after: str | None = None
-    """A model that has to be there before."""
+    """A model that must exist before."""
 
 
 def path(name: str) -> Path:
-    """The folder of a model; it is there after `prepare(name)`."""
+    """The folder of a model. It exists after `prepare(name)`."""
     return _FOLDER / name
 
 
 def prepare(python: Path, names: tuple[str, ...] = ()) -> None:
-    """Makes the named models (all of them without names) that are not there yet."""
+    """Make the named models (by default all) that do not exist yet. Raises `TestbedError`."""
     for name in names or _RECIPES:
         recipe = _RECIPES[name]
         if recipe.after:

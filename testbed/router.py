@@ -1,4 +1,4 @@
-"""vLLM's router in `.testbed/router`, installed from PyPI with uv at its first use, and one of them before replicas.
+"""vLLM's router in `.testbed/router`, installed from PyPI with uv at its first use.
 
 with router.running([chat.url, other.url], log) as url:
     ollama_compat.Client(backend_mode="vllm", vllm_urls=url)
@@ -26,13 +26,13 @@ from vllm_launch.runtimes import groups
 
 _FOLDER = HOME / "router"
 _STAMP = _FOLDER / "complete.txt"
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 300.0
 _ENDS_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.1
 
 
 def prepare() -> Path:
-    """The router's command; installs it first where it is missing. Raises `TestbedError`: there is none for here."""
+    """The router's command. Installs it if it is missing. Raises `TestbedError` if this machine is not supported."""
     if not _is_complete():
         with alone():
             if not _is_complete():
@@ -42,12 +42,12 @@ def prepare() -> Path:
 
 @contextlib.contextmanager
 def running(workers: Sequence[str], log: Path, policy: str = router.POLICY) -> Iterator[str]:
-    """A router before `workers`, until the context ends: yields its base URL. `log` is written anew."""
+    """Run a router before `workers` until the context ends. Yields its base URL. Overwrites `log`."""
     command = prepare()
     port, metrics_port = free_ports(2)
     arguments = router.arguments(workers, port, policy=policy, metrics_port=metrics_port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    # A proxy of the environment has no business between the router and servers on this machine.
+    # The servers are on this machine, so no proxy is used.
     process = groups.spawn([str(command), *arguments], {**os.environ, "NO_PROXY": "127.0.0.1"}, log)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -67,7 +67,7 @@ def _await_ready(url: str, ended: Callable[[], int | None], log: Path) -> None:
                 if http.get(url + router.READINESS).is_success:
                     return
             time.sleep(_LOOK_EVERY_S)
-    raise TestbedError(f"vLLM's router does not get ready; the last lines of {log}:\n{_tail(log)}")
+    raise TestbedError(f"vLLM's router is not ready. The last lines of {log}:\n{_tail(log)}")
 
 
 def _tail(log: Path) -> str:
@@ -76,7 +76,7 @@ def _tail(log: Path) -> str:
 
 def _install() -> None:
     python = str(_FOLDER / "bin" / "python")
-    # Without a ready wheel it would be compiled for minutes, by a Rust compiler that has to be there.
+    # Without a wheel, the installation would compile for minutes and need a Rust compiler.
     install = [environment.uv(), "pip", "install", "--quiet", "--only-binary", "vllm-router", "--python", python]
     try:
         with step("Installing vLLM's router (about 30 MB to download)") as row:

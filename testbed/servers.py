@@ -1,4 +1,4 @@
-"""The test bed's vLLM servers: what each of them serves, and running them with visible progress."""
+"""The definitions of the test bed's vLLM servers, and running them with visible progress."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 _KEY_FILE = HERE / "api-key.txt"
 API_KEY = _KEY_FILE.read_text().strip()
-"""The key that the Korean server asks for."""
+"""The API key of the Korean server."""
 
 SMALL_MACHINE = {
-    # vLLM's CPU build starts three Python processes a server, each of which imports vLLM for some 8 seconds. Its worker
-    # can live in the engine's process instead: two thirds of the time and of the memory.
+    # vLLM's CPU build starts three Python processes for a server, and each imports vLLM for about 8 seconds. With the
+    # worker in the engine's process, a server needs two thirds of the time and of the memory.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # What vLLM has found out about a model's class, in 10 seconds, it keeps here.
+    # vLLM inspects the class of a model for 10 seconds and caches the result here.
     "VLLM_CACHE_ROOT": str(HOME / "cache"),
-    # One thread each. On few cores, servers whose threads wait for one another are ten times slower; and a sum that is
-    # always added up in the same order gives the same words on every machine.
+    # One thread for each server. On few cores, servers with more threads are ten times slower; and with a fixed order
+    # of additions a model generates the same text on every machine.
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -38,7 +38,7 @@ _QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 
 
 def _server(name: str, model: str, port: int, served: tuple[str, ...], **more: object) -> Server:
-    """The models are small: half a gigabyte holds several of their windows, and on a GPU they leave room for others."""
+    """A server of a small model: half a gigabyte of KV cache is enough, and on a GPU it leaves memory for others."""
     return Server.model_validate(
         {
             "name": name,
@@ -60,7 +60,7 @@ def _template(name: str) -> str:
 
 
 def chat(port: int) -> Server:
-    """SmolLM2: chat, tools, JSON; the template makes it think where `enable_thinking` is given."""
+    """SmolLM2: chat, tools, JSON. The template makes it think if `enable_thinking` is set."""
     return _server(
         "chat",
         models.SMOLLM2,
@@ -74,12 +74,12 @@ def chat(port: int) -> Server:
 
 
 def embed(port: int) -> Server:
-    """all-MiniLM-L6-v2: embeddings of 384 dimensions, texts of up to 256 tokens."""
+    """all-MiniLM-L6-v2: embeddings with 384 dimensions for texts of up to 256 tokens."""
     return _server("embed", models.MINILM, port, ("minilm",), runner="pooling")
 
 
 def korean(port: int) -> Server:
-    """Gemma 3 270M, a base model that has read Korean; asks for `API_KEY`."""
+    """Gemma 3 270M, a base model that supports Korean. It requires `API_KEY`."""
     return _server(
         "korean",
         models.GEMMA3,
@@ -93,7 +93,7 @@ def korean(port: int) -> Server:
 
 
 def reasoning(port: int, parser: str) -> Server:
-    """SmolLM2 with thinking tokens, behind one of vLLM's reasoning parsers: qwen3, deepseek_r1, deepseek_v3, …."""
+    """SmolLM2 with thinking tokens and one of vLLM's reasoning parsers: qwen3, deepseek_r1, deepseek_v3, …."""
     return _server(
         f"reasoning-{parser.replace('_', '-')}",
         models.SMOLLM2_REASONING,
@@ -109,7 +109,7 @@ def reasoning(port: int, parser: str) -> Server:
 
 @contextlib.contextmanager
 def serving(servers: Sequence[Server], python: Path, log_dir: Path) -> Iterator[list[ServerProcess]]:
-    """Runs the servers side by side, with a row of progress for each until it is ready."""
+    """Run the servers concurrently until the context ends. Shows the progress of each until it is ready."""
     with contextlib.ExitStack() as stack:
         with board() as rows:
             row = {server.name: rows.add(f"Starting the {server.name} server") for server in servers}

@@ -1,9 +1,9 @@
-"""A script for the Python that has vLLM: makes a small model of a large one's architecture, with random weights.
+"""Makes a small model with the architecture of a large one and random weights. Runs with the Python that has vLLM.
 
     python tiny.py exaone4-tiny tokenizer-folder output-folder
 
-What it says is noise. What it proves is the rest: the architecture's code in vLLM, parsers and flags, windows, the KV
-cache's arithmetic, the number of dimensions. The weights are the same on every machine (the seed is fixed).
+Its text is random. It tests vLLM's code for the architecture, parsers, flags, windows, the arithmetic of the KV cache,
+and dimensions. A fixed seed gives the same weights on every machine.
 """
 
 import json
@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def exaone4(tokenizer: Path, folder: Path) -> None:
-    """EXAONE 4.0 as LGAI-EXAONE/EXAONE-4.0-32B is built: three layers with a sliding window to a global one."""
+    """EXAONE 4.0 with the structure of LGAI-EXAONE/EXAONE-4.0-32B: three sliding-window layers per global layer."""
     config = transformers.Exaone4Config(
         vocab_size=49152,
         hidden_size=128,
@@ -42,7 +42,7 @@ def exaone4(tokenizer: Path, folder: Path) -> None:
 
 
 def kure(tokenizer: Path, folder: Path) -> None:
-    """XLM-RoBERTa as nlpai-lab/KURE-v1 is built: 1,024 dimensions, 8,192 tokens, first-token pooling, length 1."""
+    """XLM-RoBERTa with the structure of nlpai-lab/KURE-v1: 1,024 dimensions, 8,192 tokens, CLS pooling, length 1."""
     config = transformers.XLMRobertaConfig(
         vocab_size=30522,
         hidden_size=1024,
@@ -50,10 +50,10 @@ def kure(tokenizer: Path, folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=16,
         max_position_embeddings=8194,
-        position_embedding_type="absolute",  # said by older configurations, and asked for by vLLM
+        position_embedding_type="absolute",  # vLLM requires it, newer configurations omit it
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        initializer_range=0.1,  # so that different texts have vectors that differ
+        initializer_range=0.1,  # large enough for different texts to have different vectors
         bos_token_id=101,
         eos_token_id=102,
         pad_token_id=1,

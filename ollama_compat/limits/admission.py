@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..mapping.errors import rate_limited
-from ..settings import RATES, Settings
 from ..steps import AcquireSlot, Clock, Sleep, Steps, TakeToken
 
 if TYPE_CHECKING:
@@ -25,30 +24,24 @@ if TYPE_CHECKING:
 class Admission:
     """The limits of one client."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Without `vllm_limits` and `vllm_max_concurrent` every call begins at once."""
-        self._clock = clock
-        self._rates: Mapping[str, str] = {}
-        self._queues: dict[str, aiologic.Semaphore] = {}
-        self._slots: aiologic.Semaphore | None = None
-        self._slot_count = settings.max_concurrent
-        if self._slot_count is None:
-            return
-        import aiologic  # only where there are limits
+    def __init__(self, clock: Clock, slots: int, rates: Mapping[str, str], variables: Mapping[str, str]) -> None:
+        """`slots`: how many calls may run at once.
 
-        self._slots = aiologic.Semaphore(self._slot_count)
-        if settings.vllm_limits is not None:
-            self._rates = settings.rates
-            self._queues = {operation: aiologic.Semaphore(1) for operation in self._rates}
+        `rates`: the rate of each limited operation, such as `600/minute`. `variables`: the environment variable of the
+        rate of each operation that needs a slot.
+        """
+        import aiologic  # takes a tenth of a second to import: only where there are limits
+
+        self._clock, self._slot_count, self._rates, self._variables = clock, slots, rates, variables
+        self._slots = aiologic.Semaphore(slots)
+        self._queues = {operation: aiologic.Semaphore(1) for operation in rates}
 
     def limits(self, operation: str) -> bool:
         """Whether calls of `operation` need a slot."""
-        return self._slots is not None and operation in RATES
+        return operation in self._variables
 
     def acquire(self, record: CallRecord, timeout_s: float | None) -> Steps[None]:
         """Wait until the call may begin. Raises `RateLimited` if that takes longer than the caller's timeout."""
-        if self._slots is None:
-            return
         record.waiting = True
         queue = self._queues.get(record.operation)
         if queue is not None:
@@ -62,8 +55,7 @@ class Admission:
 
     def release(self) -> None:
         """Return the slot of a call that has ended."""
-        if self._slots is not None:
-            self._slots.release()
+        self._slots.release()
 
     def _wait_in(
         self, queue: aiologic.Semaphore, record: CallRecord, timeout_s: float | None, limit: str
@@ -81,7 +73,7 @@ class Admission:
             yield Sleep(wait)
 
     def _rate(self, operation: str) -> str:
-        return f"{self._rates[operation]}, {RATES[operation]}"
+        return f"{self._rates[operation]}, {self._variables[operation]}"
 
     def _waited(self, record: CallRecord) -> float:
         return (self._clock.ticks() - record.started) / 1e9

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import MalformedReply
 from ..mapping.errors import elsewhere, refusal, response_error
-from ..settings import Provider
 from ..steps import Interceptor, NextEvent, OpenStream, Reply, Request, Send, Step
 from .dialects import dialect_of
 from .request import converted, location
 from .response import StreamNormalizer, normalized
+
+if TYPE_CHECKING:
+    from ..settings_models import Provider
 
 _HELP_STATUSES = {401: "unauthorized", 402: "payment required", 403: "forbidden", 404: "not found"}
 """The statuses whose errors name the setting to check, and the message when the provider sends none."""

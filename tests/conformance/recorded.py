@@ -1,8 +1,8 @@
-"""The recorded requests and answers of a real Ollama 0.33, and what a client's answer is compared in.
+"""The recorded requests and answers of a real Ollama 0.33, and the known differences on vLLM.
 
-`golden/ollama.jsonl` has a case a line: what was sent, what came back, and whether a second run gave the same words
-(`steady`). The same weights are served by vLLM, so the comparison can be nearly exact. `DIFFERENT` is the one list of
-what does not agree, with the reason.
+Each line of `golden/ollama.jsonl` is a case: the request, the answer, and whether a second run returned the same text
+(`steady`). vLLM serves the same weights, so the comparison is nearly exact. `DIFFERENT` lists every known difference
+with its reason.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ METHODS = {
     "/api/pull": ("pull", ollama.ProgressResponse),
 }
 
-ASPECTS = ("outcome", "fields", "end", "counts", "words")
-"""What is compared, from the coarse to the fine: answer or error with its status; the fields and their types;
-`done_reason`; token counts; text, thoughts, tool calls, vectors, or an error's message."""
+ASPECTS = ("outcome", "fields", "end", "counts", "text")
+"""The compared aspects, from coarse to fine: answer or error with its status; the fields and their types;
+`done_reason`; token counts; text, thinking, tool calls, vectors, or an error's message."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Case:
 
 
 def cases() -> tuple[list[Case], dict[str, str]]:
-    """The cases in their order, and those that the official client can't send, with the reason."""
-    able, unable = [], {}
+    """The cases in their order, and the names of those that the official client cannot send, with the reason."""
+    supported, unsupported = [], {}
     for line in GOLDEN.read_text("utf-8").splitlines():
         row = json.loads(line)
         case, reason = _case(row)
         if case is None:
-            unable[row["case"]] = reason
+            unsupported[row["case"]] = reason
         else:
-            able.append(case)
-    return able, unable
+            supported.append(case)
+    return supported, unsupported
 
 
 def _case(row: dict[str, Any]) -> tuple[Case | None, str]:
@@ -75,7 +75,7 @@ def _case(row: dict[str, Any]) -> tuple[Case | None, str]:
     if not isinstance(request, dict):
         return None, "the client sends a JSON object"
     if row["case"] == "generate-stream-wrongtype":
-        return None, "the client makes `True` of it"
+        return None, "the client converts the value to `True`"
     if "_debug_render_only" in request:
         return None, "the client has no such field; the prompt's token count is compared in other cases"
     arguments = json.loads(json.dumps(request).replace(LONG, "hello world " * 3000))
@@ -91,7 +91,7 @@ def _case(row: dict[str, Any]) -> tuple[Case | None, str]:
 
 
 def recorded_parts(case: Case, path: str) -> list[dict[str, Any]]:
-    """The recorded answer as the official types show it: fields that they don't know are left out."""
+    """The recorded answer as the official types parse it, without fields that they do not have."""
     if case.method in ("copy", "delete"):
         return [{"status": "success"}]
     bodies = case.body if isinstance(case.body, list) else [case.body]
@@ -99,8 +99,8 @@ def recorded_parts(case: Case, path: str) -> list[dict[str, Any]]:
     return [shape(**body).model_dump(exclude_none=True) for body in bodies]
 
 
-ARITHMETIC = "vLLM and llama.cpp add up in another order, and two words are nearly as likely"
-SPACES = "the grammar of vLLM allows other white space than llama.cpp's"
+ARITHMETIC = "vLLM and llama.cpp add numbers in a different order, and two tokens are almost equally likely"
+SPACES = "vLLM's grammar allows different whitespace than llama.cpp's"
 
 DIFFERENT: dict[str, tuple[frozenset[str], str]] = {}
 
@@ -110,7 +110,7 @@ def _differ(reason: str, aspects: str, *names: str) -> None:
         DIFFERENT[name] = (frozenset(aspects.split()), reason)
 
 
-_ALL = "end counts words"
+_ALL = "end counts text"
 
 _differ(ARITHMETIC, _ALL, "generate-raw", "generate-raw-stream", "generate-raw-json", "generate-prompt-spaces")
 _differ(ARITHMETIC, _ALL, "generate-json", "generate-json-stream", "chat-json", "generate-schema-empty")
@@ -118,8 +118,12 @@ _differ(ARITHMETIC, _ALL, "generate-think-model", "generate-think-model-stream",
 _differ(ARITHMETIC, _ALL, "generate-think-thinker-high", "generate-think-thinker-unset")
 _differ(ARITHMETIC, _ALL, "chat-think-model", "chat-think-model-unset", "chat-think-model-stream")
 _differ(SPACES, _ALL, "generate-schema", "chat-schema-stream")
-_differ("vLLM shows the model `description: null` where a tool has none", "counts", "chat-tools-unknown-name")
-_differ("a tool without a function is left out; Ollama shows it to the model, vLLM refuses it", _ALL, "chat-tools-bad")
-_differ("the default temperature is no sure thing: two runs of one server differ", _ALL, "generate-options-null")
-_differ("the server's window is 256 tokens, Ollama's 512", "counts words", "embed-long-true")
-_differ("the words are the server's own", "words", "generate-schema-bad")
+_differ("vLLM shows the model `description: null` if a tool has no description", "counts", "chat-tools-unknown-name")
+_differ(
+    "the client drops a tool without a function: Ollama shows it to the model, vLLM refuses it",
+    _ALL,
+    "chat-tools-bad",
+)
+_differ("at the default temperature two runs on one server differ", _ALL, "generate-options-null")
+_differ("the window of the server is 256 tokens, that of Ollama 512", "counts text", "embed-long-true")
+_differ("the message comes from the server", "text", "generate-schema-bad")

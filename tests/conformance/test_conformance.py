@@ -1,7 +1,7 @@
-"""Every recorded request of a real Ollama, asked of vLLM and compared with Ollama's answer.
+"""Sends every recorded Ollama request to vLLM and compares the answers.
 
-The sync client is asked for several generations at once. The async client drives the same exchanges, so of generations
-it is asked one of each kind.
+The sync client sends generations concurrently. The async client runs the same operations, so it sends one generation
+of each kind.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import pytest
 import ollama_compat as ollama
 from tests.asker import Asker
 
-from .compare import all_differences, asked, differences, generates, unexplained
+from .compare import all_differences, answer, differences, generates, unexplained
 from .recorded import ASPECTS, DIFFERENT, Case, cases
 
 pytestmark = pytest.mark.vllm
 
-ABLE, UNABLE = cases()
+SUPPORTED, UNSUPPORTED = cases()
 CONFIG = Path(__file__).with_name("models.toml")
-HERE = [case for case in ABLE if case.arguments.get("model") != "gemma270"]
-"""The others are asked of their own server, in tests/integration/test_korean.py."""
+SYNC = [case for case in SUPPORTED if case.arguments.get("model") != "gemma270"]
+"""tests/integration/test_korean.py tests the other model, which has a server of its own."""
 
-_FIRST_OF_KIND = {(case.method, case.stream, case.status): case for case in reversed(HERE)}.values()
-OF_ASYNC = [case for case in HERE if not generates(case) or case in _FIRST_OF_KIND]
+_FIRST_OF_KIND = {(case.method, case.stream, case.status): case for case in reversed(SYNC)}.values()
+ASYNC = [case for case in SYNC if not generates(case) or case in _FIRST_OF_KIND]
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +37,37 @@ def settings(chat_server, embed_server) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def found(settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """How each answer of the sync client differs."""
+    """The differences of each answer of the sync client, by the name of its case."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         with ollama.Client(**settings) as client:
-            return all_differences(Asker(client, None), HERE)
+            return all_differences(Asker(client, None), SYNC)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HERE])
-def test_what_ollama_answered(found, case: Case):
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in SYNC])
+def test_answer_matches_the_recorded_answer(found, case: Case):
     assert unexplained(case, found[case.name]) == {}
 
 
 @pytest.fixture(scope="module")
-def ask_async(settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
+def async_client(settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        ask = Asker(ollama.AsyncClient(**settings), runner)
-        yield ask
-        ask.close()
+        client = Asker(ollama.AsyncClient(**settings), runner)
+        yield client
+        client.close()
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in OF_ASYNC])
-def test_what_ollama_answered_the_async_client(ask_async, case: Case):
-    assert unexplained(case, differences(case, asked(ask_async, case))) == {}
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ASYNC])
+def test_answer_of_the_async_client_matches_the_recorded_answer(async_client, case: Case):
+    assert unexplained(case, differences(case, answer(async_client, case))) == {}
 
 
-def test_the_list_of_differences_is_of_cases_that_are_there():
-    assert set(DIFFERENT) <= {case.name for case in ABLE}
+def test_known_differences_name_existing_cases_and_aspects():
+    assert set(DIFFERENT) <= {case.name for case in SUPPORTED}
     assert all(aspects <= set(ASPECTS) and reason for aspects, reason in DIFFERENT.values())
 
 
-def test_most_of_what_was_recorded_is_compared():
-    assert len(ABLE) >= 150
-    assert all(UNABLE.values())
+def test_comparison_covers_most_recorded_requests():
+    assert len(SUPPORTED) >= 150
+    assert all(UNSUPPORTED.values())

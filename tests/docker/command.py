@@ -1,4 +1,4 @@
-"""`vllm-launch --runtime docker` as a user gives it, in a folder with a file of servers."""
+"""Runs the `vllm-launch` command in a folder with a configuration file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from vllm_launch.servers import Server
 
 from .helpers import HERE
 
+TIMEOUT_S = 300.0
+"""Limit of a command. It is reached only if a test fails."""
 _COMMAND = (sys.executable, "-m", "vllm_launch")
 
 
 class Command:
-    """The command, with a file of these servers and a state folder of its own."""
+    """The command with a configuration file of some servers and its own state folder."""
 
     def __init__(self, folder: Path, *servers: Server, engine: str | None = None) -> None:
-        """`engine`: which one it speaks to, as `DOCKER_HOST` says it."""
+        """`engine`: the Docker engine, as in `DOCKER_HOST`."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self._environment = {
@@ -33,11 +35,11 @@ class Command:
         self.describe(*servers)
 
     def describe(self, *servers: Server) -> None:
-        """Write the file anew."""
+        """Write the configuration file again."""
         (self.folder / "vllm-launch.toml").write_text("\n".join(map(_table, servers)))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Run it as a program of its own, and go on; what it prints and says of errors comes by one pipe."""
+        """Start the command without waiting for it. Standard output and standard error share one pipe."""
         return subprocess.Popen(
             [*_COMMAND, *arguments],
             cwd=self.folder,
@@ -45,21 +47,21 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # As of a shell's foreground, whatever these tests are run by.
+            # As in the foreground of a shell, even if the tests run in the background.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        """Run it to its end with this exit status; what it printed and said of errors."""
+        """Run the command until it ends with this exit status. Returns its output."""
         with self.start(*arguments) as process:
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == status, f"{' '.join(arguments)}: {process.returncode}\n{printed}"
         return printed
 
     def status(self, server: Server) -> dict[str, Any]:
-        """What `status --json` says of the server; empty where it is not there."""
+        """The row of the server in `status --json`; empty without one."""
         with self.start("status", "--json", "--runtime", "docker") as process:
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=TIMEOUT_S)
         return next((row for row in json.loads(printed) if row["name"] == server.name), {})
 
 

@@ -1,45 +1,44 @@
-"""What several test files of this folder need: the stand-in as a server, and waiting for something to come true."""
+"""Helpers of the tests in this folder: the fake vLLM server in a container, and polling of containers and servers."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from docker import DockerClient
 
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch.runtimes.base import Instance
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import Server
 
-from .stand_in import LOADING_WORDS
+from .fake_server import LOADING_LINE
 
 HERE = Path(__file__).parent
 PREFIX = f"test-{os.getpid()}-"
-_T = TypeVar("_T")
 
 
 def name_of(what: str) -> str:
-    """A container's name that only this run of the tests has."""
+    """A container name that only this test run uses."""
     return PREFIX + what
 
 
-def stand_in(image: Image, what: str, **changes: Any) -> Server:
-    """A server that starts in a moment (`stand_in.py`), under a name of these tests."""
+def fake_server(image: Image, what: str, **changes: Any) -> Server:
+    """The description of a fake vLLM server (`fake_server.py`). `changes`: fields of `Server`."""
     described: dict[str, Any] = {
         "name": name_of(what),
-        "model": "lives",
+        "model": "ready",
         "port": free_ports(1)[0],
         "image": image.tag,
-        "entrypoint": ("python3", str(HERE / "stand_in.py")),
+        "entrypoint": ("python3", str(HERE / "fake_server.py")),
         "volumes": {**image.volumes, str(HERE): f"{HERE}:ro"},
         "shm_size": "64m",
     }
@@ -47,11 +46,11 @@ def stand_in(image: Image, what: str, **changes: Any) -> Server:
 
 
 def ignore(_: str) -> None:
-    """Reports that no test reads."""
+    """A `report` callback that does nothing."""
 
 
 def started(runtime: Containers, server: Server) -> Instance:
-    """The server, once it answers."""
+    """Start a server and wait until it answers."""
     runtime.prepare(server, ignore)
     instance = runtime.start(server)
     assert eventually(lambda: answers(server)), runtime.log(instance)
@@ -59,43 +58,35 @@ def started(runtime: Containers, server: Server) -> Instance:
 
 
 def found(runtime: Containers, server: Server) -> Instance:
-    """The server as the engine has it now."""
+    """The current state of a server in the engine."""
     return next(instance for instance in runtime.instances() if instance.name == server.name)
 
 
-def eventually(look: Callable[[], _T], within: float = 30.0) -> _T:
-    """The first answer that is true, asked ten times a second; the last one where none is in time."""
-    deadline = time.monotonic() + within
-    while not (answer := look()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return answer
-
-
 def answers(server: Server, path: str = "/health") -> httpx.Response | None:
-    """What the server answers; None where it does not."""
+    """The server's reply to a GET, or None without one."""
     try:
-        return httpx.get(server.base_url + path, trust_env=False)
+        return httpx.get(server.base_url + path, trust_env=False, timeout=30)
     except httpx.HTTPError:
         return None
 
 
 def is_loading(engine: DockerClient, server: Server) -> bool:
-    """Whether a stand-in that loads has got so far."""
-    there = engine.containers.list(filters={"name": server.name}, ignore_removed=True)
-    return any(LOADING_WORDS in container.logs().decode() for container in there)
+    """Whether a fake server with the model `loading` has written its progress."""
+    found = engine.containers.list(filters={"name": server.name}, ignore_removed=True)
+    return any(LOADING_LINE in container.logs().decode() for container in found)
 
 
-def told(server: Server, what: str) -> None:
-    """Tell the stand-in to `die`, to `sicken` or to `hang`."""
+def command(server: Server, path: str) -> None:
+    """Send a command to a fake server: `exit`, `fail-health` or `stop-listening`."""
     try:
-        httpx.post(f"{server.base_url}/{what}", trust_env=False)
+        httpx.post(f"{server.base_url}/{path}", trust_env=False, timeout=30)
     except httpx.HTTPError:
-        assert what != "sicken"
+        assert path != "fail-health"
 
 
 @contextlib.contextmanager
-def sockets_forgotten() -> Iterator[None]:
-    """The SDK does not close a socket that it could not connect, or that the engine has left."""
+def unclosed_sockets_ignored() -> Iterator[None]:
+    """Ignores warnings about sockets: the SDK does not close one that failed to connect or that the engine closed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         yield

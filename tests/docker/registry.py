@@ -1,7 +1,7 @@
-"""A registry of one image, on this machine, as far as an engine asks it to fetch one (OCI distribution specification).
+"""A registry of one image on this machine: the part of the OCI distribution specification that a pull needs.
 
-with Registry({"tiny": [b"...", ...]}) as registry:
-    f"{registry.address}/tiny:v1"
+with Registry(layers=3) as registry:
+    client.images.pull(registry.image)
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 class Registry:
-    """Answers for one image, `tiny:v1`, of the given number of layers; any other is unknown to it."""
+    """Serves one image, `tiny:v1`, with the given number of layers."""
 
     def __init__(self, layers: int = 3, broken: bool = False) -> None:
-        """`broken`: the last layer's bytes are not those that were promised."""
+        """`broken`: the bytes of the last layer do not match their digest."""
         self._answers: dict[str, tuple[str, bytes]] = {"/v2/": ("application/json", b"{}")}
         self._publish(layers, broken)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._answers))
@@ -56,8 +56,8 @@ class Registry:
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
-            "config": _described(_CONFIG, config),
-            "layers": [_described(_LAYER, layer) for layer in packed],
+            "config": _descriptor(_CONFIG, config),
+            "layers": [_descriptor(_LAYER, layer) for layer in packed],
         }
         content = json.dumps(manifest).encode()
         for name in ("v1", _digest(content)):
@@ -81,7 +81,7 @@ def _digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def _described(kind: str, content: bytes) -> dict[str, Any]:
+def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
     return {"mediaType": kind, "size": len(content), "digest": _digest(content)}
 
 

@@ -1,4 +1,4 @@
-"""A socket that hands everything on to the Docker engine's own, until it is cut: an engine that goes away."""
+"""A socket that forwards everything to the Docker engine's socket until it is closed, to simulate a vanished engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Relay:
     """The engine's socket under another path."""
 
     def __init__(self, path: Path, engine: str) -> None:
-        """`path`: where it listens. `engine`: the path of the engine's own socket."""
+        """`path`: the socket to listen on. `engine`: the engine's socket."""
         self.url = f"unix://{path}"
         self._engine = engine
         self._open: list[socket.socket] = []
@@ -24,7 +24,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, and take no more."""
+        """Close all connections and stop listening."""
         for each in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

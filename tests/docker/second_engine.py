@@ -1,7 +1,7 @@
-"""A Docker engine of these tests' own, to be killed and to have its disk filled. It needs Linux and root.
+"""A second Docker engine that the tests can kill and whose disk they can fill. It needs Linux and root.
 
-Its data lies on a small file system in memory. Its network is a bridge of its own: an engine that is told to have none
-takes the first engine's `docker0` away.
+Its data is on a small file system in memory. It has its own network bridge, because an engine without one deletes the
+`docker0` of the first engine.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import docker
 from docker import DockerClient
 from docker.errors import DockerException
 
-from .helpers import eventually, sockets_forgotten
+from tests.polling import eventually
+
+from .helpers import unclosed_sockets_ignored
 
 _BRIDGE = "vllm-launch-t"  # 15 characters at most
 _DISK_MIB = 48
 
 
-def why_not() -> str:
-    """Why this machine can't have one; empty where it can."""
+def unsupported() -> str:
+    """The reason why this machine cannot run a second engine; empty if it can."""
     if os.geteuid() != 0:
         return "a second Docker engine needs root"
     missing = [program for program in ("dockerd", "ip", "mount") if shutil.which(program) is None]
@@ -35,7 +37,7 @@ def why_not() -> str:
 
 
 class SecondEngine:
-    """The engine, running; `with` stops it and leaves nothing of it."""
+    """The running engine. The end of the context stops it and removes everything."""
 
     def __init__(self, folder: Path) -> None:
         self.url = f"unix://{folder / 'docker.sock'}"
@@ -48,7 +50,7 @@ class SecondEngine:
     def __enter__(self) -> Self:
         self._data.mkdir()
         _run("mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(self._data))
-        with contextlib.suppress(subprocess.CalledProcessError):  # one that was killed has left it
+        with contextlib.suppress(subprocess.CalledProcessError):  # left by a run that was killed
             _run("ip", "link", "add", _BRIDGE, "type", "bridge")
             _run("ip", "address", "add", "172.31.250.1/24", "dev", _BRIDGE)
         _run("ip", "link", "set", _BRIDGE, "up")
@@ -65,34 +67,34 @@ class SecondEngine:
         self._clean()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the engine and wait until it answers."""
         folders = {"data-root": self._data, "exec-root": self._exec, "pidfile": self._folder / "pid"}
         network = ("--bridge", _BRIDGE, "--iptables=false", "--ip-masq=false", "--ip-forward=false")
-        apart = ("--containerd-namespace", _BRIDGE, "--containerd-plugins-namespace", f"{_BRIDGE}-plugins")
-        places = [part for name, path in folders.items() for part in (f"--{name}", str(path))]
+        containerd = ("--containerd-namespace", _BRIDGE, "--containerd-plugins-namespace", f"{_BRIDGE}-plugins")
+        locations = [part for name, path in folders.items() for part in (f"--{name}", str(path))]
         with (self._folder / "log").open("ab") as log:
-            command = ["dockerd", "--host", self.url, *places, *network, *apart]
+            command = ["dockerd", "--host", self.url, *locations, *network, *containerd]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        with sockets_forgotten():
+        with unclosed_sockets_ignored():
             answers = eventually(self._answers)
         if not answers:
-            raise RuntimeError(f"The second engine does not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+            raise RuntimeError(f"The second engine does not answer:\n{(self._folder / 'log').read_text()[-2000:]}")
 
     def client(self) -> DockerClient:
         return DockerClient(base_url=self.url, timeout=30)
 
     def kill(self) -> None:
-        """As the kernel does it when memory runs out."""
+        """Kill the engine with SIGKILL, as the kernel does when memory runs out."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        # Its containerd dies with it (PDEATHSIG), but not at once, and the next engine would wait for that one.
+        # Its containerd ends with it (PDEATHSIG), but not at once, and the next engine would wait for it.
         eventually(lambda: not any("shim" not in program for program in self._left().values()))
         (self._exec / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
-        """Not a byte is left for its data meanwhile."""
+        """During the context the disk of the engine is full."""
         with self._fill.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
@@ -103,14 +105,14 @@ class SecondEngine:
 
     def _answers(self) -> bool:
         with contextlib.suppress(DockerException):
-            docker.DockerClient(base_url=self.url).close()  # it asks for the engine's version
+            docker.DockerClient(base_url=self.url).close()  # requests the engine's version
             return True
         return False
 
     def _clean(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(120)
         for process in self._left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -119,7 +121,7 @@ class SecondEngine:
         _run("ip", "link", "delete", _BRIDGE)
 
     def _left(self) -> dict[int, str]:
-        """The processes of its containerd, which an engine that is killed leaves behind, and their programs."""
+        """The processes of containerd that a killed engine leaves behind, and their programs."""
         found = {}
         for file in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -129,7 +131,7 @@ class SecondEngine:
         return found
 
     def _mounted(self) -> list[str]:
-        """What is mounted in its folder, the innermost first: its data, and what it has left behind."""
+        """The mount points in the engine's folder, the innermost first."""
         places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         return sorted((place for place in places if place.startswith(str(self._folder))), reverse=True)
 

@@ -1,6 +1,6 @@
-"""The committed docker-compose.yml on a real engine: brought up, asked, taken down.
+"""The committed docker-compose.yml on a real Docker engine: `up`, calls, `down`.
 
-Only what can't be had without a registry is swapped, as an override file does it: the image, and the models.
+An override file replaces only what a registry would provide: the image and the models.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from vllm_launch.presets import EXAONE, KURE
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import Server
 
-from .conftest import name_of
+from .helpers import name_of
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = Path(sys.executable).with_name("docker-compose")
-KEY = "a-key-that-no-one-may-see"
+KEY = "a-secret-key"
 PROJECT = "com.docker.compose.project"
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The project of one run of the tests."""
+    """The Compose project of one test run."""
 
     name: str
     override: Path
@@ -59,16 +59,16 @@ class Stack:
         assert done.returncode == 0, done.stderr
 
     def containers(self, engine: DockerClient) -> dict[str, Container]:
-        """The project's containers, by service."""
+        """The containers of the project, by service."""
         found = engine.containers.list(all=True, filters={"label": f"{PROJECT}={self.name}"})
         return {one.labels["com.docker.compose.service"]: one for one in found}
 
 
 @pytest.fixture(scope="module")
 def stack(engine: DockerClient, vllm_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Both servers, up and healthy."""
+    """The project with both servers healthy."""
     if not COMPOSE.exists():
-        pytest.skip("Docker Compose has a package for Linux alone")
+        pytest.skip("the package of Docker Compose is only for Linux")
     folder = tmp_path_factory.mktemp("compose")
     (folder / "key").write_text(KEY + "\n")
     (folder / "override.yml").write_text(override(vllm_image))
@@ -83,7 +83,7 @@ def stack(engine: DockerClient, vllm_image: Image, tmp_path_factory: pytest.Temp
     urls = [f"http://127.0.0.1:{port}" for port in (llm_port, embed_port)]
     made = Stack(name_of("compose"), folder / "override.yml", settings, *urls)
     try:
-        made.compose("up", "--detach", "--wait", "--wait-timeout", "400")
+        made.compose("up", "--detach", "--wait", "--wait-timeout", "1200")
         yield made
     except AssertionError as error:
         logs = "\n".join(one.logs(tail=30).decode() for one in made.containers(engine).values())
@@ -94,22 +94,22 @@ def stack(engine: DockerClient, vllm_image: Image, tmp_path_factory: pytest.Temp
 
 
 def override(image: Image) -> str:
-    """Small models in place of the described ones, answering to the same names."""
+    """Replaces the models with small ones of the same served names."""
     small = {
         "vllm-llm-cpu": servers.chat(1).model_copy(update={"served_model_name": (EXAONE,)}),
         "vllm-embed-cpu": servers.embed(1).model_copy(update={"served_model_name": (KURE,)}),
     }
-    return yaml.safe_dump({"services": {name: swapped(server, image) for name, server in small.items()}})
+    return yaml.safe_dump({"services": {name: replaced(server, image) for name, server in small.items()}})
 
 
-def swapped(server: Server, image: Image) -> dict[str, object]:
+def replaced(server: Server, image: Image) -> dict[str, object]:
     environment = {name: value for name, value in server.env.items() if name != "VLLM_CACHE_ROOT"}
     return {
         "command": container.command(server),
         "environment": environment,
         "volumes": [f"{outside}:{inside}" for outside, inside in image.volumes.items()],
         "pull_policy": "never",
-        "healthcheck": {"interval": "1s"},  # the tests wait for it
+        "healthcheck": {"interval": "1s"},  # the tests wait for the first check
     }
 
 
@@ -120,23 +120,23 @@ def client(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-def test_a_client_asks_by_ollamas_names_and_the_servers_answer(client: Client) -> None:
+def test_client_calls_the_servers_by_ollama_names(client: Client) -> None:
     answer = client.chat("exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}], options={"num_predict": 8})
     assert answer.message.content
     (vector,) = client.embed("daynice/kure-v1", "안녕하세요").embeddings
     assert len(vector) == 384
 
 
-def test_without_the_key_nobody_is_answered(stack: Stack) -> None:
+def test_calls_without_the_key_return_401(stack: Stack) -> None:
     with (
-        Client(backend_mode="vllm", vllm_urls=[stack.llm_url]) as stranger,
+        Client(backend_mode="vllm", vllm_urls=[stack.llm_url]) as client,
         pytest.raises(ollama.ResponseError, match="401"),
     ):
-        stranger.chat("exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}])
-    assert httpx.get(f"{stack.llm_url}/v1/models").status_code == 401
+        client.chat("exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}])
+    assert httpx.get(f"{stack.llm_url}/v1/models", timeout=60).status_code == 401
 
 
-def test_the_key_is_in_no_description_and_on_no_command_line(stack: Stack, engine: DockerClient) -> None:
+def test_key_is_not_in_inspect_output_or_command_lines(stack: Stack, engine: DockerClient) -> None:
     for one in stack.containers(engine).values():
         assert KEY not in str(one.attrs)
         processes = one.top()["Processes"] or []
@@ -144,7 +144,7 @@ def test_the_key_is_in_no_description_and_on_no_command_line(stack: Stack, engin
         assert KEY not in str(processes)
 
 
-def test_the_servers_are_healthy_and_listen_to_this_machine_alone(stack: Stack, engine: DockerClient) -> None:
+def test_servers_are_healthy_and_listen_only_on_this_machine(stack: Stack, engine: DockerClient) -> None:
     found = stack.containers(engine)
     assert set(found) == {"vllm-llm-cpu", "vllm-embed-cpu"}
     for one in found.values():
@@ -152,27 +152,27 @@ def test_the_servers_are_healthy_and_listen_to_this_machine_alone(stack: Stack, 
         assert [port["HostIp"] for port in one.ports["8000/tcp"]] == ["127.0.0.1"]
 
 
-def test_a_second_up_leaves_what_runs_alone(stack: Stack, engine: DockerClient) -> None:
+def test_second_up_changes_nothing(stack: Stack, engine: DockerClient) -> None:
     before = {name: one.id for name, one in stack.containers(engine).items()}
     stack.compose("up", "--detach", "--wait")
     assert {name: one.id for name, one in stack.containers(engine).items()} == before
 
 
-# --- how a container starts its server, with a server that only tells its key
+# --- The entrypoint of a container, with a program that prints its API key
 
 
-TELLS = Server(
-    name="tells", model="m", port=1, entrypoint=("python3", "-c", "import os; print(os.getenv('VLLM_API_KEY'))")
+PRINTS_KEY = Server(
+    name="prints-key", model="m", port=1, entrypoint=("python3", "-c", "import os; print(os.getenv('VLLM_API_KEY'))")
 )
 
 
-def started(engine: DockerClient, image: Image, key_file: Path | None) -> tuple[int, str]:
-    """Its exit status and what it said."""
+def run(engine: DockerClient, image: Image, key_file: Path | None) -> tuple[int, str]:
+    """Run the program with a key file. Returns its exit status and output."""
     mounts = [Mount(target=path, source=path, type="bind", read_only=True) for path in image.volumes]
     if key_file:
         mounts.append(Mount(target=container.KEY_FILE, source=str(key_file), type="bind", read_only=True))
     one = engine.containers.create(
-        image.tag, [], entrypoint=container.entrypoint(TELLS), mounts=mounts, name=name_of("tells")
+        image.tag, [], entrypoint=container.entrypoint(PRINTS_KEY), mounts=mounts, name=name_of("prints-key")
     )
     try:
         one.start()
@@ -181,20 +181,18 @@ def started(engine: DockerClient, image: Image, key_file: Path | None) -> tuple[
         one.remove(force=True)
 
 
-def test_a_server_starts_with_the_key_of_its_file(engine: DockerClient, plain_image: Image, tmp_path: Path) -> None:
+def test_server_starts_with_the_key_of_its_file(engine: DockerClient, plain_image: Image, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("  s3cret\n")
-    assert started(engine, plain_image, tmp_path / "key") == (0, "s3cret")
+    assert run(engine, plain_image, tmp_path / "key") == (0, "s3cret")
 
 
 @pytest.mark.parametrize("key_file", [None, Path("/dev/null")], ids=["no file", "/dev/null"])
-def test_a_server_without_a_key_file_starts_without_a_key(
+def test_server_without_a_key_file_starts_without_a_key(
     engine: DockerClient, plain_image: Image, key_file: Path | None
 ) -> None:
-    assert started(engine, plain_image, key_file) == (0, "None")
+    assert run(engine, plain_image, key_file) == (0, "None")
 
 
-def test_a_server_whose_key_file_is_blank_does_not_start_open(
-    engine: DockerClient, plain_image: Image, tmp_path: Path
-) -> None:
+def test_server_with_a_blank_key_file_does_not_start(engine: DockerClient, plain_image: Image, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(" \n")
-    assert started(engine, plain_image, tmp_path / "key") == (78, "The file of the API key is empty.")
+    assert run(engine, plain_image, tmp_path / "key") == (78, "The file of the API key is empty.")

@@ -1,4 +1,4 @@
-"""What goes wrong with containers on a real engine: one clear message each, and nothing left behind."""
+"""Faults of containers on a real Docker engine: each has one clear message and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from docker import DockerClient
 from docker.types import Mount
 
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch import up
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
-from .conftest import name_of
-from .helpers import HERE, answers, eventually, found, ignore, stand_in, started
+from .fake_server import FAILING_LINE, FIRST_LINE
+from .helpers import HERE, answers, fake_server, found, ignore, name_of, started
 from .registry import Registry
 from .relay import Relay
-from .stand_in import DYING_WORDS
 
 
 def names(engine: DockerClient) -> list[str]:
     return [str(container.name) for container in engine.containers.list(all=True)]
 
 
-def refusal(runtime: Containers, server: Server) -> str:
-    """Why the server is not prepared."""
-    with pytest.raises(LaunchError) as refused:
+def prepare_error(runtime: Containers, server: Server) -> str:
+    """The error of `prepare`."""
+    with pytest.raises(LaunchError) as raised:
         runtime.prepare(server, ignore)
-    return str(refused.value)
+    return str(raised.value)
 
 
-def failure(runtime: Containers, server: Server) -> str:
-    """Why the server does not start; its container is not left behind."""
-    with pytest.raises(LaunchError) as failed:
+def start_error(runtime: Containers, server: Server) -> str:
+    """The error of `start`, which leaves no container behind."""
+    with pytest.raises(LaunchError) as raised:
         runtime.start(server)
     assert server.name not in [instance.name for instance in runtime.instances()]
-    return str(failed.value)
+    return str(raised.value)
 
 
-def stranger(engine: DockerClient, image: Image, what: str, port: int | None = None) -> str:
-    """A container that this launcher did not start; the engine's fixture removes none of its name."""
+def unmanaged(engine: DockerClient, image: Image, what: str, port: int | None = None) -> str:
+    """Run a container that this launcher did not start. Returns its name."""
     mounts = [Mount(target=path, source=path, type="bind", read_only=True) for path in image.volumes]
     command = ["python3", "-c", "import signal; signal.pause()"]
     ports = {"80/tcp": ("127.0.0.1", port)} if port else {}
@@ -57,83 +57,87 @@ def stranger(engine: DockerClient, image: Image, what: str, port: int | None = N
     return name_of(what)
 
 
-def test_an_image_comes_with_progress_by_layers(engine: DockerClient, runtime: Containers) -> None:
-    told: list[str] = []
+def test_image_is_pulled_once_with_progress(engine: DockerClient, runtime: Containers) -> None:
+    reports: list[str] = []
     with Registry(layers=3) as registry:
         server = Server(name=name_of("pulled"), model="m", port=1, image=registry.image)
-        runtime.prepare(server, told.append)
-        told_at_once = list(told)
-        runtime.prepare(server, told.append)
+        runtime.prepare(server, reports.append)
+        first_reports = list(reports)
+        runtime.prepare(server, reports.append)
         engine.images.remove(registry.image)
-    assert told_at_once[0] == f"fetching {registry.image}"
-    assert "3 of 3 layers" in told_at_once[-1]
-    assert told == told_at_once, "it is fetched once"
+    assert first_reports[0] == f"fetching {registry.image}"
+    assert "3 of 3 layers" in first_reports[-1]
+    assert reports == first_reports, "the second prepare pulls nothing"
 
 
-def test_an_image_that_does_not_exist(runtime: Containers) -> None:
+def test_missing_image_is_explained(runtime: Containers) -> None:
     with Registry() as registry:
-        message = refusal(runtime, Server(name=name_of("x"), model="m", port=1, image=registry.missing_image))
+        message = prepare_error(runtime, Server(name=name_of("x"), model="m", port=1, image=registry.missing_image))
         assert message.startswith(f"The image {registry.missing_image} can't be fetched: there is no such image")
 
 
-def test_an_image_whose_bytes_are_broken_on_the_way(runtime: Containers) -> None:
+def test_corrupt_image_is_explained(runtime: Containers) -> None:
     with Registry(broken=True) as registry:
-        message = refusal(runtime, Server(name=name_of("x"), model="m", port=1, image=registry.image))
+        message = prepare_error(runtime, Server(name=name_of("x"), model="m", port=1, image=registry.image))
         assert message.startswith(f"The image {registry.image} can't be fetched")
 
 
-def test_a_registry_that_is_not_there(runtime: Containers) -> None:
-    message = refusal(runtime, Server(name=name_of("x"), model="m", port=1, image="127.0.0.1:9/nothing:v1"))
+def test_unreachable_registry_is_explained(runtime: Containers) -> None:
+    message = prepare_error(runtime, Server(name=name_of("x"), model="m", port=1, image="127.0.0.1:9/nothing:v1"))
     assert "the registry can't be reached" in message
     assert "docker save" in message
 
 
-def test_an_image_that_is_gone_since_it_was_prepared(runtime: Containers) -> None:
-    message = failure(runtime, Server(name=name_of("x"), model="m", port=1, image="never-fetched:v1"))
+def test_image_removed_after_prepare_is_explained(runtime: Containers) -> None:
+    message = start_error(runtime, Server(name=name_of("x"), model="m", port=1, image="never-fetched:v1"))
     assert "there is no such image" in message
 
 
-def test_a_name_that_a_strangers_container_has(runtime: Containers, engine: DockerClient, plain_image: Image) -> None:
-    name = stranger(engine, plain_image, "taken")
+def test_name_of_an_unmanaged_container_is_explained(
+    runtime: Containers, engine: DockerClient, plain_image: Image
+) -> None:
+    name = unmanaged(engine, plain_image, "taken")
     try:
-        server = stand_in(plain_image, "taken")
-        for message in (refusal(runtime, server), failure(runtime, server)):
+        server = fake_server(plain_image, "taken")
+        for message in (prepare_error(runtime, server), start_error(runtime, server)):
             assert "a container of this name is there that this launcher did not start" in message
             assert f"docker rm -f {name}" in message
     finally:
         engine.containers.get(name).remove(force=True)
 
 
-def test_a_port_that_another_server_has(runtime: Containers, plain_image: Image) -> None:
-    first = stand_in(plain_image, "first")
+def test_port_of_another_server_is_explained(runtime: Containers, plain_image: Image) -> None:
+    first = fake_server(plain_image, "first")
     started(runtime, first)
-    second = stand_in(plain_image, "second", port=first.port)
-    for message in (refusal(runtime, second), failure(runtime, second)):
+    second = fake_server(plain_image, "second", port=first.port)
+    for message in (prepare_error(runtime, second), start_error(runtime, second)):
         assert f"its port {first.port} is taken by the server {first.name}" in message
         assert f"vllm-launch down {first.name}" in message
 
 
-def test_a_port_that_a_strangers_container_has(runtime: Containers, engine: DockerClient, plain_image: Image) -> None:
-    server = stand_in(plain_image, "second")
-    name = stranger(engine, plain_image, "port-holder", server.port)
+def test_port_of_an_unmanaged_container_is_explained(
+    runtime: Containers, engine: DockerClient, plain_image: Image
+) -> None:
+    server = fake_server(plain_image, "second")
+    name = unmanaged(engine, plain_image, "port-holder", server.port)
     try:
-        assert f"is taken by the container {name}" in refusal(runtime, server)
-        assert f"docker stop {name}" in failure(runtime, server)
+        assert f"is taken by the container {name}" in prepare_error(runtime, server)
+        assert f"docker stop {name}" in start_error(runtime, server)
     finally:
         engine.containers.get(name).remove(force=True)
 
 
-def test_a_port_that_another_program_has(runtime: Containers, plain_image: Image) -> None:
+def test_port_of_another_program_is_explained(runtime: Containers, plain_image: Image) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        server = stand_in(plain_image, "second", port=listener.getsockname()[1])
-        for message in (refusal(runtime, server), failure(runtime, server)):
+        server = fake_server(plain_image, "second", port=listener.getsockname()[1])
+        for message in (prepare_error(runtime, server), start_error(runtime, server)):
             assert f"its port {server.port} is taken by process {os.getpid()}" in message
 
 
-def test_a_server_that_is_to_be_replaced_does_not_stand_in_its_own_way(runtime: Containers, plain_image: Image) -> None:
-    server = stand_in(plain_image, "replaced")
+def test_replaced_server_does_not_conflict_with_itself(runtime: Containers, plain_image: Image) -> None:
+    server = fake_server(plain_image, "replaced")
     instance = started(runtime, server)
     changed = server.model_copy(update={"env": {"A": "1"}})
     runtime.prepare(changed, ignore)
@@ -142,73 +146,73 @@ def test_a_server_that_is_to_be_replaced_does_not_stand_in_its_own_way(runtime: 
     assert found(runtime, server).server == changed
 
 
-def test_a_server_that_is_to_move_to_a_taken_port_is_refused_while_it_still_runs(
-    runtime: Containers, plain_image: Image
-) -> None:
-    first, other = stand_in(plain_image, "first"), stand_in(plain_image, "other")
+def test_move_to_a_port_in_use_is_rejected_while_the_server_runs(runtime: Containers, plain_image: Image) -> None:
+    first, other = fake_server(plain_image, "first"), fake_server(plain_image, "other")
     started(runtime, first)
     started(runtime, other)
-    assert f"is taken by the server {other.name}" in refusal(runtime, first.model_copy(update={"port": other.port}))
+    assert f"is taken by the server {other.name}" in prepare_error(
+        runtime, first.model_copy(update={"port": other.port})
+    )
     assert answers(first)
 
 
-def test_a_gpu_where_there_is_none(runtime: Containers, engine: DockerClient, plain_image: Image) -> None:
+def test_gpu_on_a_machine_without_one_is_explained(
+    runtime: Containers, engine: DockerClient, plain_image: Image
+) -> None:
     if "nvidia" in engine.info()["Runtimes"]:
-        pytest.skip("this engine gives GPUs to containers")
-    server = stand_in(plain_image, "gpu", gpus=(0,))
-    for message in (refusal(runtime, server), failure(runtime, server)):
+        pytest.skip("this engine supports GPUs")
+    server = fake_server(plain_image, "gpu", gpus=(0,))
+    for message in (prepare_error(runtime, server), start_error(runtime, server)):
         assert "Install the NVIDIA Container Toolkit" in message
         assert "vllm-llm-cpu" in message
 
 
-def test_a_folder_that_does_not_exist_is_refused_and_not_made(
-    runtime: Containers, plain_image: Image, tmp_path: Path
-) -> None:
+def test_missing_folder_is_rejected_and_not_created(runtime: Containers, plain_image: Image, tmp_path: Path) -> None:
     missing = tmp_path / "models"
-    server = stand_in(plain_image, "folder", volumes={str(missing): "/models"})
-    for message in (refusal(runtime, server), failure(runtime, server)):
+    server = fake_server(plain_image, "folder", volumes={str(missing): "/models"})
+    for message in (prepare_error(runtime, server), start_error(runtime, server)):
         assert str(missing) in message
         assert "does not exist" in message
     assert not missing.exists()
 
 
-def test_an_address_that_the_machine_does_not_have(runtime: Containers, plain_image: Image) -> None:
-    assert "its host is no address" in failure(runtime, stand_in(plain_image, "host", host="203.0.113.9"))
+def test_host_that_is_no_address_of_the_machine_is_explained(runtime: Containers, plain_image: Image) -> None:
+    assert "its host is no address" in start_error(runtime, fake_server(plain_image, "host", host="203.0.113.9"))
 
 
-def test_a_key_file_that_is_empty_starts_nothing_open(runtime: Containers, plain_image: Image, tmp_path: Path) -> None:
+def test_empty_key_file_never_starts_a_server_without_a_key(
+    runtime: Containers, plain_image: Image, tmp_path: Path
+) -> None:
     key_file = tmp_path / "key"
     key_file.write_text("sk-here\n")
-    server = stand_in(plain_image, "key", api_key_file=key_file)
+    server = fake_server(plain_image, "key", api_key_file=key_file)
     key_file.write_text("\n")
-    assert "is empty" in refusal(runtime, server)
-    instance = runtime.start(server)  # as if it were emptied after it was prepared
+    assert "is empty" in prepare_error(runtime, server)
+    instance = runtime.start(server)  # as if the file became empty after prepare
     assert "empty" in "\n".join(runtime.follow(instance))
     assert answers(server) is None
 
 
-def test_a_server_that_dies_while_it_starts_is_explained_and_leaves_its_log(
-    runtime: Containers, plain_image: Image
-) -> None:
-    server = stand_in(plain_image, "dies", model="dies")
+def test_server_that_fails_during_start_is_explained_and_keeps_its_log(runtime: Containers, plain_image: Image) -> None:
+    server = fake_server(plain_image, "failing", model="failing")
     with pytest.raises(LaunchError) as failed:
         up.up(runtime, [server], lambda _: None)
     assert "ended while it was starting, with status 1" in str(failed.value)
-    assert DYING_WORDS in str(failed.value)
+    assert FAILING_LINE in str(failed.value)
     assert found(runtime, server).state == "exited"
-    assert DYING_WORDS in runtime.log(found(runtime, server))
+    assert FAILING_LINE in runtime.log(found(runtime, server))
 
 
-def test_of_two_launchers_at_once_one_starts_the_server_and_the_other_is_told(
+def test_second_of_two_concurrent_launchers_gets_an_error(
     engine: DockerClient, runtime: Containers, plain_image: Image
 ) -> None:
-    server = stand_in(plain_image, "twice")
-    together = threading.Barrier(2)
+    server = fake_server(plain_image, "twice")
+    barrier = threading.Barrier(2)
 
     def launch() -> Instance | str:
         own = Containers(docker.from_env())
         try:
-            together.wait()
+            barrier.wait()
             return own.start(server)
         except LaunchError as error:
             return str(error)
@@ -221,7 +225,7 @@ def test_of_two_launchers_at_once_one_starts_the_server_and_the_other_is_told(
     [message] = [result for result in results if isinstance(result, str)]
     assert "it is there already, by another launcher" in message
     assert found(runtime, server).id == instance.id
-    assert eventually(lambda: answers(server)), "the one that was told has not spoilt it"
+    assert eventually(lambda: answers(server)), "the server of the first launcher runs"
 
 
 _LAUNCHER = """\
@@ -239,10 +243,10 @@ sys.stdin.read()
 """
 
 
-def test_a_launcher_that_is_killed_leaves_what_it_kept_and_nothing_else(
+def test_killed_launcher_leaves_only_kept_servers(
     runtime: Containers, engine: DockerClient, plain_image: Image
 ) -> None:
-    kept, unready = stand_in(plain_image, "kept"), stand_in(plain_image, "unready")
+    kept, unready = fake_server(plain_image, "kept"), fake_server(plain_image, "unready")
     command = [sys.executable, "-c", _LAUNCHER, kept.model_dump_json(), unready.model_dump_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent.parent) as launcher:
         assert launcher.stdout is not None
@@ -253,15 +257,14 @@ def test_a_launcher_that_is_killed_leaves_what_it_kept_and_nothing_else(
     assert found(runtime, kept).state == "running"
 
 
-@pytest.mark.usefixtures("forgotten_sockets")
-def test_an_engine_that_goes_away(engine: DockerClient, plain_image: Image, tmp_path: Path) -> None:
-    near = tmp_path / "engine.sock"
-    with Relay(near, _socket_of(engine)) as relay:
+@pytest.mark.usefixtures("unclosed_sockets")
+def test_engine_that_stops_answering_is_explained(engine: DockerClient, plain_image: Image, tmp_path: Path) -> None:
+    with Relay(tmp_path / "engine.sock", _socket_of(engine)) as relay:
         runtime = Containers(DockerClient(base_url=relay.url))
-        server = stand_in(plain_image, "orphan")
+        server = fake_server(plain_image, "orphan")
         instance = started(runtime, server)
         lines = runtime.follow(instance)
-        assert next(lines) == "a stand-in for lives"
+        assert next(lines) == FIRST_LINE.format(model="ready")
         relay.cut()
         for call in (
             lambda: next(lines),
@@ -275,8 +278,8 @@ def test_an_engine_that_goes_away(engine: DockerClient, plain_image: Image, tmp_
     Containers(engine).stop(instance, 1)
 
 
-@pytest.mark.usefixtures("forgotten_sockets")
-def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unclosed_sockets")
+def test_missing_engine_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(LaunchError) as refused:
         Containers()
@@ -287,5 +290,5 @@ def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _socket_of(engine: DockerClient) -> str:
     given = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not given.startswith("unix://"):
-        pytest.skip(f"the engine is not at a socket: {given}")
+        pytest.skip(f"the engine does not listen on a socket: {given}")
     return given.removeprefix("unix://")

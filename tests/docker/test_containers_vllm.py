@@ -1,4 +1,4 @@
-"""The real vLLM in real containers, side by side: brought up, called by the client, watched, and taken down."""
+"""Two real vLLM servers in real containers: started, called by the client, inspected and stopped."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import ollama_compat as ollama
 from testbed import servers
 from testbed.image import Image
 from testbed.paths import HERE
+from tests.polling import eventually
 from vllm_launch import up
 from vllm_launch.runtimes.base import Instance, LaunchError
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import ENTRYPOINT, Server
 
-from .conftest import name_of
-from .helpers import answers, eventually, ignore
+from .helpers import answers, ignore, name_of
 
 
 def contained(server: Server, image: Image) -> Server:
-    """The test bed's server as a container, which asks for the test bed's key."""
+    """A server of the test bed as a container that requires the test bed's API key."""
     return server.model_copy(
         update={
             "name": name_of(server.name),
@@ -37,17 +37,17 @@ def contained(server: Server, image: Image) -> Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What one `up` has come to."""
+class Started:
+    """The result of one `up`."""
 
     pair: list[Instance]
-    refused: str
-    """What it said of the third server."""
+    error: str
+    """The error about the third server."""
 
 
 @pytest.fixture(scope="module")
-def brought(engine: DockerClient, vllm_image: Image) -> Iterator[Brought]:
-    """A chat and an embedding server, both ready, and one that was given a flag that vLLM does not have."""
+def started(engine: DockerClient, vllm_image: Image) -> Iterator[Started]:
+    """A chat and an embedding server, both ready, and a third server that failed because of an unknown flag."""
     runtime = Containers(engine)
     chat_port, embed_port, port = free_ports(3)
     pair = [contained(server, vllm_image) for server in (servers.chat(chat_port), servers.embed(embed_port))]
@@ -57,17 +57,17 @@ def brought(engine: DockerClient, vllm_image: Image) -> Iterator[Brought]:
     names = [server.name for server in pair]
     try:
         with pytest.raises(LaunchError) as failed:
-            up.up(runtime, [*pair, wrong], lambda _: None, timeout_s=240)
+            up.up(runtime, [*pair, wrong], lambda _: None, timeout_s=1200)
         assert set(names) <= {instance.name for instance in runtime.instances()}, str(failed.value)
-        yield Brought([each for each in runtime.instances() if each.name in names], str(failed.value))
+        yield Started([each for each in runtime.instances() if each.name in names], str(failed.value))
     finally:
         up.down(runtime, [*names, wrong.name], ignore)
 
 
 @pytest.fixture
-def pair(brought: Brought) -> list[Instance]:
-    """Both that are ready."""
-    return brought.pair
+def pair(started: Started) -> list[Instance]:
+    """The two ready servers."""
+    return started.pair
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def client(pair: list[Instance]) -> Iterator[ollama.Client]:
         yield client
 
 
-def test_a_service_calls_both_of_them(client: ollama.Client) -> None:
+def test_client_calls_both_servers(client: ollama.Client) -> None:
     answer = client.chat(
         "exaone3.5:7.8b", [{"role": "user", "content": "Say hello."}], options={"temperature": 0, "num_predict": 16}
     )
@@ -90,21 +90,19 @@ def test_a_service_calls_both_of_them(client: ollama.Client) -> None:
     assert [len(vector) for vector in vectors] == [384, 384]
 
 
-def test_one_with_an_unknown_flag_is_explained_and_does_not_keep_the_others_from_being_ready(brought: Brought) -> None:
-    assert brought.refused.startswith(
-        f"The vLLM server '{name_of('wrong')}' ended while it was starting, with status 2."
-    )
-    assert "Cause: this vLLM does not know --max-model-length=64. Nearest: --max-model-len." in brought.refused
-    assert brought.refused.count("The vLLM server") == 1, "of the others there is nothing to tell"
+def test_unknown_flag_is_explained_and_the_other_servers_get_ready(started: Started) -> None:
+    assert started.error.startswith(f"The vLLM server '{name_of('wrong')}' ended while it was starting, with status 2.")
+    assert "Cause: this vLLM does not know --max-model-length=64. Nearest: --max-model-len." in started.error
+    assert started.error.count("The vLLM server") == 1, "the error names no other server"
 
 
-def test_they_are_ready_kept_and_found(pair: list[Instance], engine: DockerClient) -> None:
+def test_ready_servers_are_kept_and_found(pair: list[Instance], engine: DockerClient) -> None:
     assert [instance.state for instance in pair] == ["running", "running"]
     for instance in pair:
         assert engine.containers.get(instance.id).attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_bringing_them_up_again_changes_nothing(pair: list[Instance], engine: DockerClient) -> None:
+def test_second_up_changes_nothing(pair: list[Instance], engine: DockerClient) -> None:
     events: list[str] = []
     again = up.up(Containers(engine), [instance.server for instance in pair], lambda event: events.append(event.kind))
     assert events.count("stays") == 2
@@ -112,12 +110,12 @@ def test_bringing_them_up_again_changes_nothing(pair: list[Instance], engine: Do
     assert [instance.id for instance in again] == [instance.id for instance in pair]
 
 
-def test_docker_calls_them_healthy(pair: list[Instance], engine: DockerClient) -> None:
+def test_docker_reports_the_servers_as_healthy(pair: list[Instance], engine: DockerClient) -> None:
     for instance in pair:
         assert eventually(lambda id=instance.id: engine.containers.get(id).health == "healthy")  # type: ignore[misc]
 
 
-def test_their_key_is_asked_for_and_shown_nowhere(pair: list[Instance], engine: DockerClient) -> None:
+def test_api_key_is_required_and_not_visible(pair: list[Instance], engine: DockerClient) -> None:
     for instance in pair:
         refused = answers(instance.server, "/v1/models")
         assert refused is not None
@@ -128,7 +126,7 @@ def test_their_key_is_asked_for_and_shown_nowhere(pair: list[Instance], engine: 
         assert servers.API_KEY not in Containers(engine).log(instance), "docker logs"
 
 
-def test_taken_down_nothing_of_them_is_left(pair: list[Instance], engine: DockerClient) -> None:
+def test_down_leaves_no_container(pair: list[Instance], engine: DockerClient) -> None:
     runtime = Containers(engine)
     names = [instance.name for instance in pair]
     assert up.down(runtime, names, ignore) == sorted(names)

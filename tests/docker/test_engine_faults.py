@@ -1,4 +1,4 @@
-"""An engine that is killed while a server starts, and one whose disk is full: a second one, made for that."""
+"""A Docker engine that is killed while a server starts, and one whose disk is full, with a second engine."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from docker import DockerClient
 
 from testbed import image
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch.runtimes.containers import Containers
 from vllm_launch.servers import Server
 
-from .command import Command
-from .helpers import eventually, found, is_loading
-from .second_engine import SecondEngine, why_not
-from .stand_in import LOADING_WORDS
+from .command import TIMEOUT_S, Command
+from .fake_server import LOADING_LINE
+from .helpers import found, is_loading
+from .second_engine import SecondEngine, unsupported
 
-pytestmark = pytest.mark.usefixtures("forgotten_sockets")
+pytestmark = pytest.mark.usefixtures("unclosed_sockets")
 
 
 @pytest.fixture(scope="module")
 def second(plain_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondEngine]:
-    """It has the image of the stand-in."""
-    if reason := why_not():
+    """A second engine that has the image of the fake server."""
+    if reason := unsupported():
         pytest.skip(reason)
     with SecondEngine(tmp_path_factory.mktemp("engine")) as made:
         client = made.client()
@@ -44,44 +45,46 @@ def client(second: SecondEngine) -> Iterator[DockerClient]:
 
 
 @pytest.fixture
-def command(second: SecondEngine, loads: Server, tmp_path: Path) -> Command:
-    return Command(tmp_path, loads, engine=second.url)
+def command(second: SecondEngine, loading: Server, tmp_path: Path) -> Command:
+    return Command(tmp_path, loading, engine=second.url)
 
 
-def test_a_full_disk_starts_nothing_and_is_named(second: SecondEngine, client: DockerClient, command: Command) -> None:
+def test_up_on_a_full_disk_is_explained_and_starts_nothing(
+    second: SecondEngine, client: DockerClient, command: Command
+) -> None:
     with second.full_disk():
         printed = command.run("up", status=1)
     assert "the disk is full; `docker system df` shows what fills it" in printed
     assert client.containers.list(all=True) == []
 
 
-def test_a_disk_that_fills_up_later_leaves_the_server_its_log_and_its_end(
-    second: SecondEngine, client: DockerClient, command: Command, loads: Server
+def test_status_logs_and_down_work_after_the_disk_is_full(
+    second: SecondEngine, client: DockerClient, command: Command, loading: Server
 ) -> None:
     command.run("up", "--no-wait")
-    assert eventually(lambda: is_loading(client, loads))
+    assert eventually(lambda: is_loading(client, loading))
     with second.full_disk():
-        assert command.status(loads)["state"] == "starting"
-        assert LOADING_WORDS in command.run("logs", loads.name)
-        command.run("down", loads.name)
+        assert command.status(loading)["state"] == "starting"
+        assert LOADING_LINE in command.run("logs", loading.name)
+        command.run("down", loading.name)
     assert client.containers.list(all=True) == []
 
 
-def test_an_engine_that_is_killed_while_a_server_starts(
-    second: SecondEngine, client: DockerClient, command: Command, loads: Server
+def test_engine_killed_during_up_is_explained(
+    second: SecondEngine, client: DockerClient, command: Command, loading: Server
 ) -> None:
     with command.start("up") as launcher:
-        assert eventually(lambda: is_loading(client, loads))
+        assert eventually(lambda: is_loading(client, loading))
         second.kill()
         try:
-            printed, _ = launcher.communicate(timeout=30)
+            printed, _ = launcher.communicate(timeout=TIMEOUT_S)
             assert launcher.returncode == 1
             assert f"none answers (DOCKER_HOST={second.url})" in printed
-            assert f"Not ready, and not stopped: {loads.name}." in printed
-            assert f"vllm-launch down {loads.name}" in printed
+            assert f"Not ready, and not stopped: {loading.name}." in printed
+            assert f"vllm-launch down {loading.name}" in printed
             assert "Containers are left out" in command.run("status")
         finally:
             second.start()
-    assert found(Containers(client), loads).state == "exited"
-    command.run("down", loads.name)
+    assert found(Containers(client), loading).state == "exited"
+    command.run("down", loading.name)
     assert client.containers.list(all=True) == []

@@ -1,7 +1,7 @@
-"""What the manifests say of a pod, done to a container by this file in the place of a kubelet: no cluster is needed.
+"""Runs the pod of a generated Kubernetes manifest as a Docker container. No cluster is needed.
 
-It shows that the real vLLM starts with what a pod has, without privileges and with the key of a Secret, and that it
-ends its answers when a pod is taken away. What it can't show: whether a cluster schedules, probes and scales.
+The tests check that the real vLLM starts with the settings of the pod, without privileges and with the key of a Secret,
+and that it completes its answers when the pod is deleted. They do not check scheduling, probes and scaling.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from docker.types import Mount
 
 from testbed import servers
 from testbed.image import Image
+from tests.polling import eventually
 from vllm_launch import kubernetes
 from vllm_launch.runtimes.ports import free_ports
 from vllm_launch.servers import ENTRYPOINT, Server
 
-from .conftest import name_of
-from .helpers import eventually
+from .helpers import name_of
 
 SECRETS = {"vllm-api-key": {"api-key": servers.API_KEY}}
 
 
 def described(image: Image) -> Server:
-    """The test bed's chat server, with vLLM's engine as a process of its own, as in production."""
+    """The test bed's chat server, with vLLM's engine in a separate process, as in production."""
     chat = servers.chat(9000)
     return chat.model_copy(
         update={
@@ -47,7 +47,7 @@ def described(image: Image) -> Server:
 
 
 def made(engine: DockerClient, pod: dict[str, Any], port: int, folder: Path) -> Container:
-    """The pod's container, as a kubelet would have it made. Host port `port` leads to its port."""
+    """The container that a kubelet would create for the pod. `port`: the host port of its port."""
     (wanted,) = pod["containers"]
     security = wanted["securityContext"]
     assert security["allowPrivilegeEscalation"] is False
@@ -67,7 +67,7 @@ def made(engine: DockerClient, pod: dict[str, Any], port: int, folder: Path) -> 
 
 
 def expanded(text: str) -> str:
-    """As Kubernetes reads it, where it finds no variable."""
+    """The text as Kubernetes expands it, without variables."""
     return text.replace("$$", "$")
 
 
@@ -98,7 +98,7 @@ def pod(vllm_image: Image) -> dict[str, Any]:
 def url(
     engine: DockerClient, pod: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Container, str]]:
-    """The container, once its startup probe would succeed, and where it is reached."""
+    """The container and its URL, after its startup probe succeeds."""
     (port,) = free_ports(1)
     container = made(engine, pod, port, tmp_path_factory.mktemp("secret"))
     try:
@@ -106,7 +106,7 @@ def url(
         probe = pod["containers"][0]["startupProbe"]["httpGet"]
         assert probe["port"] == pod["containers"][0]["ports"][0]["name"]
         url = f"http://127.0.0.1:{port}"
-        assert eventually(lambda: ready(url + probe["path"]), within=240), container.logs().decode()[-3000:]
+        assert eventually(lambda: ready(url + probe["path"]), within=1200), container.logs().decode()[-3000:]
         yield container, url
     finally:
         container.remove(force=True, v=True)
@@ -114,36 +114,36 @@ def url(
 
 def ready(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return httpx.get(url, trust_env=False, timeout=30).is_success
     except httpx.HTTPError:
         return False
 
 
-def test_it_asks_for_the_key_of_the_secret_and_for_none_where_metrics_are(url: tuple[Container, str]) -> None:
+def test_pod_requires_the_key_of_the_secret_except_for_metrics(url: tuple[Container, str]) -> None:
     _, base = url
     key = {"Authorization": f"Bearer {servers.API_KEY}"}
-    assert httpx.get(f"{base}/v1/models", trust_env=False).status_code == 401
-    assert httpx.get(f"{base}/v1/models", headers=key, trust_env=False).status_code == 200
-    assert "vllm:num_requests_waiting" in httpx.get(f"{base}/metrics", trust_env=False).text
+    assert httpx.get(f"{base}/v1/models", trust_env=False, timeout=60).status_code == 401
+    assert httpx.get(f"{base}/v1/models", headers=key, trust_env=False, timeout=60).status_code == 200
+    assert "vllm:num_requests_waiting" in httpx.get(f"{base}/metrics", trust_env=False, timeout=60).text
 
 
-def test_a_pod_that_is_taken_away_ends_its_answer(url: tuple[Container, str], pod: dict[str, Any]) -> None:
+def test_deleted_pod_completes_its_answer(url: tuple[Container, str], pod: dict[str, Any]) -> None:
     container, base = url
     status, _ = container.exec_run([pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][0], "0"])
-    assert status == 0  # the hook's command is there
-    asked = {
+    assert status == 0  # the command of the hook exists
+    request = {
         "model": "smol",
         "messages": [{"role": "user", "content": "Count."}],
-        "max_tokens": 400,
+        "max_tokens": 200,
         "ignore_eos": True,
         "stream": True,
     }
     key = {"Authorization": f"Bearer {servers.API_KEY}"}
     grace = pod["terminationGracePeriodSeconds"]
     chat = f"{base}/v1/chat/completions"
-    with httpx.stream("POST", chat, json=asked, headers=key, trust_env=False, timeout=120) as answer:
+    with httpx.stream("POST", chat, json=request, headers=key, trust_env=False, timeout=1200) as answer:
         events = (line.removeprefix("data: ") for line in answer.iter_lines() if line)
-        next(events)  # it is being answered
+        next(events)
         stopping = threading.Thread(target=container.stop, kwargs={"timeout": grace})
         stopping.start()
         rest = [*events]

@@ -1,4 +1,4 @@
-"""`vllm-launch rollback` with a container: the service of docker-compose.yml on a real engine, played by a stand-in."""
+"""`vllm-launch rollback` with a container: the Ollama service of docker-compose.yml, with an image of a fake Ollama."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ import ollama_compat
 from vllm_launch.cli import main
 from vllm_launch.runtimes.ports import free_ports
 
-from .conftest import name_of
+from .helpers import name_of
 
-STAND_IN = Path(__file__).parents[1] / "unit" / "launch" / "ollama_stand_in.py"
+FAKE_OLLAMA = Path(__file__).parents[1] / "unit" / "launch" / "ollama_stand_in.py"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 PYTHON = Path(sys.executable).resolve()
 
 
 @pytest.fixture(scope="module")
 def image(engine: DockerClient) -> Iterator[str]:
-    """A Python that plays Ollama at port 11434, whole in itself: Compose mounts nothing of this machine."""
+    """An image with Python and a fake Ollama on port 11434. It is complete, because Compose mounts nothing here."""
     archive = io.BytesIO()
     stdlib = Path(sysconfig.get_path("stdlib"))
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for file in (PYTHON, STAND_IN, *libraries()):
+        for file in (PYTHON, FAKE_OLLAMA, *libraries()):
             tar.add(file.resolve(), arcname=str(file))
         tar.add(stdlib, arcname=str(stdlib), filter=slim)
     changes = [
-        f'ENTRYPOINT ["{PYTHON}", "{STAND_IN}"]',
+        f'ENTRYPOINT ["{PYTHON}", "{FAKE_OLLAMA}"]',
         'CMD ["serve"]',
         "ENV OLLAMA_HOST=http://0.0.0.0:11434",
     ]
@@ -48,10 +48,10 @@ def image(engine: DockerClient) -> Iterator[str]:
 
 
 def libraries() -> list[Path]:
-    """What the loader needs to run this Python and its own modules, the loader among them."""
+    """The shared libraries of this Python and its modules, and the loader."""
     modules = Path(sysconfig.get_path("stdlib")).glob("lib-dynload/*.so")
-    told = subprocess.run(["ldd", PYTHON, *modules], capture_output=True, text=True, check=True).stdout
-    return [Path(path) for path in sorted(set(re.findall(r"(/\S+) \(0x", told)))]
+    output = subprocess.run(["ldd", PYTHON, *modules], capture_output=True, text=True, check=True).stdout
+    return [Path(path) for path in sorted(set(re.findall(r"(/\S+) \(0x", output)))]
 
 
 def slim(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -61,9 +61,9 @@ def slim(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 @pytest.fixture
 def url(engine: DockerClient, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where Ollama is to answer; what Compose made for it is gone afterwards."""
+    """The URL for Ollama. Everything that Compose creates is removed afterwards."""
     if not COMPOSE.exists():
-        pytest.skip("Docker Compose has a package for Linux alone")
+        pytest.skip("the package of Docker Compose is only for Linux")
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     project = name_of("rollback")
     monkeypatch.setenv("PATH", str(COMPOSE.parent), prepend=":")
@@ -81,31 +81,31 @@ def url(engine: DockerClient, image: str, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def rolled_back(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What the command told."""
+    """The JSON report of the command."""
     with pytest.raises(SystemExit, match="0"):
         main(["rollback", "--json"])
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
 
 
-def test_it_answers_where_services_ask_and_only_there(
+def test_rollback_starts_ollama_only_at_the_expected_address(
     url: str, engine: DockerClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = rolled_back(capsys)
-    assert (told["url"], told["started"], told["missing"]) == (url, True, ["daynice/kure-v1"])
-    assert told["variables"] == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
+    report = rolled_back(capsys)
+    assert (report["url"], report["started"], report["missing"]) == (url, True, ["daynice/kure-v1"])
+    assert report["variables"] == {"BACKEND_MODE": "ollama", "OLLAMA_HOST": url}
     with ollama_compat.Client(backend_mode="ollama") as client:
         assert client.chat("exaone3.5:7.8b").message.content == "Ollama was here."
     [container] = engine.containers.list(filters={"label": "com.docker.compose.service=ollama", "name": name_of("")})
     assert container.ports["11434/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": url.rpartition(":")[2]}]
 
 
-def test_one_that_answers_is_left_as_it_is(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollback_uses_an_ollama_that_already_answers(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     for started in (True, False):
         assert rolled_back(capsys)["started"] is started
 
 
-def test_one_that_ends_at_once_says_why(
+def test_rollback_explains_an_ollama_that_ends_at_once(
     url: str, image: str, engine: DockerClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = io.BytesIO(f'FROM {image}\nENTRYPOINT ["{PYTHON}", "-c", "raise SystemExit(\'no room\')"]'.encode())
@@ -115,16 +115,16 @@ def test_one_that_ends_at_once_says_why(
         assert main(["rollback"]) == 1
     finally:
         engine.images.remove(made.id, force=True)
-    assert "ends as soon as it is started:\n" in (told := capsys.readouterr().err)
-    assert "  no room" in told
+    assert "ends as soon as it is started:\n" in (errors := capsys.readouterr().err)
+    assert "  no room" in errors
 
 
-def test_an_image_that_can_not_be_had(
+def test_rollback_explains_a_missing_image(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OLLAMA_IMAGE", "127.0.0.1:1/no/such:image")
     assert main(["rollback"]) == 1
-    told = capsys.readouterr().err
-    assert "The container of Ollama could not be started" in told
-    assert "no/such:image" in told
-    assert "vllm-launch rollback --runtime process" in told
+    errors = capsys.readouterr().err
+    assert "The container of Ollama could not be started" in errors
+    assert "no/such:image" in errors
+    assert "vllm-launch rollback --runtime process" in errors

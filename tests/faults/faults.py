@@ -1,8 +1,8 @@
-"""What can go wrong between a client and a server: each fault a frozen dataclass, all of them in the table `FAULTS`.
+"""The faults that `proxy.py` can inject between a client and a server. `FAULTS` is the table of all of them.
 
-A fault says what it does at the stages of an exchange (`Stages`) and is silent on the others, so several may be put on
-one request: a slow accept and then a reset. `proxy.py` brings a request to these stages. Bytes of a body are counted
-without its chunked framing, from 0; events of a stream (server-sent events) are counted from 1.
+Each fault is a frozen dataclass that overrides some stages of an exchange (`Stages`), so one request can have several
+faults, for example a slow accept and then a reset. Offsets in a body count from 0 and ignore chunked framing; events of
+a stream (server-sent events) count from 1.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from http import HTTPStatus
 from typing import NamedTuple, TypeAlias
 
 Pieces: TypeAlias = AsyncGenerator[bytes, None]
-"""The body of a reply as it comes, without its framing."""
+"""The body of a reply as it arrives, without its framing."""
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07 \x9b31m \x00\x08\r\nINFO: a line of its own \u202e\u2028"
-"""Clears a terminal, names its window, colours it, opens a log line, turns the direction of the text round."""
+"""Clears a terminal, sets its title, changes its colour, starts a new log line, reverses the text direction."""
 
 _MIB = 1024 * 1024
-_PIECE = 64 * 1024  # bytes written at once where a reply has no end
+_PIECE = 64 * 1024  # bytes per write of an endless reply
 
 
 class Request(NamedTuple):
-    """A request as the proxy received it; the names of the headers are in lower case."""
+    """A request as the proxy received it. Header names are in lower case."""
 
     method: str
     path: str
@@ -35,49 +35,47 @@ class Request(NamedTuple):
 
 
 class Reset(Exception):
-    """The connection to the client is to be reset (RST)."""
+    """Reset the connection to the client (RST)."""
 
 
 class Close(Exception):
-    """The connection to the client is to be closed (FIN), wherever its reply stands."""
+    """Close the connection to the client (FIN), even in the middle of a reply."""
 
 
 class Stages:
-    """What a fault does at each stage of an exchange. By itself, nothing."""
+    """The stages of an exchange at which a fault can act. The defaults do nothing."""
 
     __slots__ = ()
 
     async def on_request(self) -> None:
-        """A request has come; nothing of it has been passed on."""
+        """The request has arrived; nothing of it has been forwarded."""
 
     def instead(self, request: Request) -> Iterator[bytes] | None:
-        """What is sent, framing and all, in place of the server's reply. The server is not asked."""
+        """The bytes to send, with framing, in place of the server's reply. The server does not receive the request."""
         return None
 
     async def before_reply(self) -> None:
-        """The request has been passed on; nothing of the reply has been read."""
+        """The request has been forwarded; nothing of the reply has been read."""
 
     def alter(self, pieces: Pieces) -> Pieces:
-        """The body that the client gets of the one that came; the head has been passed on."""
+        """The body that the client receives, made from the server's body. The head has been forwarded."""
         return pieces
 
 
-# Of a connection
-
-
+# Faults of a connection
 @dataclass(frozen=True, slots=True)
 class Refuse(Stages):
-    """Nobody listens, until the faults are cleared."""
+    """The port does not listen until the faults are cleared."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResetOnAccept(Stages):
-    """A connection is taken and reset unread. By chance the client is still connecting then, or writing, or reading."""
+    """A connection is accepted and reset. The client may be connecting, writing or reading at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaleKeepAlive(Stages):
-    """A connection that was kept alive closes as its next request arrives. A first request is none of its business."""
+    """A kept-alive connection closes when its next request arrives. The first request of a connection is unaffected."""
 
     async def on_request(self) -> None:
         raise Close
@@ -85,7 +83,7 @@ class StaleKeepAlive(Stages):
 
 @dataclass(frozen=True, slots=True)
 class SlowAccept(Stages):
-    """A request is taken, and passed on only after a while."""
+    """A request is forwarded after a delay (seconds)."""
 
     seconds: float
 
@@ -93,12 +91,10 @@ class SlowAccept(Stages):
         await asyncio.sleep(self.seconds)
 
 
-# Before the reply
-
-
+# Faults before the reply
 @dataclass(frozen=True, slots=True)
 class ResetBeforeReply(Stages):
-    """The server has the request; the client's connection is reset."""
+    """The server receives the request, then the client's connection is reset."""
 
     async def before_reply(self) -> None:
         raise Reset
@@ -106,18 +102,18 @@ class ResetBeforeReply(Stages):
 
 @dataclass(frozen=True, slots=True)
 class StallBeforeReply(Stages):
-    """The server has the request; the client hears nothing."""
+    """The server receives the request; the client receives nothing."""
 
     async def before_reply(self) -> None:
         await asyncio.Event().wait()
 
 
-# In the body of the reply. Where the body is shorter than the place that a fault names, it strikes at the end.
+# Faults in the body of the reply. If the body is shorter than the offset of a fault, the fault acts at its end.
 
 
 @dataclass(frozen=True, slots=True)
 class ResetAt(Stages):
-    """The connection is reset after that many bytes of the body; at 0, right after the head."""
+    """The connection is reset after this many bytes of the body; at 0, right after the head."""
 
     byte: int
 
@@ -129,7 +125,7 @@ class ResetAt(Stages):
 
 @dataclass(frozen=True, slots=True)
 class StallAt(Stages):
-    """Nothing more comes after that many bytes of the body."""
+    """Nothing more is sent after this many bytes of the body."""
 
     byte: int
 
@@ -141,7 +137,7 @@ class StallAt(Stages):
 
 @dataclass(frozen=True, slots=True)
 class TruncateAt(Stages):
-    """The connection is closed cleanly after that many bytes, while its framing promises more."""
+    """The connection is closed cleanly after this many bytes, although the framing announces more."""
 
     byte: int
 
@@ -153,7 +149,7 @@ class TruncateAt(Stages):
 
 @dataclass(frozen=True, slots=True)
 class Drip(Stages):
-    """The body comes a few bytes at a time."""
+    """The body is sent a few bytes at a time, with a pause (seconds) after each."""
 
     size: int
     seconds: float
@@ -167,7 +163,7 @@ class Drip(Stages):
 
 @dataclass(frozen=True, slots=True)
 class CorruptByte(Stages):
-    """One byte of the body is another; 0xff occurs nowhere in UTF-8."""
+    """One byte of the body is replaced. 0xff is invalid in UTF-8."""
 
     byte: int
     value: int = 0xFF
@@ -182,12 +178,12 @@ class CorruptByte(Stages):
             yield bytes(changed)
 
 
-# In a stream of events. Another body has none, and passes unchanged.
+# Faults in a stream of events. Other bodies pass unchanged.
 
 
 @dataclass(frozen=True, slots=True)
 class EndAfterEvent(Stages):
-    """The stream ends after an event, with a proper end of its framing: no `finish_reason`, no `[DONE]`."""
+    """The stream ends after an event with correct framing, but without `finish_reason` and `[DONE]`."""
 
     event: int
 
@@ -200,7 +196,7 @@ class EndAfterEvent(Stages):
 
 @dataclass(frozen=True, slots=True)
 class DuplicateEvent(Stages):
-    """An event comes twice."""
+    """An event is sent twice."""
 
     event: int
 
@@ -213,7 +209,7 @@ class DuplicateEvent(Stages):
 
 @dataclass(frozen=True, slots=True)
 class CorruptEvent(Stages):
-    """The JSON of an event breaks off in its middle; the event itself ends as it should."""
+    """The JSON of an event is cut in half; the event itself ends correctly."""
 
     event: int
 
@@ -222,12 +218,10 @@ class CorruptEvent(Stages):
             yield event[: len(event) // 2] + b"\n\n" if number == self.event else event
 
 
-# In place of the server's reply
-
-
+# Replies in place of the server's reply
 @dataclass(frozen=True, slots=True)
 class Status(Stages):
-    """A reply with this status, whole and well formed. The connection is kept."""
+    """A complete, well-formed reply with this status. The connection is kept alive."""
 
     code: int
     body: bytes = b""
@@ -241,7 +235,7 @@ class Status(Stages):
 
 @dataclass(frozen=True, slots=True)
 class EchoKey(Stages):
-    """An error whose message holds the `Authorization` header of the request."""
+    """An error whose message contains the `Authorization` header of the request."""
 
     code: int = 401
 
@@ -252,7 +246,7 @@ class EchoKey(Stages):
 
 @dataclass(frozen=True, slots=True)
 class Redirect(Stages):
-    """The client is sent to another host: scheme and host of the URL, the path stays."""
+    """A redirect to another host. `to`: scheme and host of the URL; the path is kept."""
 
     to: str
     code: int = 307
@@ -263,7 +257,7 @@ class Redirect(Stages):
 
 @dataclass(frozen=True, slots=True)
 class NotHttp(Stages):
-    """Other bytes than an HTTP reply; then the connection closes."""
+    """Bytes that are no HTTP reply; then the connection closes."""
 
     data: bytes
 
@@ -274,7 +268,7 @@ class NotHttp(Stages):
 
 @dataclass(frozen=True, slots=True)
 class GzipBomb(Stages):
-    """A compressed reply that is a thousand times longer than what is sent: JSON, of white space and `{}`."""
+    """A compressed reply that inflates to a thousand times its size: JSON of white space and `{}`."""
 
     mebibytes: int
     content_type: str = "application/json"
@@ -291,7 +285,7 @@ class GzipBomb(Stages):
 
 @dataclass(frozen=True, slots=True)
 class EndlessLine(Stages):
-    """A stream whose first event has no end, as fast as the client takes it."""
+    """A stream whose first event never ends, as fast as the client reads it."""
 
     def instead(self, request: Request) -> Iterator[bytes]:
         yield _head(200, ("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
@@ -302,7 +296,7 @@ class EndlessLine(Stages):
 
 @dataclass(frozen=True, slots=True)
 class EndlessBody(Stages):
-    """JSON without a length that has no end, as fast as the client takes it."""
+    """JSON without a length that never ends, as fast as the client reads it."""
 
     def instead(self, request: Request) -> Iterator[bytes]:
         yield _head(200, ("Content-Type", "application/json"), ("Connection", "close")) + b'{"id": "'
@@ -312,28 +306,28 @@ class EndlessBody(Stages):
 
 @dataclass(frozen=True, slots=True)
 class EndlessHints(Stages):
-    """One informational reply after another, and never the reply itself."""
+    """Informational replies without end, and never the reply itself."""
 
     def instead(self, request: Request) -> Iterator[bytes]:
         while True:
             yield _head(103, ("Link", "</style.css>; rel=preload"))
 
 
-OfConnection: TypeAlias = Refuse | ResetOnAccept | StaleKeepAlive | SlowAccept
-OfReply: TypeAlias = ResetBeforeReply | StallBeforeReply | ResetAt | StallAt | TruncateAt | Drip | CorruptByte
-OfEvents: TypeAlias = EndAfterEvent | DuplicateEvent | CorruptEvent
-InPlace: TypeAlias = Status | EchoKey | Redirect | NotHttp | GzipBomb | EndlessLine | EndlessBody | EndlessHints
-Fault: TypeAlias = OfConnection | OfReply | OfEvents | InPlace
+ConnectionFault: TypeAlias = Refuse | ResetOnAccept | StaleKeepAlive | SlowAccept
+BodyFault: TypeAlias = ResetBeforeReply | StallBeforeReply | ResetAt | StallAt | TruncateAt | Drip | CorruptByte
+EventFault: TypeAlias = EndAfterEvent | DuplicateEvent | CorruptEvent
+ReplacedReply: TypeAlias = Status | EchoKey | Redirect | NotHttp | GzipBomb | EndlessLine | EndlessBody | EndlessHints
+Fault: TypeAlias = ConnectionFault | BodyFault | EventFault | ReplacedReply
 
 
 def vllm_error(code: int, message: str) -> bytes:
-    """An error in the shape of vLLM's own (0.32, `ErrorResponse`)."""
+    """An error in vLLM's format (0.32, `ErrorResponse`)."""
     kind = HTTPStatus(code).phrase.replace(" ", "")
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
 def nginx_error(code: int) -> Status:
-    """What a reverse proxy answers where the server behind it does not."""
+    """The reply of a reverse proxy whose upstream server does not answer."""
     title = f"{code} {HTTPStatus(code).phrase}"
     page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1><hr>nginx</body></html>\r\n"
     return Status(code, page.encode(), "text/html")
@@ -350,14 +344,14 @@ def _head(code: int, *headers: tuple[str, str]) -> bytes:
 
 
 async def _first(count: int, pieces: Pieces) -> Pieces:
-    """The first `count` bytes of a body; at 0 the body is not even waited for."""
+    """The first `count` bytes of a body. With 0 it does not wait for the body."""
     while count > 0 and (piece := await anext(pieces, None)) is not None:
         yield piece[:count]
         count -= len(piece)
 
 
 async def _events(pieces: Pieces) -> AsyncGenerator[tuple[int, bytes], None]:
-    """The events of a body with their numbers, each with its blank line; as number 0 what no blank line ends."""
+    """The numbered events of a body, each with its blank line. Number 0 is the rest without a blank line."""
     number, buffered = 0, b""
     async for piece in pieces:
         *events, buffered = (buffered + piece).split(b"\n\n")
@@ -369,43 +363,46 @@ async def _events(pieces: Pieces) -> AsyncGenerator[tuple[int, bytes], None]:
 
 FAULTS: dict[str, tuple[Fault, str]] = {
     "refuse": (Refuse(), "connections are refused"),
-    "reset-on-accept": (ResetOnAccept(), "a connection is reset as soon as it stands"),
-    "stale-keep-alive": (StaleKeepAlive(), "a kept connection closes as its next request arrives"),
-    "slow-accept": (SlowAccept(0.3), "a request lies for 0.3 s before it is passed on"),
+    "reset-on-accept": (ResetOnAccept(), "a connection is reset as soon as it is accepted"),
+    "stale-keep-alive": (StaleKeepAlive(), "a kept-alive connection closes when its next request arrives"),
+    "slow-accept": (SlowAccept(0.3), "a request is forwarded after 0.3 s"),
     "reset-before-reply": (ResetBeforeReply(), "the connection is reset before any byte of the reply"),
-    "reset-after-head": (ResetAt(0), "the connection is reset between the head of the reply and its body"),
+    "reset-after-head": (ResetAt(0), "the connection is reset between the head and the body of the reply"),
     "reset-in-body": (ResetAt(1000), "the connection is reset in the middle of the body"),
-    "stall-before-reply": (StallBeforeReply(), "the server has the request and never answers"),
-    "stall-in-body": (StallAt(500), "the body stops coming, the connection stays"),
-    "drip": (Drip(7, 0.001), "the body comes seven bytes at a time"),
+    "stall-before-reply": (StallBeforeReply(), "the server receives the request and never replies"),
+    "stall-in-body": (StallAt(500), "the body stops, the connection stays open"),
+    "drip": (Drip(7, 0.001), "the body arrives seven bytes at a time"),
     "truncate": (TruncateAt(1000), "the connection is closed cleanly in the middle of the body"),
-    "end-after-event": (EndAfterEvent(2), "a stream ends properly, but without finish_reason and [DONE]"),
-    "duplicate-event": (DuplicateEvent(2), "an event of a stream comes twice"),
+    "end-after-event": (EndAfterEvent(2), "a stream ends with correct framing, but without finish_reason and [DONE]"),
+    "duplicate-event": (DuplicateEvent(2), "an event of a stream is sent twice"),
     "corrupt-event": (CorruptEvent(2), "the JSON of an event is broken"),
-    "corrupt-byte": (CorruptByte(40), "a byte of the body is not UTF-8"),
-    "corrupt-head": (NotHttp(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"), "a header of the reply is not HTTP"),
-    "other-protocol": (NotHttp(b"SSH-2.0-OpenSSH_9.6\r\n"), "something else than HTTP answers"),
+    "corrupt-byte": (CorruptByte(40), "a byte of the body is invalid in UTF-8"),
+    "corrupt-head": (NotHttp(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"), "a header line of the reply is malformed"),
+    "other-protocol": (NotHttp(b"SSH-2.0-OpenSSH_9.6\r\n"), "the reply uses another protocol than HTTP"),
     **{
         f"status-{code}{name}": (status, f"status {code}, {what}")
         for code in (500, 502, 503, 429)
         for name, status, what in (
-            ("", Status(code, vllm_error(code, "The engine is dead.")), "an error in vLLM's shape"),
-            ("-html", nginx_error(code), "a page of HTML"),
+            ("", Status(code, vllm_error(code, "The engine is dead.")), "an error in vLLM's format"),
+            ("-html", nginx_error(code), "an HTML page"),
             ("-empty", Status(code), "no body"),
         )
     },
-    "retry-after": (Status(429, headers=(("Retry-After", "1"),)), "status 429, to be asked again after a second"),
-    "redirect": (Redirect("http://elsewhere.invalid"), "a redirect to another host"),
-    "echo-key": (EchoKey(), "an error that holds the key of the request"),
-    "escapes": (Status(500, vllm_error(500, ESCAPES)), "an error whose message steers a terminal"),
-    "escapes-in-text": (Status(502, ESCAPES.encode(), "text/plain"), "an error in text that steers a terminal"),
+    "retry-after": (Status(429, headers=(("Retry-After", "1"),)), "status 429 with `Retry-After: 1`"),
+    "redirect": (Redirect("http://other-host.invalid"), "a redirect to another host"),
+    "echo-key": (EchoKey(), "an error that contains the API key of the request"),
+    "escapes": (Status(500, vllm_error(500, ESCAPES)), "an error whose message contains terminal control sequences"),
+    "escapes-in-text": (
+        Status(502, ESCAPES.encode(), "text/plain"),
+        "an error in plain text with terminal control sequences",
+    ),
     "gzip-bomb": (GzipBomb(512), "a compressed reply that inflates to 512 MiB"),
-    "endless-line": (EndlessLine(), "a stream whose first line has no end"),
-    "endless-body": (EndlessBody(), "a reply of JSON that has no end"),
+    "endless-line": (EndlessLine(), "a stream whose first line never ends"),
+    "endless-body": (EndlessBody(), "a JSON reply that never ends"),
 }
-"""Every fault under its name, as it is put on a server, with one line of description."""
+"""Every fault by its name, with a description of one line."""
 
 OF_LEARNING: dict[str, tuple[Fault, str]] = {
-    "endless-hints": (EndlessHints(), "one `103 Early Hints` after another, and no reply"),
+    "endless-hints": (EndlessHints(), "`103 Early Hints` without end, and no reply"),
 }
-"""Faults of the request that a client learns with what a server serves: httpx reads on from such a server for ever."""
+"""Faults only of the discovery request (`GET /v1/models`): httpx would read from such a server for ever."""

@@ -1,9 +1,9 @@
-"""Finds what a client leaves behind: open sockets, running threads, asyncio tasks.
+"""Detects what a client leaves behind: open sockets, running threads, asyncio tasks.
 
-    with Leaks():                # in a coroutine: `async with Leaks()`, which sees the tasks of its loop too
+    with Leaks():                # in a coroutine `async with Leaks()`, which also sees the tasks of its loop
         ...
 
-What is there at the end and was not at the start is named in the error, after a while: a connection may be closing.
+At the end it waits until everything new is gone, because a connection may still be closing. The error names the rest.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _STATES = (
 
 
 class Leaks:
-    """Raises `AssertionError` where its block leaves something behind. An error of the block itself comes first."""
+    """Raises `AssertionError` if its block leaves something behind. An error of the block itself takes precedence."""
 
-    def __init__(self, patience: float = 5.0) -> None:
-        """`patience`: how long what is left may take to go away (seconds)."""
+    def __init__(self, patience: float = 60.0) -> None:
+        """`patience`: how long to wait until everything is gone (seconds)."""
         self._patience = patience
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class Leaks:
             await asyncio.sleep(_POLL_S)
 
     def _left(self, until: float) -> bool:
-        """Whether something is left that may yet go away; raises where it has had its time."""
+        """Whether something is left. Raises `AssertionError` after the deadline."""
         left = [text for key, text in _everything().items() if key not in self._before]
         if left and time.monotonic() > until:
             raise AssertionError(f"left open after {self._patience:g} s:\n" + "\n".join(f"  {text}" for text in left))
@@ -65,7 +65,7 @@ class Leaks:
 
 
 def _everything() -> dict[object, str]:
-    """All that can leak, each with words for it."""
+    """Everything that can leak, with a description."""
     return {**dict(_sockets()), **dict(_threads()), **dict(_tasks())}
 
 
@@ -74,7 +74,7 @@ def _sockets() -> Iterator[tuple[object, str]]:
     for number in os.listdir(_PROCESS / "fd"):
         try:
             target = os.readlink(_PROCESS / "fd" / number)
-        except FileNotFoundError:  # the listing's own, or closed meanwhile
+        except FileNotFoundError:  # the descriptor of the listing, or closed meanwhile
             continue
         if target.startswith("socket:"):
             inode = target.removeprefix("socket:[").removesuffix("]")
@@ -82,7 +82,7 @@ def _sockets() -> Iterator[tuple[object, str]]:
 
 
 def _connections() -> Iterator[tuple[str, str]]:
-    """The TCP connections of this network namespace by the inode of their socket."""
+    """The TCP connections of this network namespace, by the inode of the socket."""
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         table = _PROCESS / "net" / name
         for line in table.read_text().splitlines()[1:] if table.exists() else ():

@@ -1,10 +1,8 @@
-"""What a fault of a server's does to a call: the required outcome of each, once and lasting. The contract, as a table.
+"""The required outcome of each fault, as a table: the contract of the client.
 
-`once` is a fault that one request meets, and all is well after it; `lasting` meets every request. The outcome of chat
-and generate, sync and async, is the same. A plain call has one of its own where a stream is cut off: nothing of its
-answer was delivered, so it is asked again; embed where a fault of a stream passes it by. `LEARNING` has the outcomes
-of faults of the request that a call begins with, for what the server serves. docs/reliability.md is written from
-these tables, and test_matrix.py holds them against a real vLLM.
+`once`: the fault hits one request. `lasting`: it hits every request. Chat and generate, sync and async, have the same
+outcomes. `MATRIX` has the faults of the call itself, `LEARNING` the faults of the discovery request (`GET /v1/models`)
+before a call. docs/tables.py writes docs/reliability.md from these tables; test_matrix.py checks them on a real vLLM.
 """
 
 from __future__ import annotations
@@ -14,14 +12,14 @@ from enum import Enum
 
 
 class Outcome(Enum):
-    """How a call may end."""
+    """How a call can end."""
 
     ANSWER = "the answer"
-    REPEATED = "the answer, with the piece that came twice"
+    REPEATED = "the answer, with the duplicated piece"
     CONNECTION = "`ConnectionError`"
     CUT_OFF = "`ResponseError`: unexpected EOF"
     RESET = "`ConnectionError`, or `ResponseError`: unexpected EOF"
-    """The system tells of it while the client connects, or as it sends: either may come first."""
+    """The system can report the reset while the client connects or while it sends."""
     MALFORMED = "`ResponseError`: a malformed reply"
     STATUS = "`ResponseError` with that status"
     REDIRECT = "`ResponseError`: redirects"
@@ -31,20 +29,20 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The outcomes of a fault of `faults.FAULTS`."""
+    """The outcomes of a fault from `faults.FAULTS`."""
 
     fault: str
     once: Outcome
     lasting: Outcome
     plain_once: Outcome | None = None
-    """Of a call that is not streamed; None: as `once`."""
+    """Of a call without streaming, which can be retried because the caller has received nothing. None: as `once`."""
     embed_once: Outcome | None = None
-    """None: as `plain_once`."""
+    """Of embed, which faults of a stream do not affect. None: as `plain_once`."""
     embed_lasting: Outcome | None = None
     """None: as `lasting`."""
 
     def outcome(self, operation: str, *, stream: bool, lasting: bool) -> Outcome:
-        """What a call of `operation` must come to."""
+        """The required outcome of a call of `operation`."""
         embed = self.embed_lasting if lasting else self.embed_once
         plain = None if lasting else self.plain_once
         own = (embed if operation == "embed" else None) or (None if stream else plain)
@@ -69,7 +67,7 @@ MATRIX = (
     Row("end-after-event", E.CUT_OFF, E.CUT_OFF, plain_once=A, embed_lasting=A),
     Row("duplicate-event", E.REPEATED, E.REPEATED, embed_once=A, embed_lasting=A),
     Row("corrupt-event", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),
-    Row("corrupt-byte", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),  # in a field that is not read
+    Row("corrupt-byte", E.MALFORMED, E.MALFORMED, embed_once=A, embed_lasting=A),  # in an unread field
     Row("corrupt-head", A, E.CUT_OFF),
     Row("other-protocol", A, E.CUT_OFF),
     *(Row(f"status-500{body}", E.STATUS, E.STATUS) for body in BODIES),

@@ -1,14 +1,14 @@
-"""A proxy that stands between a client and a real server and does to their exchanges what `faults.py` describes.
+"""A proxy between a client and a real server that injects the faults of `faults.py`.
 
     with FaultProxy("http://127.0.0.1:8001") as proxy:
         proxy.inject(ResetAt(100), times=1)
-        ...                                     # the client asks proxy.url
+        ...                                     # the client sends to proxy.url
         proxy.wait_idle()
 
-It runs in a thread of its own, and its methods may be called from any other. Without a fault, each byte of either side
-goes to the other as soon as it comes. h11 only reads along, to know where a message ends. Each request is passed on
-over a connection of its own, which is closed with the reply, or at once where the client goes away: vLLM then aborts.
-A reply that a fault is on keeps its head and its body, but its chunks may be others.
+The proxy runs in its own thread; its methods may be called from any thread. Without a fault it forwards every byte at
+once; h11 only parses the bytes to find the end of a message. Each request is forwarded over a new connection, which is
+closed after the reply, or as soon as the client disconnects, so that vLLM aborts. A fault changes a reply's chunk
+boundaries, but otherwise only what it describes.
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ from .wire import Client, Gone, Received, bound, closed, relay
 T = TypeVar("T")
 
 SPARED = ("/v1/models", "/health")
-"""What a client asks to learn about a server: no fault concerns a GET of these unless its `on` names them."""
+"""The discovery and health requests of a client. Faults skip a GET of these unless their `on` names them."""
 _BACKLOG = 1024
+_TIMEOUT_S = 60.0
 
 
 class FaultProxy:
-    """A server on a free port of 127.0.0.1 that passes everything on to `upstream_url`, save where faults are on."""
+    """A server on a free port of 127.0.0.1 that forwards everything to `upstream_url`, with the injected faults."""
 
     def __init__(self, upstream_url: str) -> None:
         """`upstream_url`: `http://host:port`."""
         self.upstream_url = upstream_url
         self.requests: list[Request] = []
-        """The requests so far, each once it has come whole."""
+        """The complete requests so far."""
         self.connections = 0
-        """How many connections clients have made so far."""
+        """Number of connections that clients have made so far."""
         self.abandoned = 0
-        """How many requests lost their client before their reply had ended."""
+        """Number of requests whose client disconnected before the end of the reply."""
         self.open_upstream = 0
-        """How many requests are with the server now."""
+        """Number of open connections to the server."""
         self._rules: list[_Rule] = []
         self._clients: set[Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,48 +79,46 @@ class FaultProxy:
         if self._failures and kind is None:
             raise BaseExceptionGroup("the fault proxy itself failed", self._failures)
 
-    # What a test does
-
+    # Methods for tests
     def inject(self, *faults: Fault, on: str = "/v1/", times: int | None = None) -> None:
-        """Put faults on the requests whose path starts with `on`: on all of them, or on the next `times`.
+        """Inject faults into all requests whose path starts with `on`, or into the next `times` of them.
 
-        Of several injections the oldest that is not used up takes a request. `Refuse` and `ResetOnAccept` are of
-        connections, hence of all paths; the connections that are idle are closed, so that the next request makes one.
+        A request gets the faults of the oldest injection that is not used up. `Refuse` and `ResetOnAccept` concern
+        connections, so they ignore paths; idle connections are closed, so that the next request opens a new one.
         """
         of_connections = any(isinstance(fault, Refuse | ResetOnAccept) for fault in faults)
         if of_connections and len(faults) > 1:
-            raise ValueError("Refuse and ResetOnAccept each stand alone: what else could happen to the request?")
+            raise ValueError("Refuse and ResetOnAccept cannot be combined with other faults")
         if times is not None and Refuse() in faults:
-            raise ValueError("Refuse lasts until clear(): who is refused can't be counted, so leave `times` out")
+            raise ValueError("Refuse lasts until clear() and cannot count connections, so omit `times`")
         self._call(self._add(_Rule(faults, on, times, of_connections)))
 
     def clear(self) -> None:
-        """Behave again. What has been begun under a fault goes on under it."""
-        self._call(self._behave())
+        """Remove all faults. Exchanges that have begun keep theirs."""
+        self._call(self._clear())
 
     @property
     def open_connections(self) -> int:
-        """How many connections of clients are open now, idle ones too."""
+        """Number of open connections of clients, including idle ones."""
         return len(self._clients)
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
-        """Wait (at most `timeout` seconds) for what is counted here to fulfil a condition; whether it does.
+    def wait_until(self, condition: Callable[[], bool], timeout: float = _TIMEOUT_S) -> bool:
+        """Wait at most `timeout` seconds until a condition on the counters is true. Returns whether it is true.
 
-        Blocks: in a coroutine, `await asyncio.to_thread(proxy.wait_until, …)`.
+        Blocks; in a coroutine use `await asyncio.to_thread(proxy.wait_until, …)`.
         """
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
-    def wait_idle(self, timeout: float = 5.0) -> None:
-        """Wait until no connection is open, of a client or to the server, or raise `TimeoutError` after `timeout` s."""
+    def wait_idle(self, timeout: float = _TIMEOUT_S) -> None:
+        """Wait until no connection of a client or to the server is open. Raises `TimeoutError` after `timeout` s."""
         if not self.wait_until(lambda: not self._clients and not self.open_upstream, timeout):
             raise TimeoutError(
                 f"after {timeout:g} s there are still {self.open_connections} connections of clients "
                 f"and {self.open_upstream} to {self.upstream_url}"
             )
 
-    # The thread of the proxy
-
+    # In the proxy's thread
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
@@ -140,7 +139,7 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in list(self._clients):  # of a task that had not begun
+        for client in list(self._clients):  # those whose task had not begun
             await client.close()
 
     async def _add(self, rule: _Rule) -> None:
@@ -151,7 +150,7 @@ class FaultProxy:
             for client in [client for client in self._clients if client.idle]:
                 await client.close()
 
-    async def _behave(self) -> None:
+    async def _clear(self) -> None:
         self._rules.clear()
         await self._listen()
 
@@ -160,10 +159,10 @@ class FaultProxy:
             self._changed.notify_all()
 
     def _accept(self, listener: socket.socket) -> None:
-        """Take one connection. asyncio's own server loses one that comes while it is being closed."""
+        """Accept one connection. asyncio's own server loses a connection that arrives while the server closes."""
         try:
             connection, _ = listener.accept()
-        except OSError:  # gone before it was taken
+        except OSError:  # closed before it was accepted
             return
         client = Client(connection)
         self._clients.add(client)
@@ -179,7 +178,7 @@ class FaultProxy:
             self._failures.append(failure)
 
     async def _serve(self, client: Client) -> None:
-        """Answer the requests of a connection, one after the other."""
+        """Answer the requests of a connection one after another."""
         try:
             if any(rule.take() for rule in self._rules if ResetOnAccept() in rule.faults):
                 raise Reset
@@ -191,14 +190,14 @@ class FaultProxy:
                 kept = await self._exchange(client, received, self._faults(received))
         except Gone:
             self.abandoned += 1
-        except (Reset, OSError):  # OSError: the server's connection could not be made, or was reset
+        except (Reset, OSError):  # OSError: the server refused or reset the connection
             await client.reset()
-        except (Close, EOFError, h11.RemoteProtocolError):  # the latter two: one of both sides broke off
+        except (Close, EOFError, h11.RemoteProtocolError):  # the latter two: one side disconnected
             pass
         finally:
             try:
                 await client.close()
-            finally:  # the proxy may be closing too, which cancels the wait
+            finally:  # the proxy may be closing too, which cancels close()
                 self._clients.discard(client)
                 self._note()
 
@@ -206,9 +205,9 @@ class FaultProxy:
         return next((rule.faults for rule in self._rules if rule.concerns(received) and rule.take()), ())
 
     async def _exchange(self, client: Client, received: Received, faults: tuple[Fault, ...]) -> bool:
-        """Answer a request; whether the connection may be kept. The server's is closed first, whatever happens."""
+        """Answer a request. Returns whether the connection can be kept. Always closes the server's connection."""
         async with contextlib.AsyncExitStack() as upstream:
-            return await client.staying(self._answer(client, received, faults, upstream))
+            return await client.while_connected(self._answer(client, received, faults, upstream))
 
     async def _answer(
         self, client: Client, received: Received, faults: tuple[Fault, ...], upstream: contextlib.AsyncExitStack
@@ -219,7 +218,7 @@ class FaultProxy:
             if (reply := fault.instead(received.request)) is not None:
                 for piece in reply:
                     await client.write(piece)
-                    await asyncio.sleep(0)  # a client that takes everything at once must not starve the others
+                    await asyncio.sleep(0)  # a fast client must not starve the others
                 client.idle = True
                 return True
         reader, writer = await upstream.enter_async_context(self._upstream())
@@ -228,7 +227,7 @@ class FaultProxy:
         for fault in faults:
             await fault.before_reply()
         kept = await relay(client, reader, received.request.method, faults)
-        client.idle = True  # from the last byte on, though the server's connection is yet to be closed
+        client.idle = True  # although the server's connection is still open
         return kept
 
     @contextlib.asynccontextmanager
@@ -265,7 +264,7 @@ class _Rule:
         return request.method != "GET" or not request.path.startswith(SPARED) or self.on.startswith(SPARED)
 
     def take(self) -> bool:
-        """Whether it is not used up; it is used once more."""
+        """Use the injection once. Returns False if it is used up."""
         if self.left is None:
             return True
         self.left -= 1

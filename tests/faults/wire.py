@@ -1,6 +1,6 @@
-"""The connections of the proxy: what a client sends, and how a reply of the server is passed on to it.
+"""The connections of the proxy: reading a client's requests, and forwarding the server's replies.
 
-Bytes go on as they are; h11 only reads along, to know where a message ends.
+Bytes are forwarded unchanged; h11 only parses them to find the end of a message.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .faults import Fault, Pieces, Request, chunk
 T = TypeVar("T")
 
 _READ = 64 * 1024  # bytes
-_LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST
-_NO_BYTES = struct.pack("i", 0)  # what TIOCOUTQ (tcp(7)) tells where the other side has acknowledged everything
+_NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with a timeout of 0: closing sends RST
+_NO_BYTES = struct.pack("i", 0)  # result of TIOCOUTQ (tcp(7)) if the peer has acknowledged everything
 _POLL_S = 0.001
 
 
 class Gone(Exception):
-    """The client went away while its request was being answered."""
+    """The client disconnected before the end of the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request, the bytes that it was, and the how-manieth of its connection it is."""
+    """A request, its bytes, and its number on the connection (from 1)."""
 
     request: Request
     raw: bytes
@@ -47,23 +47,23 @@ class Client:
         connection.setblocking(False)
         self._socket = connection
         self._opened = False
-        self._early = b""  # what came of the next request while one was being answered
+        self._early = b""  # bytes of the next request that arrived during an exchange
         self._received = 0
         self.idle = False
 
     async def open(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        # What is written is with the kernel once `write` returns, so closing cuts off nothing that went before it.
+        # `write` returns when the kernel has the data, so closing loses nothing.
         self._writer.transport.set_write_buffer_limits(high=0)
         self._opened = True
 
     async def receive(self) -> Received | None:
-        """The next request, None where the client leaves without one."""
+        """The next request, or None if the client disconnects."""
         self.idle = not self._early
-        follower = h11.Connection(h11.SERVER)
+        parser = h11.Connection(h11.SERVER)
         raw, body, head = bytearray(), bytearray(), None
-        while not isinstance(event := follower.next_event(), h11.EndOfMessage):
+        while not isinstance(event := parser.next_event(), h11.EndOfMessage):
             if isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
@@ -74,28 +74,28 @@ class Client:
                     return None
                 self._early, self.idle = b"", False
                 raw += data
-                follower.receive_data(data)
+                parser.receive_data(data)
         assert head is not None
-        self._early = follower.trailing_data[0]
+        self._early = parser.trailing_data[0]
         self._received += 1
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         request = Request(head.method.decode(), head.target.decode("latin-1"), headers, bytes(body))
         return Received(request, bytes(raw[: len(raw) - len(self._early)]), self._received)
 
-    async def staying(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something while the client is there; it is cancelled the moment the client leaves."""
-        working, leaving = asyncio.create_task(work), asyncio.create_task(self._left())
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work`. When the client disconnects, cancel it and raise `Gone`."""
+        task, disconnection = asyncio.create_task(work), asyncio.create_task(self._disconnection())
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
+            await asyncio.wait({task, disconnection}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
                 raise Gone
-            return working.result()
+            return task.result()
         finally:
-            working.cancel()
-            leaving.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
+            task.cancel()
+            disconnection.cancel()
+            await asyncio.gather(task, disconnection, return_exceptions=True)
 
-    async def _left(self) -> None:
+    async def _disconnection(self) -> None:
         with contextlib.suppress(OSError):
             while data := await self._reader.read(_READ):
                 self._early += data
@@ -109,14 +109,14 @@ class Client:
             raise Gone from error
 
     async def reset(self) -> None:
-        """Have the closing of the connection reset it, once the client has what was written: a reset drops the rest."""
+        """Make `close` reset the connection. Waits until the client has received the written data, which RST drops."""
         with contextlib.suppress(OSError, ValueError):  # closed already
             while fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, _NO_BYTES) != _NO_BYTES:
                 await asyncio.sleep(_POLL_S)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
     async def close(self) -> None:
-        """Close the connection at once, with RST after `reset`, else with FIN."""
+        """Close the connection at once: with RST after `reset`, otherwise with FIN."""
         if self._opened:
             await closed(self._writer)
         else:
@@ -124,20 +124,20 @@ class Client:
 
 
 async def relay(client: Client, reader: asyncio.StreamReader, method: str, faults: tuple[Fault, ...]) -> bool:
-    """Pass a reply on; whether the client's connection may be kept."""
-    follower = h11.Connection(h11.CLIENT)
-    follower.send(h11.Request(method=method, target="/", headers=[("host", "upstream")]))
-    follower.send(h11.EndOfMessage())
+    """Forward a reply. Returns whether the client's connection can be kept."""
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method=method, target="/", headers=[("host", "upstream")]))
+    parser.send(h11.EndOfMessage())
     head = await reader.readuntil(b"\r\n\r\n")
-    follower.receive_data(head)
-    response = follower.next_event()
+    parser.receive_data(head)
+    response = parser.next_event()
     assert isinstance(response, h11.Response), response
     await client.write(head)
-    body = _body(reader, follower)
+    body = _body(reader, parser)
     if not faults:
         async for raw, _ in body:
             await client.write(raw)
-        return follower.their_state is h11.DONE
+        return parser.their_state is h11.DONE
     chunked = any(name == b"transfer-encoding" for name, _ in response.headers)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(body.aclose)
@@ -151,39 +151,39 @@ async def relay(client: Client, reader: asyncio.StreamReader, method: str, fault
                 await client.write(chunk(piece) if chunked else piece)
     if chunked:
         await client.write(chunk(b""))
-    return chunked or follower.their_state is h11.DONE
+    return chunked or parser.their_state is h11.DONE
 
 
-async def _body(reader: asyncio.StreamReader, follower: h11.Connection) -> AsyncGenerator[tuple[bytes, bytes], None]:
-    """The pieces of a body as they come: the bytes on the wire, and what they hold of the body itself."""
-    data = b""  # a reply may be over with its head
+async def _body(reader: asyncio.StreamReader, parser: h11.Connection) -> AsyncGenerator[tuple[bytes, bytes], None]:
+    """The pieces of a body as they arrive: the bytes on the wire, and the part of the body that they contain."""
+    data = b""  # a reply may have no body
     while True:
-        held = b""
-        while isinstance(event := follower.next_event(), h11.Data):
-            held += event.data
-        yield data, held
+        content = b""
+        while isinstance(event := parser.next_event(), h11.Data):
+            content += event.data
+        yield data, content
         if isinstance(event, h11.EndOfMessage):
             return
         data = await reader.read(_READ)
-        follower.receive_data(data)
+        parser.receive_data(data)
 
 
 async def _payload(body: AsyncGenerator[tuple[bytes, bytes], None]) -> Pieces:
-    async for _, held in body:
-        if held:
-            yield held
+    async for _, content in body:
+        if content:
+            yield content
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:
-    """Close a connection at once: what is not written yet is dropped."""
+    """Close a connection at once and drop unwritten data."""
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
 
 
 def bound(port: int) -> socket.socket:
-    """A socket that has a port of 127.0.0.1 (0: any that is free) and does not listen yet."""
-    holder = socket.socket(proto=socket.IPPROTO_TCP)  # said, or asyncio does not switch off Nagle's delay
+    """A socket that is bound to a port of 127.0.0.1 (0: any free port) and does not listen."""
+    holder = socket.socket(proto=socket.IPPROTO_TCP)  # without `proto`, asyncio does not turn off Nagle's algorithm
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", port))
     return holder

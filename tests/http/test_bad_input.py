@@ -12,7 +12,7 @@ import pytest
 
 from ollama_compat import ResponseError
 from ollama_compat.steps import Request
-from ollama_compat.transport.driver import _Body
+from ollama_compat.transport.driver import BodyReader
 
 from .caller import Caller
 from .network import CHAT, END, RECORDED, URL, Answer, Network, chat_reply, content_event, document, event, stream
@@ -133,7 +133,7 @@ def test_stream_of_tiny_chunks_uses_little_memory(
     caller: Caller, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces = 50_000
-    monkeypatch.setattr("ollama_compat.mapping.vllm_schema.MAX_EVENT_BYTES", 2 * pieces - 1)
+    monkeypatch.setattr("ollama_compat.transport.sse.MAX_EVENT_BYTES", 2 * pieces - 1)
     network.on(URL + CHAT, stream(*(bytes((120, number % 100 + 20)) for number in range(pieces))))
     caller.list()
     tracemalloc.start()
@@ -146,7 +146,7 @@ def test_stream_of_tiny_chunks_uses_little_memory(
 
 def test_body_of_tiny_chunks_uses_little_memory() -> None:
     pieces = 50_000
-    body = _Body(httpx.Response(200), Request("GET", URL, "/v1/embeddings"))
+    body = BodyReader(httpx.Response(200), Request("GET", URL, "/v1/embeddings"))
     tracemalloc.start()
     for number in range(pieces):
         body.add(bytes((120, number % 256)))

@@ -135,7 +135,7 @@ else:
 
 def ask(known):
     if not known:
-        client._translation.fleet.forget(client._translation.fleet.servers[0])
+        client._dispatcher.registry.forget(client._dispatcher.registry.servers[0])
     try:
         return run(call()) if sys.argv[2] == "async" else client.chat(*question)
     except ConnectionError as error:
@@ -197,7 +197,7 @@ async def test_cancelled_call_is_not_counted_as_outstanding(network: Network) ->
     async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=URL, transport=transport) as client:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.chat(**HI), 0.05)
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._dispatcher.registry.servers] == [0]
 
 
 def _models() -> httpx.Response:
@@ -208,7 +208,7 @@ def test_plain_call_has_released_its_connection_when_it_returns(network: Network
     with ollama.Client(backend_mode="vllm", vllm_urls=URL, transport=network.transport()) as client:
         client.chat(**HI)
         assert network.streams[-1].closed
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._dispatcher.registry.servers] == [0]
 
 
 def test_failed_call_has_released_its_connection_while_its_error_is_kept(network: Network) -> None:
@@ -217,7 +217,7 @@ def test_failed_call_has_released_its_connection_while_its_error_is_kept(network
         with pytest.raises(ResponseError) as kept:
             client.chat(**HI)
         assert network.streams[-1].closed
-        assert [server.in_flight for server in client._translation.fleet.servers] == [0]
+        assert [server.in_flight for server in client._dispatcher.registry.servers] == [0]
     del kept
 
 

@@ -368,7 +368,7 @@ def assert_released(server: Server, client: Any) -> None:
     server.until(lambda: server.disconnects == 1)
     server.until(lambda: server.open == 0)
     assert (totals(client)["in_flight"], totals(client)["cancelled"]) == (0, 1)
-    assert [known.in_flight for known in client._translation.registry.servers] == [0]
+    assert [known.in_flight for known in client._dispatcher.registry.servers] == [0]
 
 
 def closed(stream: Any) -> None:

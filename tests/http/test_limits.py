@@ -71,7 +71,7 @@ class Crowd:
     @property
     def queued(self) -> int:
         """How many calls wait for a slot."""
-        return self.client._translation.guard._turns._places.waiting
+        return self.client._dispatcher._admission._slots.waiting
 
     def _begin(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
         if self._loop is None:

@@ -1,4 +1,4 @@
-"""`list`, `show`, `ps`, `pull` and the way out, `openai()`, on real servers."""
+"""`list`, `show`, `ps`, `pull` and `openai()` on real vLLM servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ask(connect, chat_server, embed_server):
     return connect(vllm_urls=f"{chat_server.url}/v1,{embed_server.url}", vllm_model_map={"daynice/kure-v1": "minilm"})
 
 
-def test_list_names_what_can_be_asked_for(ask):
+def test_list_returns_mapped_and_served_models(ask):
     reply = ask.list()
     assert isinstance(reply, ollama.ListResponse)
     assert [model.model for model in reply.models] == [
@@ -29,7 +29,7 @@ def test_list_names_what_can_be_asked_for(ask):
         assert ask.show(model.model).capabilities
 
 
-def test_ps_says_that_a_served_model_stays_loaded(ask):
+def test_ps_returns_served_models_that_stay_loaded(ask):
     reply = ask.ps()
     assert isinstance(reply, ollama.ProcessResponse)
     assert {model.name: model.context_length for model in reply.models} == {
@@ -41,7 +41,7 @@ def test_ps_says_that_a_served_model_stays_loaded(ask):
     assert all(model.expires_at > datetime.now(UTC) for model in reply.models)
 
 
-def test_show(ask):
+def test_show_returns_capabilities_window_and_modelfile(ask):
     reply = ask.show("smol")
     assert isinstance(reply, ollama.ShowResponse)
     assert reply.capabilities == ["completion", "tools", "thinking"]
@@ -54,33 +54,33 @@ def test_show(ask):
 @pytest.mark.parametrize(
     ("name", "text"), [("nope", "model 'nope:latest' not found"), ("a b//c", "invalid model name")]
 )
-def test_show_refuses_as_ollama_does(ask, name, text):
+def test_show_rejects_names_with_ollamas_errors(ask, name, text):
     with pytest.raises(ollama.ResponseError) as raised:
         ask.show(name)
     assert raised.value.error == text
 
 
-def test_pull_succeeds_for_what_is_served_and_says_how_for_the_rest(ask):
+def test_pull_succeeds_for_served_models_and_explains_others(ask):
     assert ask.pull("smol").status == "success"
     assert [part.status for part in ask.pull("smol", stream=True)] == ["success"]
-    with pytest.raises(ollama.ResponseError, match="start a server for it") as raised:
+    with pytest.raises(ollama.ResponseError, match="VLLM_MODEL_MAP") as raised:
         ask.pull("llama3.2")
     assert raised.value.status_code == 404
 
 
-def test_what_vllm_cannot_do_says_what_to_do_instead(ask):
+def test_push_returns_501_with_an_alternative(ask):
     with pytest.raises(ollama.ResponseError, match="is not available on vLLM: ") as raised:
         ask.push("smol")
     assert raised.value.status_code == 501
 
 
-def test_systemone_is_asked_of_the_server(ask):
+def test_systemone_returns_501_from_a_server_without_it(ask):
     with pytest.raises(ollama.ResponseError, match="does not support the structured decision API") as raised:
         ask.systemone("smol", "The sky is blue.", {"blue": {"type": "noul", "instructions": "Is it blue?"}})
     assert raised.value.status_code == 501
 
 
-def test_openai_is_ready_for_the_server_of_a_model(chat_server, embed_server):
+def test_openai_returns_a_client_for_the_server_of_a_model(chat_server, embed_server):
     urls = f"{chat_server.url},{embed_server.url}"
     with ollama.Client(backend_mode="vllm", vllm_urls=urls, vllm_model_map={"exaone": "smol"}) as client:
         with client.openai("exaone") as openai:
@@ -96,7 +96,7 @@ def test_openai_is_ready_for_the_server_of_a_model(chat_server, embed_server):
             client.openai("nope")
 
 
-async def test_openai_has_its_async_twin(chat_server):
+async def test_async_openai_returns_an_async_client(chat_server):
     async with ollama.AsyncClient(backend_mode="vllm", vllm_urls=chat_server.url) as client:
         async with await client.openai("smol") as openai:
             reply = await openai.completions.create(model="smol", prompt="The capital of France is", max_tokens=1)

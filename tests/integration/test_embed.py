@@ -10,7 +10,7 @@ import ollama_compat as ollama
 
 pytestmark = pytest.mark.vllm
 
-# The first numbers of what Ollama gives for "hello world" with the same weights.
+# The first values of the vector that Ollama returns for "hello world" with the same weights.
 HELLO = [-0.034476, 0.030891, 0.006693, 0.026028, -0.039417, -0.160466, 0.066862, -0.006578]
 TOO_LONG = "hello world " * 3000
 
@@ -20,7 +20,7 @@ def ask(connect, embed_server):
     return connect(vllm_urls=embed_server.url)
 
 
-def test_a_text_and_its_numbers(ask):
+def test_embed_returns_ollamas_vector(ask):
     reply = ask.embed("minilm", "hello world")
     assert isinstance(reply, ollama.EmbedResponse)
     (vector,) = reply.embeddings
@@ -31,7 +31,7 @@ def test_a_text_and_its_numbers(ask):
     assert 0 < reply.load_duration < reply.total_duration
 
 
-def test_many_texts_keep_their_order(ask):
+def test_embed_keeps_the_order_of_many_texts(ask):
     texts = [f"number {i}" for i in range(40)]
     together = ask.embed("minilm", texts).embeddings
     assert len(together) == 40
@@ -39,21 +39,21 @@ def test_many_texts_keep_their_order(ask):
     assert together[17] == pytest.approx(alone, abs=1e-4)
 
 
-def test_nothing_to_embed_is_no_embedding(ask):
+def test_embed_returns_no_embedding_for_empty_input(ask):
     assert ask.embed("minilm", "").embeddings == []
     assert ask.embed("minilm", []).embeddings == []
     assert ask.embeddings("minilm", "").embedding == []
     assert len(ask.embed("minilm", ["a", ""]).embeddings) == 2
 
 
-@pytest.mark.parametrize(("asked", "got"), [(64, 64), (4096, 384), (-1, 384), (0, 384)])
-def test_dimensions_cut_and_renormalise(ask, asked, got):
-    (vector,) = ask.embed("minilm", "hello world", dimensions=asked).embeddings
-    assert len(vector) == got
+@pytest.mark.parametrize(("dimensions", "length"), [(64, 64), (4096, 384), (-1, 384), (0, 384)])
+def test_dimensions_shortens_and_normalizes_the_vector(ask, dimensions, length):
+    (vector,) = ask.embed("minilm", "hello world", dimensions=dimensions).embeddings
+    assert len(vector) == length
     assert math.hypot(*vector) == pytest.approx(1, abs=1e-3)
 
 
-def test_too_long_a_text_is_cut_unless_truncate_is_false(ask):
+def test_embed_truncates_a_long_text_unless_truncate_is_false(ask):
     for truncate in (None, True):
         assert len(ask.embed("minilm", TOO_LONG, truncate=truncate).embeddings[0]) == 384
     with pytest.raises(ollama.ResponseError) as raised:
@@ -61,12 +61,12 @@ def test_too_long_a_text_is_cut_unless_truncate_is_false(ask):
     assert (raised.value.error, raised.value.status_code) == ("the input length exceeds the context length", 400)
 
 
-def test_num_ctx_cuts_earlier(ask):
+def test_num_ctx_truncates_at_fewer_tokens(ask):
     short = ask.embed("minilm", TOO_LONG, options={"num_ctx": 64})
     assert short.prompt_eval_count == 64
 
 
-def test_the_older_call(ask):
+def test_embeddings_returns_one_vector_and_rejects_long_text(ask):
     reply = ask.embeddings("minilm", "hello world")
     assert isinstance(reply, ollama.EmbeddingsResponse)
     assert reply.embedding[:8] == pytest.approx(HELLO, abs=2e-3)
@@ -76,13 +76,13 @@ def test_the_older_call(ask):
 
 
 @pytest.mark.parametrize("call", ["embed", "embeddings"])
-def test_an_unknown_model(ask, call):
+def test_unknown_model_returns_404(ask, call):
     with pytest.raises(ollama.ResponseError) as raised:
         getattr(ask, call)("nope", "x")
     assert (raised.value.error, raised.value.status_code) == ('model "nope" not found, try pulling it first', 404)
 
 
-def test_embed_with_a_chat_model(connect, chat_server):
+def test_embed_returns_501_for_a_chat_model(connect, chat_server):
     with pytest.raises(ollama.ResponseError) as raised:
         connect(vllm_urls=chat_server.url).embed("smol", "x")
     assert raised.value.status_code == 501

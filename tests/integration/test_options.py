@@ -1,4 +1,4 @@
-"""Options and formats that Ollama takes and a plain translation would break on."""
+"""Options and formats that Ollama accepts and that vLLM would reject without translation."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def ask(connect, chat_server):
     ],
     ids=str,
 )
-def test_ollamas_tolerance(ask, option):
+def test_chat_accepts_option_values_that_ollama_accepts(ask, option):
     assert ask.chat("smol", QUESTION, options={"temperature": 0, **option}).message.content == ANSWER
 
 
 @pytest.mark.parametrize(
     "option", [{"temperature": 9.0}, {"presence_penalty": 5}, {"frequency_penalty": -5}, {"min_p": 2}], ids=str
 )
-def test_values_out_of_vllms_range_are_held_to_it(ask, option):
+def test_option_values_are_clamped_to_the_range_of_vllm(ask, option):
     assert ask.chat("smol", QUESTION, options={"num_predict": 3, **option}).eval_count <= 3
 
 
-def test_options_as_ollamas_own_type(ask):
+def test_chat_accepts_ollamas_options_type(ask):
     options = ollama.Options(temperature=0, num_predict=2, stop=["zzz"])
     assert ask.chat("smol", QUESTION, options=options).eval_count == 2
 
 
-def test_a_repeat_penalty_changes_the_answer(ask):
+def test_repeat_penalty_changes_the_answer(ask):
     assert ask.chat("smol", QUESTION, options={**SURE, "repeat_penalty": 1.3}).message.content != ANSWER
 
 
@@ -74,30 +74,30 @@ def test_a_repeat_penalty_changes_the_answer(ask):
     ],
     ids=str,
 )
-def test_a_wrong_type_is_refused_in_ollamas_words(ask, option, status, text):
+def test_option_of_a_wrong_type_is_rejected_with_ollamas_error(ask, option, status, text):
     with pytest.raises(ollama.ResponseError) as raised:
         ask.chat("smol", QUESTION, options=option)
     assert (raised.value.status_code, raised.value.error) == (status, text)
 
 
-def test_seeds_make_an_answer_repeatable_and_minus_one_does_not(ask):
-    def said(seed: int) -> str:
-        story = [{"role": "user", "content": "Write a story about a dragon."}]
-        return ask.chat("smol", story, options={"temperature": 1.5, "seed": seed, "num_predict": 12}).message.content
+def test_seed_makes_an_answer_repeatable_and_minus_one_does_not(ask):
+    def story(seed: int) -> str:
+        messages = [{"role": "user", "content": "Write a story about a dragon."}]
+        return ask.chat("smol", messages, options={"temperature": 1.5, "seed": seed, "num_predict": 12}).message.content
 
-    assert said(11) == said(11)
-    assert len({said(-1) for _ in range(3)}) > 1
+    assert story(11) == story(11)
+    assert len({story(-1) for _ in range(3)}) > 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_format_json_is_an_object(ask, stream):
+def test_format_json_returns_an_object(ask, stream):
     reply = ask.chat("smol", QUESTION, format="json", options={"temperature": 0, "num_predict": 80}, stream=stream)
     parts = reply if stream else [reply]
     assert isinstance(json.loads("".join(part.message.content for part in parts)), dict)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_format_schema_is_kept_to(ask, stream):
+def test_format_schema_is_followed(ask, stream):
     reply = ask.chat("smol", QUESTION, format=SCHEMA, options={"temperature": 0, "num_predict": 80}, stream=stream)
     parts = reply if stream else [reply]
     document = json.loads("".join(part.message.content for part in parts))
@@ -105,7 +105,7 @@ def test_format_schema_is_kept_to(ask, stream):
     assert isinstance(document["age"], int)
 
 
-def test_format_with_definitions(ask):
+def test_format_schema_supports_definitions(ask):
     schema = {"$defs": {"City": {"type": "string", "enum": ["Paris"]}}, "type": "object", "required": ["city"]}
     schema |= {"properties": {"city": {"$ref": "#/$defs/City"}}, "additionalProperties": False}
     reply = ask.chat("smol", QUESTION, format=schema, options={"temperature": 0, "num_predict": 40})
@@ -113,24 +113,24 @@ def test_format_with_definitions(ask):
 
 
 @pytest.mark.parametrize("value", ["", None, {}])
-def test_an_empty_format(ask, value):
+def test_empty_format_is_ignored(ask, value):
     assert ask.chat("smol", QUESTION, format=value, options=SURE).message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_schema_that_is_none_is_refused_by_the_server(ask, stream):
+def test_invalid_schema_is_rejected_by_the_server(ask, stream):
     with pytest.raises(ollama.ResponseError, match="Invalid type: nonsense") as raised:
         ask.chat("smol", QUESTION, format={"type": "nonsense"}, options=SURE, stream=stream)
     assert raised.value.status_code == 400
 
 
 @pytest.mark.parametrize("number", [-1, 21])
-def test_top_logprobs_out_of_range(ask, number):
+def test_top_logprobs_out_of_range_is_rejected(ask, number):
     with pytest.raises(ollama.ResponseError, match="top_logprobs must be between 0 and 20"):
         ask.chat("smol", QUESTION, logprobs=True, top_logprobs=number)
 
 
-def test_keep_alive_must_be_a_duration(ask):
+def test_keep_alive_that_is_no_duration_is_rejected(ask):
     with pytest.raises(ollama.ResponseError) as raised:
         ask.chat("smol", QUESTION, keep_alive="soon")
     assert (raised.value.status_code, raised.value.error) == (400, 'time: invalid duration "soon"')

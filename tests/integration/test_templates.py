@@ -1,4 +1,4 @@
-"""Go templates on a real vLLM: each recorded model, with its Modelfile's template, is asked what Ollama was asked."""
+"""Go templates on a real vLLM server: the recorded requests, with the template from the Modelfile of each model."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ SURE = {"temperature": 0, "seed": 7, "num_predict": 24}
 
 
 @contextmanager
-def asker(url: str) -> Iterator[Asker]:
+def client_of(url: str) -> Iterator[Asker]:
     with ollama.Client(backend_mode="vllm", vllm_urls=url, ollama_compat_config=str(CONFIG)) as client:
         yield Asker(client, None)
 
 
 @pytest.fixture
 def ask(chat_server) -> Iterator[Asker]:
-    with asker(chat_server.url) as made:
-        yield made
+    with client_of(chat_server.url) as client:
+        yield client
 
 
 def _templated(case: Case) -> bool:
-    """Images are refused with a template, and a raw prompt has none."""
-    asked_of = case.method in ("chat", "generate") and case.arguments.get("model") in MODELS
-    return asked_of and not {"raw", "images"} & set(case.arguments)
+    """Whether the request uses a template. A template with images is rejected, and a raw prompt uses none."""
+    generates = case.method in ("chat", "generate") and case.arguments.get("model") in MODELS
+    return generates and not {"raw", "images"} & set(case.arguments)
 
 
 CASES = {case.name: case for case in cases()[0] if _templated(case)}
@@ -47,18 +47,18 @@ CASES = {case.name: case for case in cases()[0] if _templated(case)}
 
 @pytest.fixture(scope="module")
 def found(chat_server) -> dict[str, dict[str, str]]:
-    """How each answer differs."""
-    with asker(chat_server.url) as made:
-        return all_differences(made, CASES.values())
+    """The differences of each answer from the recorded one, by the name of the case."""
+    with client_of(chat_server.url) as client:
+        return all_differences(client, CASES.values())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_ollama_answered(found, name):
+def test_answer_with_a_template_matches_the_recorded_answer(found, name):
     assert unexplained(CASES[name], found[name]) == {}
 
 
 @pytest.mark.parametrize("template", [CHATML, LEGACY])
-def test_a_template_of_the_call(ask, template):
+def test_template_of_a_call_is_applied(ask, template):
     plain = ask.generate("smol", PROMPT, options=SURE)
     reply = ask.generate("smol", PROMPT, template=template, options=SURE)
     assert (reply.response, reply.prompt_eval_count) == (plain.response, plain.prompt_eval_count)
@@ -67,7 +67,7 @@ def test_a_template_of_the_call(ask, template):
     assert further.response == "The capital of Spain is Madrid."
 
 
-def test_a_model_that_is_made_with_a_template(ask):
+def test_created_model_uses_its_template(ask):
     ask.create("mine", from_="smol", template=LEGACY)
     question = [{"role": "user", "content": PROMPT}]
     reply = ask.chat("mine", question, options=SURE)
@@ -75,12 +75,12 @@ def test_a_model_that_is_made_with_a_template(ask):
     assert ask.show("mine").template == LEGACY
 
 
-def test_a_first_token_that_is_put_in_front_of_itself_can_be_seen(embed_server):
-    """The chat models of the test bed want none, the embedding model's `[CLS]` is one."""
-    asked_for = {"model": "minilm", "prompt": "[CLS]"}
+def test_tokenize_shows_whether_a_special_first_token_is_doubled(embed_server):
+    """vLLM's fact that template prompts rely on. Only the embedding model has a special first token (`[CLS]`)."""
+    request = {"model": "minilm", "prompt": "[CLS]"}
     doubled, alone = (
-        httpx.post(f"{embed_server.url}/tokenize", json=body).json()["tokens"]
-        for body in (asked_for, {**asked_for, "add_special_tokens": False})
+        httpx.post(f"{embed_server.url}/tokenize", json=body, timeout=60).json()["tokens"]
+        for body in (request, {**request, "add_special_tokens": False})
     )
     assert doubled[0] == doubled[1] == alone[0]
     assert len(alone) == 1

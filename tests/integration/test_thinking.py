@@ -1,4 +1,4 @@
-"""Thinking on a real vLLM server without a reasoning parser: the tags stand in the text."""
+"""Thinking on a real vLLM server without a reasoning parser: the text contains the thinking tags."""
 
 from __future__ import annotations
 
@@ -26,60 +26,62 @@ def ask_thinker(connect, chat_server, tmp_path):
 
 
 @pytest.mark.parametrize("think", [True, "high", "low"])
-def test_a_thought_that_the_template_opened_is_told_from_the_answer(ask, think):
+def test_thinking_that_the_template_opened_is_separated_from_the_answer(ask, think):
     reply = ask.chat("smolthink", QUESTION, think=think, options=SURE)
     assert reply.message.thinking == "The capital of France is Paris.\n"
     assert reply.message.content.startswith("Paris")
     assert reply.prompt_eval_count == 88
 
 
-def test_a_streamed_thought_comes_first_and_without_content(ask):
+def test_stream_sends_thinking_before_content(ask):
     parts = ask.chat("smolthink", QUESTION, think=True, options=SURE, stream=True)
-    thoughts = [part for part in parts if part.message.thinking]
-    assert "".join(part.message.thinking for part in thoughts) == "The capital of France is Paris.\n"
-    assert all(part.message.content == "" for part in thoughts)
-    assert parts.index(thoughts[-1]) < min(i for i, part in enumerate(parts) if part.message.content)
+    assert "".join(part.message.thinking or "" for part in parts) == "The capital of France is Paris.\n"
+    assert "".join(part.message.content for part in parts).startswith("Paris")
+    last_thinking = max(i for i, part in enumerate(parts) if part.message.thinking)
+    first_content = min(i for i, part in enumerate(parts) if part.message.content)
+    assert last_thinking <= first_content  # equal if vLLM puts the closing tag and the answer into one event
+    assert all(isinstance(part.message.content, str) for part in parts)
 
 
-def test_generate_thinks_too(ask):
+def test_generate_returns_thinking(ask):
     reply = ask.generate("smolthink", PROMPT, think=True, options=SURE)
     assert (reply.thinking, reply.response[:5]) == ("The capital of France is Paris.\n", "Paris")
 
 
-def test_think_false_is_an_answer_without_thoughts(ask):
+def test_think_false_returns_an_answer_without_thinking(ask):
     reply = ask.chat("smolthink", QUESTION, think=False, options=SURE)
     assert (reply.message.content, reply.message.thinking, reply.prompt_eval_count) == ("Paris", None, 54)
 
 
-def test_a_profile_says_what_an_unset_think_means(ask_thinker, ask):
+def test_profile_sets_the_default_of_think(ask_thinker, ask):
     assert ask_thinker.chat("smolthink", QUESTION, options=SURE).message.thinking
     assert ask.chat("smolthink", QUESTION, options=SURE).message.thinking is None
 
 
-def test_a_thought_that_is_cut_off_is_still_a_thought(ask):
+def test_thinking_that_num_predict_cuts_off_is_returned_as_thinking(ask):
     reply = ask.chat("smolthink", QUESTION, think=True, options={**SURE, "num_predict": 4})
     assert (reply.message.thinking, reply.message.content) == ("The capital of France", "")
     assert reply.done_reason == "length"
 
 
-def test_a_stop_string_cuts_only_the_answer(ask):
+def test_stop_string_applies_only_to_the_answer(ask):
     reply = ask.chat("smolthink", QUESTION, think=True, options={**SURE, "stop": ["capital"]})
     assert reply.message.thinking == "The capital of France is Paris.\n"
     assert reply.message.content == "Paris is the "
 
 
-def test_thinking_in_the_history_is_taken(ask):
+def test_thinking_in_the_history_is_accepted(ask):
     history = [*QUESTION, {"role": "assistant", "thinking": "hm", "content": "Paris."}, *QUESTION]
     assert ask.chat("smolthink", history, think=True, options=SURE).prompt_eval_count > 88
 
 
-def test_levels_that_ollama_does_not_know_are_refused(ask):
+def test_unknown_think_level_is_rejected(ask):
     with pytest.raises(ollama.ResponseError, match='invalid think value: "maybe"'):
         ask.chat("smolthink", QUESTION, think="maybe")
 
 
-def test_a_template_that_always_opens_a_thought_is_noticed_by_the_first_answer(connect, chat_server, tmp_path):
-    """Under a name that no table and no profile speaks of, with `think` unset."""
+def test_template_that_always_opens_thinking_is_detected_from_the_first_answer(connect, chat_server, tmp_path):
+    """The model name is in no table, no profile configures thinking, and `think` is unset."""
     config = tmp_path / "compat.toml"
     config.write_text('[models.assistant]\nfrom = "smol"\nchat_template_kwargs = { modelfile = "always" }\n')
     ask = connect(vllm_urls=chat_server.url, ollama_compat_config=str(config))

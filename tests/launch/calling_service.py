@@ -1,4 +1,4 @@
-"""A service that keeps calling: one line for each answer, until SIGTERM; then it ends what it is at, and itself.
+"""A service that calls a model repeatedly and prints a line for each answer. On SIGTERM it ends after the current call.
 
 python calling_service.py MODEL
 """
@@ -8,16 +8,16 @@ import sys
 
 import ollama_compat as ollama
 
-goes_on = True
+stopping = False
 
 
 def stop(*_):
-    """Not before the call that runs has its answer."""
-    global goes_on
-    goes_on = False
+    """Ends the loop after the current call."""
+    global stopping
+    stopping = True
 
 
 signal.signal(signal.SIGTERM, stop)
-while goes_on:
+while not stopping:
     answer = ollama.chat(sys.argv[1], [{"role": "user", "content": "Hi"}], options={"num_predict": 4})
     print("answered:", repr(answer.message.content), flush=True)

@@ -1,4 +1,4 @@
-"""Servers' arguments before the argument parser of the real vLLM. No server is started."""
+"""The arguments of servers, checked by the argument parser of the real vLLM. No server is started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.vllm
 WRONG = {
     "unknown-flag": ({"extra_args": ("--max-model-length", "9")}, "Nearest: --max-model-len."),
     "unknown-tools": ({"tool_call_parser": "hermess"}, "Nearest: hermes."),
-    "unknown-thoughts": ({"reasoning_parser": "deepseek_r2"}, "Nearest: deepseek_r1."),
+    "unknown-reasoning": ({"reasoning_parser": "deepseek_r2"}, "Nearest: deepseek_r1."),
     "unknown-dtype": ({"dtype": "float17"}, "Nearest: float16."),
     "wrong-number": ({"kv_cache_dtype": "fp9"}, "--kv-cache-dtype can't be 'fp9'"),
     "no-template": ({"chat_template": "/no/such.jinja"}, "no chat template /no/such.jinja"),
@@ -24,26 +24,21 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def verdicts():
-    """What vLLM says of each server, by name; one process reads them all."""
+    """vLLM's verdict on each server, by name. One process checks all of them."""
     if os.environ.get("VLLM_TESTS") == "off":
-        pytest.skip("VLLM_TESTS=off: vLLM is not asked")
+        pytest.skip("VLLM_TESTS=off: vLLM is not run")
     wrong = [Server(name=name, model="org/model", port=8001, **fields) for name, (fields, _) in WRONG.items()]
     tested = [servers.chat(8001), servers.embed(8002), servers.korean(8003), servers.reasoning(8004, "qwen3")]
     read = arguments.check_all([*PRESETS.values(), *tested, *wrong], environment.prepare())
     return {verdict.server: verdict for verdict in read}
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_vllm_takes_the_arguments_of_a_preset(verdicts, name):
-    assert verdicts[name].accepted, verdicts[name].words
-
-
-@pytest.mark.parametrize("name", ["chat", "embed", "korean", "reasoning-qwen3"])
-def test_vllm_takes_the_arguments_of_the_test_bed(verdicts, name):
+@pytest.mark.parametrize("name", [*PRESETS, "chat", "embed", "korean", "reasoning-qwen3"])
+def test_vllm_accepts_the_arguments_of_presets_and_of_the_test_bed(verdicts, name):
     assert verdicts[name].accepted, verdicts[name].words
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_vllm_does_not_take_is_told_in_words(verdicts, name):
+def test_rejected_arguments_are_explained(verdicts, name):
     assert verdicts[name].accepted is False
     assert WRONG[name][1] in verdicts[name].words

@@ -1,7 +1,7 @@
-"""`vllm-launch` with real vLLM servers as plain processes: the presets of the production pair, there and back.
+"""`vllm-launch` with real vLLM servers as processes: the presets of the production models, from `up` to `down`.
 
-The models are tiny ones of the pair's architectures with random weights: they prove flags, parsers, dimensions and
-windows, not words.
+The models are tiny, with the architectures of the production models and random weights. They check flags, parsers,
+dimensions and windows, but not the text of an answer.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from vllm_launch.presets import CPU, EXAONE, KURE
 from vllm_launch.runtimes import groups as process_groups
 
 ROOT = Path(__file__).parents[2]
-OLLAMA = ROOT / "tests" / "unit" / "launch" / "ollama_stand_in.py"
+FAKE_OLLAMA = ROOT / "tests" / "unit" / "launch" / "ollama_stand_in.py"
 SERVICE = Path(__file__).with_name("calling_service.py")
 CHAT, EMBED = CPU
-
+TIMEOUT_S = 300.0
+"""Limit of a call. It is reached only if a test fails."""
 pytestmark = pytest.mark.vllm
 
 
 class Launcher:
-    """The command, with a file and a state folder of its own."""
+    """The `vllm-launch` command with its own configuration file and state folder."""
 
     def __init__(self, folder: Path, file: str) -> None:
         (folder / "vllm-launch.toml").write_text(file)
         (folder / "bin").mkdir()
-        (folder / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {OLLAMA} "$@"\n')
+        (folder / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_OLLAMA} "$@"\n')
         (folder / "bin" / "ollama").chmod(0o755)
         self.folder = folder
         self.started = ""
@@ -49,14 +50,14 @@ class Launcher:
             **clean,
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "VLLM_LAUNCH_STATE": str(folder / "state"),
-            "DOCKER_HOST": f"unix://{folder / 'no-engine.sock'}",  # `down` means all that run, containers too
+            "DOCKER_HOST": f"unix://{folder / 'no-engine.sock'}",  # otherwise `down` also stops containers
             "OLLAMA_HOST": f"http://127.0.0.1:{free_ports(1)[0]}",
             "PYTHONPATH": str(ROOT),
             "NO_COLOR": "1",
         }
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        """Run it, and return what it printed."""
+        """Run the command. Returns its output; if `status` is not 0, standard error too."""
         command = [sys.executable, "-m", "vllm_launch", *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
@@ -65,14 +66,14 @@ class Launcher:
         return done.stdout + done.stderr * bool(status)
 
     def variables(self) -> dict[str, str]:
-        """What a service is told."""
+        """The environment variables for a service."""
         variables: dict[str, str] = json.loads(self.run("env", "--format", "json"))
         return variables
 
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Launcher]:
-    """The pair is up. It is down afterwards, whatever happens."""
+    """A launcher whose two servers are up. They are stopped at the end."""
     if os.environ.get("VLLM_TESTS") == "off":
         pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
     try:
@@ -82,9 +83,9 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         pytest.fail(f"No real vLLM to test with. {error}", pytrace=False)
     chat_port, embed_port = free_ports(2)
     small = _toml(SMALL_MACHINE)
-    # The engine's worker is a process of its own here, as it is on several GPUs: `down` must leave it to its engine.
+    # The engine's worker is a separate process here, as on several GPUs: `down` must let the engine stop it.
     with_worker = _toml({**SMALL_MACHINE, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
-    made = Launcher(
+    launcher = Launcher(
         tmp_path_factory.mktemp("launch"),
         f"""
         runtime = "process"
@@ -92,6 +93,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         [servers.{CHAT}]
         model = "{models.path(models.EXAONE4_TINY)}"
         port = {chat_port}
+        shutdown_timeout = 600
         kv_cache_memory_bytes = {256 * 2**20}
         enforce_eager = true
         env = {{ {with_worker} }}
@@ -105,10 +107,10 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         """,
     )
     try:
-        made.started = made.run("up")
-        yield made
+        launcher.started = launcher.run("up")
+        yield launcher
     finally:
-        made.run("down")
+        launcher.run("down")
 
 
 def _toml(variables: dict[str, str]) -> str:
@@ -117,56 +119,59 @@ def _toml(variables: dict[str, str]) -> str:
 
 @pytest.fixture
 def client(launcher: Launcher) -> Iterator[ollama_compat.Client]:
-    """A client as a service makes it, with nothing but what `vllm-launch env` prints."""
+    """A client with the settings that `vllm-launch env` prints."""
     settings = {name.lower(): value for name, value in launcher.variables().items()}
-    with ollama_compat.Client(**settings, timeout=60) as made:
-        yield made
+    with ollama_compat.Client(**settings, timeout=TIMEOUT_S) as client:
+        yield client
 
 
 def statuses(launcher: Launcher) -> dict[str, dict[str, object]]:
     return {row["name"]: row for row in json.loads(launcher.run("status", "--json"))}
 
 
-def test_up_waits_until_both_answer(launcher: Launcher) -> None:
+def test_up_waits_until_both_servers_are_ready(launcher: Launcher) -> None:
     for name in CPU:
         assert f"✓ Starting {name}" in launcher.started
     assert {name: row["state"] for name, row in statuses(launcher).items()} == dict.fromkeys(CPU, "ready")
 
 
-def test_up_again_leaves_them_as_they_are(launcher: Launcher) -> None:
+def test_second_up_changes_nothing(launcher: Launcher) -> None:
     before = statuses(launcher)
     assert f"✓ {CHAT} runs as described" in launcher.run("up")
     assert statuses(launcher) == before
 
 
-def test_what_differs_is_told(launcher: Launcher) -> None:
+def test_up_reports_a_changed_setting(launcher: Launcher) -> None:
     file = launcher.folder / "vllm-launch.toml"
     other = launcher.folder / "other.toml"
     other.write_text(file.read_text().replace("enforce_eager = true", "enforce_eager = false", 1))
-    said = launcher.run("--file", str(other), "up", status=1)
-    assert f"{CHAT}: enforce_eager is True, described as False" in said
-    assert "up --replace" in said
+    output = launcher.run("--file", str(other), "up", status=1)
+    assert f"{CHAT}: enforce_eager is True, described as False" in output
+    assert "up --replace" in output
 
 
-def test_the_chat_model_thinks_only_when_asked_to(client: ollama_compat.Client) -> None:
-    """An unset `think` is that of the model that it replaces: off. The answer is the content then."""
-    asked: dict[str, object] = {"messages": [{"role": "user", "content": "안녕하세요"}], "options": {"num_predict": 8}}
-    answer = client.chat("exaone3.5:7.8b", **asked)  # type: ignore[call-overload]
+def test_chat_model_thinks_only_if_think_is_set(client: ollama_compat.Client) -> None:
+    """The replaced model, EXAONE 3.5, does not think."""
+    arguments: dict[str, object] = {
+        "messages": [{"role": "user", "content": "안녕하세요"}],
+        "options": {"num_predict": 8},
+    }
+    answer = client.chat("exaone3.5:7.8b", **arguments)  # type: ignore[call-overload]
     assert answer.model == "exaone3.5:7.8b"
     assert answer.message.content
     assert answer.message.thinking is None
-    thinking = client.chat("exaone3.5:7.8b", think=True, **asked)  # type: ignore[call-overload]
+    thinking = client.chat("exaone3.5:7.8b", think=True, **arguments)  # type: ignore[call-overload]
     assert thinking.message.thinking
 
 
-def test_embeddings_have_1024_dimensions_and_length_one(client: ollama_compat.Client) -> None:
+def test_embeddings_have_1024_dimensions_and_length_1(client: ollama_compat.Client) -> None:
     embeddings = client.embed("daynice/kure-v1", ["대한민국의 수도", "서울"]).embeddings
     assert [len(vector) for vector in embeddings] == [1024, 1024]
     assert sum(value * value for value in embeddings[0]) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_presets_own_flags_are_in_force(client: ollama_compat.Client) -> None:
-    """The window of the stand-in, and the parser of its tools: a server without one refuses them."""
+def test_flags_of_the_preset_are_in_effect(client: ollama_compat.Client) -> None:
+    """The window and the tool parser: a server without a parser rejects tools."""
     tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
     messages = [{"role": "user", "content": "What time is it?"}]
     assert client.chat("exaone3.5:7.8b", messages, tools=[tool], options={"num_predict": 4}).done
@@ -175,7 +180,7 @@ def test_the_presets_own_flags_are_in_force(client: ollama_compat.Client) -> Non
     assert 8192 in shown.modelinfo.values()
 
 
-def test_top_and_logs(launcher: Launcher, client: ollama_compat.Client) -> None:
+def test_top_and_logs_show_a_server(launcher: Launcher, client: ollama_compat.Client) -> None:
     client.generate("exaone3.5:7.8b", "x", options={"num_predict": 4})
     assert CHAT in launcher.run("top", "--once")
     assert EXAONE in launcher.run("logs", CHAT)
@@ -183,7 +188,7 @@ def test_top_and_logs(launcher: Launcher, client: ollama_compat.Client) -> None:
 
 
 class Service:
-    """A service that keeps calling, with these variables; a context that kills it if it was not ended."""
+    """A service that calls a model repeatedly. At the end of the context it is killed if it still runs."""
 
     def __init__(self, launcher: Launcher, variables: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -195,14 +200,14 @@ class Service:
         )
 
     def answer(self) -> str:
-        """One more answer that it has got."""
+        """The next line that the service prints about an answer."""
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
     def end(self) -> None:
-        """Let it end as services do; a call that has failed shows here."""
+        """Stop the service as in production, and check that no call has failed."""
         self._process.send_signal(signal.SIGTERM)
-        _, errors = self._process.communicate(timeout=60)
+        _, errors = self._process.communicate(timeout=TIMEOUT_S)
         assert self._process.returncode == 0, errors
 
     def __enter__(self) -> Service:
@@ -214,36 +219,36 @@ class Service:
         self._process.communicate()
 
 
-def test_there_and_back_with_a_service_that_keeps_calling(launcher: Launcher) -> None:
-    """The page on rolling back, step by step: no call of the service fails on the way."""
-    way = {"BACKEND_MODE": "ollama", "OLLAMA_HOST": launcher.environment["OLLAMA_HOST"]}
+def test_rollback_and_return_fail_no_call_of_a_running_service(launcher: Launcher) -> None:
+    """The steps of the section on rolling back in docs/launch.md."""
+    to_ollama = {"BACKEND_MODE": "ollama", "OLLAMA_HOST": launcher.environment["OLLAMA_HOST"]}
     try:
         with Service(launcher, launcher.variables()) as old:
             assert old.answer().startswith("answered: ")
             assert "  BACKEND_MODE=ollama" in launcher.run("rollback")
-            with Service(launcher, way) as instead:
-                assert instead.answer() == "answered: 'Ollama was here.'\n"
+            with Service(launcher, to_ollama) as on_ollama:
+                assert on_ollama.answer() == "answered: 'Ollama was here.'\n"
                 old.end()
                 launcher.run("down")
-                assert instead.answer() == "answered: 'Ollama was here.'\n"
+                assert on_ollama.answer() == "answered: 'Ollama was here.'\n"
                 launcher.run("up")
-                with Service(launcher, launcher.variables()) as back:
-                    assert back.answer().startswith("answered: ")
-                    instead.end()
-                    back.end()
+                with Service(launcher, launcher.variables()) as returned:
+                    assert returned.answer().startswith("answered: ")
+                    on_ollama.end()
+                    returned.end()
     finally:
         _stop_ollama()
 
 
 def _stop_ollama() -> None:
-    """The stand-in outlives the command that started it, as Ollama would."""
+    """The fake Ollama outlives the command that started it, as the real one does."""
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if str(OLLAMA).encode() in entry.read_bytes():
+            if str(FAKE_OLLAMA).encode() in entry.read_bytes():
                 os.kill(int(entry.parent.name), signal.SIGTERM)
 
 
-def test_down_lets_an_answer_end_and_leaves_nothing(launcher: Launcher, client: ollama_compat.Client) -> None:
+def test_down_completes_an_answer_and_leaves_no_process(launcher: Launcher, client: ollama_compat.Client) -> None:
     groups = [int(str(row["id"])) for row in statuses(launcher).values()]
     assert len(groups) == 2
     stream = client.generate("exaone3.5:7.8b", "x", stream=True, options={"num_predict": 600})

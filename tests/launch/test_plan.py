@@ -1,4 +1,4 @@
-"""The GPU memory plan agrees with vLLM: with its arithmetic for many models, and with the log of a server that runs."""
+"""Compares the GPU memory plan with vLLM's own arithmetic for many models, and with the log of a running server."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vllm_launch.plan.weights import computed, stage_layers
 from vllm_launch.presets import EXAONE, KURE
 
 Answer = Mapping[str, Any]
+"""What `vllm_memory.py` prints for a case."""
 
 _SCRIPT = Path(__file__).parent / "vllm_memory.py"
 
@@ -135,7 +136,7 @@ PACKED = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how it is served."""
+    """A model and how it is served. `available`: bytes for the KV cache."""
 
     config: Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Case:
     overlapping: bool = False
     stages: int = 1
 
-    def question(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         layers = self.config["num_hidden_layers"]
         stages = [stage_layers(layers, stage, self.stages) for stage in range(self.stages)] if self.stages > 1 else []
         return {
@@ -155,7 +156,7 @@ class Case:
         }
 
     def layout(self, answer: Answer) -> Layout | None:
-        """The plan's layout, with what depends on the machine (block, type) as vLLM chose it here."""
+        """The plan's layout, with the block size and data type that vLLM chose on this machine."""
         steps = 2 if self.overlapping else 1
         cut = Cut(
             dtype=self.arguments.get("kv_cache_dtype", answer["dtype"]),
@@ -167,7 +168,7 @@ class Case:
 
 
 def _with_layer_types(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A pattern as a list: transformers' class for EXAONE reads numbers alone."""
+    """Converts the layer pattern to a list, because transformers' class for EXAONE accepts only numbers."""
     pattern = config.get("sliding_window_pattern")
     if not isinstance(pattern, str):
         return dict(config)
@@ -210,24 +211,24 @@ REFUSED = [name for name in CASES if name.startswith("too little")]
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, Answer]:
-    """vLLM's answers to all cases, from one process."""
+    """vLLM's results for all cases, from one process."""
     if os.environ.get("VLLM_TESTS") == "off":
-        pytest.skip("VLLM_TESTS=off: vLLM is not asked")
+        pytest.skip("VLLM_TESTS=off: vLLM is not run")
     try:
         python = environment.prepare()
     except TestbedError as error:
-        pytest.fail(f"There is no vLLM to ask. {error}", pytrace=False)
-    questions = json.dumps([case.question() for case in CASES.values()])
+        pytest.fail(f"vLLM cannot be installed. {error}", pytrace=False)
+    requests = json.dumps([case.request() for case in CASES.values()])
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(python), str(_SCRIPT)], input=questions, env=variables, capture_output=True, text=True, check=False
+        [str(python), str(_SCRIPT)], input=requests, env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in (*REFUSED, "KURE")])
-def test_the_kv_cache_is_counted_as_vllm_counts_it(name: str, answers: dict[str, Answer]) -> None:
+def test_kv_cache_size_matches_vllm(name: str, answers: dict[str, Answer]) -> None:
     case, answer = CASES[name], answers[name]
     cache = case.layout(answer)
     assert cache is not None
@@ -238,7 +239,7 @@ def test_the_kv_cache_is_counted_as_vllm_counts_it(name: str, answers: dict[str,
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_where_vllm_refuses_the_plan_names_the_same_longest_request(name: str, answers: dict[str, Answer]) -> None:
+def test_longest_request_matches_vllm_when_the_cache_is_too_small(name: str, answers: dict[str, Answer]) -> None:
     case, answer = CASES[name], answers[name]
     cache = case.layout(answer)
     assert cache is not None
@@ -248,21 +249,21 @@ def test_where_vllm_refuses_the_plan_names_the_same_longest_request(name: str, a
     assert cache.least(case.arguments["max_model_len"]) > case.available
 
 
-def test_a_model_that_reads_at_once_has_no_kv_cache(answers: dict[str, Answer]) -> None:
+def test_embedding_model_has_no_kv_cache(answers: dict[str, Answer]) -> None:
     assert answers["KURE"]["groups"] == 0
     assert CASES["KURE"].layout(answers["KURE"]) is None
     assert answers["KURE"]["dtype"] == "float16"
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.stages == 1])
-def test_the_weights_are_those_that_vllm_allocates(name: str, answers: dict[str, Answer]) -> None:
+def test_weights_match_vllm(name: str, answers: dict[str, Answer]) -> None:
     shape = architecture.read(CASES[name].config, name)
     size = {"float32": 4}.get(answers[name]["dtype"], 2)
     weights = computed(shape, size, quantization.read(shape.quantization))
     assert weights.total == pytest.approx(answers[name]["weights"], rel=0.005)
 
 
-def test_a_servers_log_says_what_the_plan_says(pytestconfig: pytest.Config) -> None:
+def test_plan_matches_the_log_of_a_running_server(pytestconfig: pytest.Config) -> None:
     available = 256 * MIB
     folder = models.path(models.EXAONE4_TINY)
     changes = {
@@ -278,13 +279,13 @@ def test_a_servers_log_says_what_the_plan_says(pytestconfig: pytest.Config) -> N
     server = servers.chat(free_ports(1)[0]).model_copy(update=changes)
     with serving(pytestconfig, [server], (models.EXAONE4_TINY,)) as (process,):
         log = process.log_path.read_text()
-    said = re.search(
+    logged = re.search(
         r"KV cache size: ([\d,]+) tokens, Maximum concurrency for 32,768 tokens per request: ([\d.]+)x", log
     )
-    assert said is not None
+    assert logged is not None
     config = json.loads((folder / "config.json").read_text())
-    # On a CPU: blocks of 128 tokens, steps of 2,048, one at a time.
+    # On a CPU vLLM uses blocks of 128 tokens and steps of 2,048 tokens that do not overlap.
     cache = layout(architecture.read(config, "it"), Cut("bfloat16", block=128, in_flight=2048))
     assert cache is not None
-    assert cache.tokens(available, 32768) == int(said[1].replace(",", ""))
-    assert cache.concurrency(available, 32768) == pytest.approx(float(said[2]), abs=0.005)
+    assert cache.tokens(available, 32768) == int(logged[1].replace(",", ""))
+    assert cache.concurrency(available, 32768) == pytest.approx(float(logged[2]), abs=0.005)

@@ -1,4 +1,4 @@
-"""The servers of docs/scale.md before the argument parser of the real vLLM. No server is started."""
+"""The servers of docs/scale.md, checked by the argument parser of the real vLLM. No server is started."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vllm_launch import arguments
 pytestmark = pytest.mark.vllm
 
 
-def test_vllm_takes_the_arguments_of_every_server_of_the_document(tmp_path: Path) -> None:
+def test_vllm_accepts_the_arguments_of_every_server_in_docs_scale(tmp_path: Path) -> None:
     if os.environ.get("VLLM_TESTS") == "off":
-        pytest.skip("VLLM_TESTS=off: vLLM is not asked")
+        pytest.skip("VLLM_TESTS=off: vLLM is not run")
     described = [server for config in read_examples(tmp_path) for server in config.servers.values()]
     verdicts = arguments.check_all(described, environment.prepare())
     assert [verdict.words for verdict in verdicts if not verdict.accepted] == []

@@ -1,4 +1,4 @@
-"""Real vLLM servers that die while they start, each for a reason of its own, and the cause read from the log."""
+"""Real vLLM servers that fail to start for many reasons, and the cause that `vllm_launch.causes` finds in the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vllm_launch.runtimes import groups
 pytestmark = pytest.mark.vllm
 
 _ENV = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the server's process: one import of vLLM less
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the server's process, which saves an import of vLLM
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -37,7 +37,7 @@ _SMALL = {
 
 @pytest.fixture(scope="module")
 def python():
-    """The Python that has vLLM, and the small model."""
+    """The Python that has vLLM. The small model is prepared."""
     if os.environ.get("VLLM_TESTS") == "off":
         pytest.skip("VLLM_TESTS=off: no real vLLM server is started")
     found = environment.prepare()
@@ -47,7 +47,7 @@ def python():
 
 @pytest.fixture(scope="module")
 def warm(python):
-    """A vLLM that has made its imports, so that each start is two seconds and not ten."""
+    """A process that has imported vLLM, so that a start takes two seconds instead of ten."""
     script = Path(__file__).with_name("warm_starts.py")
     environ = {**_clean(), **_ENV}
     pipe = subprocess.PIPE
@@ -58,27 +58,27 @@ def warm(python):
 
 
 @pytest.fixture
-def dies(warm, tmp_path_factory):
-    """Starts a server that is not to come up; returns the cause that is read from its log, and the log."""
+def fails(warm, tmp_path_factory):
+    """Starts a server that must fail. Returns the cause and the log."""
 
     def run(model=None, port=None, **fields):
         log = tmp_path_factory.mktemp("log") / "log"
-        asked = {"arguments": _dying(model, port, **fields).arguments(), "log": str(log)}
-        print(json.dumps(asked), file=warm.stdin, flush=True)
+        request = {"arguments": _server(model, port, **fields).arguments(), "log": str(log)}
+        print(json.dumps(request), file=warm.stdin, flush=True)
         return _cause(int(warm.stdout.readline()), log.read_text(errors="replace"))
 
     return run
 
 
 @pytest.fixture
-def dies_with(python):
-    """The same with variables that are read when vLLM is imported."""
+def fails_with(python):
+    """As `fails`, with environment variables that vLLM reads when it is imported."""
 
     def run(env, model):
-        command = _dying(model).command(str(python))
+        command = _server(model).command(str(python))
         environ = {**_clean(), **_ENV, **env}
         ended = subprocess.run(
-            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=240, check=False
+            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=1200, check=False
         )
         return _cause(ended.returncode, (ended.stdout + ended.stderr).decode(errors="replace"))
 
@@ -89,9 +89,9 @@ def _clean():
     return {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "HF_"))}
 
 
-def _dying(model=None, port=None, **fields):
+def _server(model=None, port=None, **fields):
     model = str(model or models.path(models.SMOLLM2))
-    return Server(name="dying", model=model, port=port or free_ports(1)[0], **{**_SMALL, **fields})
+    return Server(name="failing", model=model, port=port or free_ports(1)[0], **{**_SMALL, **fields})
 
 
 def _cause(status, log):
@@ -103,7 +103,7 @@ def _cause(status, log):
 
 @pytest.fixture
 def changed(tmp_path):
-    """Makes a copy of the small model with another config.json."""
+    """Copies the small model with changes in its config.json."""
 
     def make(**config):
         folder = tmp_path / "model"
@@ -120,9 +120,9 @@ def changed(tmp_path):
 
 @contextlib.contextmanager
 def hub(code, status):
-    """A hub that refuses every request, in the words of the real one: the header `X-Error-Code`."""
+    """A fake Hugging Face hub that rejects every request with the real one's header `X-Error-Code`."""
 
-    class Refuses(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(status)
             self.send_header("X-Error-Code", code)
@@ -135,7 +135,7 @@ def hub(code, status):
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -145,7 +145,7 @@ def hub(code, status):
             thread.join()
 
 
-def test_the_files_that_the_tables_name_as_sources_are_there(python):
+def test_source_files_named_in_the_tables_exist(python):
     find = "import importlib.util; print(importlib.util.find_spec('vllm').origin)"
     packages = Path(subprocess.check_output([python, "-c", find], text=True).strip()).parent.parent
     sources = {row.source.partition("before")[0] for row in (*faults.FAULTS, *logs.SIGNS)}
@@ -154,106 +154,106 @@ def test_the_files_that_the_tables_name_as_sources_are_there(python):
     assert not [file for file in named if not (packages / "vllm" / file).exists() and not (packages / file).exists()]
 
 
-def test_an_unknown_flag(dies):
-    cause, _ = dies(extra_args=("--max-model-length", "9"))
+def test_unknown_flag_is_explained(fails):
+    cause, _ = fails(extra_args=("--max-model-length", "9"))
     assert cause.name == "unknown flag"
     assert "Nearest: --max-model-len." in cause.advice
 
 
-def test_an_unknown_tool_parser(dies):
-    cause, _ = dies(tool_call_parser="hermess")
+def test_unknown_tool_parser_is_explained(fails):
+    cause, _ = fails(tool_call_parser="hermess")
     assert (cause.name, cause.advice.partition(".")[0]) == ("unknown tool parser", "Nearest: hermes")
 
 
-def test_an_unknown_reasoning_parser(dies):
-    cause, _ = dies(reasoning_parser="deepseek_r2")
+def test_unknown_reasoning_parser_is_explained(fails):
+    cause, _ = fails(reasoning_parser="deepseek_r2")
     assert (cause.name, cause.advice.partition(".")[0]) == ("unknown reasoning parser", "Nearest: deepseek_r1")
 
 
-def test_a_chat_template_that_is_not_there(dies):
-    cause, _ = dies(chat_template="/no/such.jinja")
+def test_missing_chat_template_is_explained(fails):
+    cause, _ = fails(chat_template="/no/such.jinja")
     assert cause.words == "there is no chat template /no/such.jinja"
 
 
-def test_a_port_that_is_taken(dies):
+def test_port_in_use_is_explained(fails):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        cause, _ = dies(port=taken.getsockname()[1])
+        cause, _ = fails(port=taken.getsockname()[1])
     assert cause.name == "port taken"
 
 
-def test_more_tokens_than_the_model_was_made_for(dies):
-    cause, _ = dies(max_model_len=100000)
+def test_window_larger_than_the_models_is_explained(fails):
+    cause, _ = fails(max_model_len=100000)
     assert "Set max_model_len to 8192 or less" in cause.advice
 
 
-def test_a_model_type_that_is_unknown(dies, changed):
-    cause, _ = dies(changed(model_type="exaone9", architectures=["Exaone9ForCausalLM"]))
+def test_unknown_model_type_is_explained(fails, changed):
+    cause, _ = fails(changed(model_type="exaone9", architectures=["Exaone9ForCausalLM"]))
     assert cause.words == "this vLLM's transformers does not know the model type 'exaone9'"
 
 
-def test_an_architecture_that_is_unknown(dies, changed):
-    cause, _ = dies(changed(architectures=["Exaone9ForCausalLM"]))
+def test_unknown_architecture_is_explained(fails, changed):
+    cause, _ = fails(changed(architectures=["Exaone9ForCausalLM"]))
     assert cause.words == "this vLLM can't serve the architecture Exaone9ForCausalLM"
 
 
-def test_a_model_that_brings_code_of_its_own(dies, changed):
-    cause, _ = dies(changed(model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig"}))
+def test_model_with_remote_code_is_explained(fails, changed):
+    cause, _ = fails(changed(model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig"}))
     assert cause.name == "remote code"
 
 
-def test_a_quantization_that_is_not_the_models(dies, changed):
+def test_wrong_quantization_is_explained(fails, changed):
     quantized = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
-    cause, _ = dies(changed(quantization_config=quantized), quantization="gptq")
+    cause, _ = fails(changed(quantization_config=quantized), quantization="gptq")
     assert cause.words == "the model is quantized with awq, and gptq is asked for"
 
 
-def test_a_folder_without_a_config(dies, tmp_path):
-    cause, _ = dies(tmp_path)
+def test_folder_without_config_is_explained(fails, tmp_path):
+    cause, _ = fails(tmp_path)
     assert cause.words == f"{tmp_path} has no config.json"
 
 
-def test_a_folder_that_is_not_there(dies):
-    cause, _ = dies("/no/such/folder")
+def test_missing_folder_is_explained(fails):
+    cause, _ = fails("/no/such/folder")
     assert cause.name == "no such folder"
 
 
-def test_a_model_that_is_not_here_while_offline(dies):
-    cause, _ = dies("org/nothing")
+def test_uncached_model_while_offline_is_explained(fails):
+    cause, _ = fails("org/nothing")
     assert cause.name == "offline"
 
 
-def test_a_gated_model(dies_with):
+def test_gated_model_is_explained(fails_with):
     with hub("GatedRepo", 403) as env:
-        cause, _ = dies_with(env, "org/gated")
+        cause, _ = fails_with(env, "org/gated")
     assert cause.name == "gated model"
     assert "HF_TOKEN" in cause.advice
 
 
-def test_a_model_that_the_hub_does_not_know(dies_with):
+def test_model_unknown_to_the_hub_is_explained(fails_with):
     with hub("RepoNotFound", 401) as env:
-        cause, _ = dies_with(env, "org/nothing")
+        cause, _ = fails_with(env, "org/nothing")
     assert cause.name == "unknown model"
 
 
-def test_a_folder_without_weights(dies, changed):
+def test_folder_without_weights_is_explained(fails, changed):
     folder = changed()
     (folder / "model.safetensors").unlink()
-    cause, _ = dies(folder)
+    cause, _ = fails(folder)
     assert cause.words == f"{folder} has no weights that this vLLM can load"
 
 
-def test_weights_that_are_broken(dies, changed):
+def test_broken_weights_are_explained(fails, changed):
     folder = changed()
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n" * 3)
-    cause, _ = dies(folder)
+    cause, _ = fails(folder)
     assert cause.name == "broken weights"
 
 
-def test_a_kv_cache_that_can_not_hold_one_request(dies):
-    cause, log = dies(max_model_len=8192, kv_cache_memory_bytes=50_000_000)
+def test_kv_cache_too_small_for_one_request_is_explained(fails):
+    cause, log = fails(max_model_len=8192, kv_cache_memory_bytes=50_000_000)
     assert cause.name == "KV cache too small"
     fits = re.search(r"Set max_model_len to (\d+) or less", cause.advice)
     assert fits is not None
@@ -261,22 +261,22 @@ def test_a_kv_cache_that_can_not_hold_one_request(dies):
     assert logs.progress(log).stage is logs.Stage.KV_CACHE
 
 
-def test_more_memory_than_there_is(dies):
-    cause, _ = dies(kv_cache_memory_bytes=2**50)
+def test_more_memory_than_available_is_explained(fails):
+    cause, _ = fails(kv_cache_memory_bytes=2**50)
     assert cause.name == "memory taken"
     assert cause.words.startswith("1048576.0 GiB of memory are wanted")
 
 
-def test_a_lora_adapter_of_too_high_a_rank(dies, tmp_path):
+def test_lora_adapter_of_too_high_rank_is_explained(fails, tmp_path):
     adapter = {"peft_type": "LORA", "r": 64, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
-    cause, _ = dies(max_lora_rank=16, lora_modules={"own": str(tmp_path)})
+    cause, _ = fails(max_lora_rank=16, lora_modules={"own": str(tmp_path)})
     assert cause.words == "a LoRA adapter has rank 64, and 16 is allowed"
 
 
-def test_a_server_that_is_killed(python):
-    """As the kernel does where memory runs out: with SIGKILL, in the middle of its start."""
-    server = Server(name="dying", model=str(models.path(models.SMOLLM2)), port=free_ports(1)[0], **_SMALL)
+def test_server_killed_during_start_is_explained(python):
+    """The kernel sends SIGKILL when memory runs out."""
+    server = Server(name="failing", model=str(models.path(models.SMOLLM2)), port=free_ports(1)[0], **_SMALL)
     with subprocess.Popen(
         server.command(str(python)), env={**os.environ, **_ENV}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as killed:
@@ -288,14 +288,14 @@ def test_a_server_that_is_killed(python):
     assert cause.name == "out of memory"
 
 
-def test_a_server_that_comes_up_tells_its_stages_and_figures(chat_and_embed, pytestconfig):
+def test_log_of_a_ready_server_contains_stages_and_figures(chat_and_embed):
     whole = (environment.HOME / "logs" / "tests" / "chat.log").read_text(errors="replace")
-    log, up, _ = whole.partition("Application startup complete.\n")  # then come the requests of other tests
-    log += up
+    log, end_of_start, _ = whole.partition("Application startup complete.\n")  # requests of other tests follow
+    log += end_of_start
     assert logs.progress(log).stage is logs.Stage.READY
-    told = logs.figures(log)
-    assert told.max_model_len == 2048
-    assert told.kv_cache_gib == 0.5
-    assert told.kv_cache_tokens is not None
-    assert told.max_concurrency == pytest.approx(told.kv_cache_tokens / 2048, rel=0.01)
+    figures = logs.figures(log)
+    assert figures.max_model_len == 2048
+    assert figures.kv_cache_gib == 0.5
+    assert figures.kv_cache_tokens is not None
+    assert figures.max_concurrency == pytest.approx(figures.kv_cache_tokens / 2048, rel=0.01)
     assert causes.explain(log, "") is None

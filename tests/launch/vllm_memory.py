@@ -1,12 +1,12 @@
-"""A script for the Python that has vLLM: how vLLM itself would divide the memory for some models.
+"""Computes with vLLM's own functions how vLLM divides the memory for some models. Runs with the Python that has vLLM.
 
-Reads a JSON list of cases from standard input, writes a JSON list of answers as the last line of standard output:
+Reads a JSON list of cases from standard input, and writes a JSON list of results as the last line of standard output:
 
-    {"config": config.json of a model, "arguments": vLLM's, "available": bytes for the KV cache,
-     "async": whether two steps overlap, as on a GPU, "stages": of a pipeline}
+    {"config": config.json of a model, "arguments": vLLM's arguments, "available": bytes for the KV cache,
+     "async": whether two steps overlap, as on a GPU, "stages": [first, end] layer of each pipeline stage}
 
-A model is built on PyTorch's `meta` device: every parameter has its shape and no memory. Its layers tell what caches
-they have, and vLLM's own functions divide the memory. No server is started.
+A model is built on PyTorch's `meta` device: parameters have shapes and no memory. vLLM's functions compute the KV cache
+from its layers. No server is started.
 """
 
 import json
@@ -31,8 +31,8 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.core import kv_cache_utils
 
 
-def answer(case: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What vLLM would do."""
+def result(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What vLLM would allocate."""
     (folder / "config.json").write_text(json.dumps(case["config"]))
     arguments = EngineArgs(model=str(folder), skip_tokenizer_init=True, enforce_eager=True, **case["arguments"])
     config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -41,7 +41,7 @@ def answer(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
             model = initialize_model(config)
         current_platform.update_block_size_for_backend(config)
-        # On a GPU the engine core resolves it, to this one.
+        # On a GPU the engine core sets this layout.
         config.cache_config.kv_cache_layout = config.cache_config.kv_cache_layout or "LBNHC"
         return {
             "weights": sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
@@ -54,14 +54,14 @@ def answer(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def cache(config: VllmConfig, case: dict[str, Any]) -> dict[str, Any]:
-    """The KV cache, or vLLM's refusal."""
+    """The KV cache, or vLLM's error."""
     layers = get_layers_from_vllm_config(config, AttentionLayerBase)
     specs = {name: spec for name, layer in layers.items() if (spec := layer.get_kv_cache_spec(config)) is not None}
     workers = [dict(list(specs.items())[first:end]) for first, end in case["stages"] or [(0, len(specs))]]
     try:
         configs = kv_cache_utils.get_kv_cache_configs(config, workers, [case["available"]] * len(workers))
-    except ValueError as refusal:
-        return {"refusal": str(refusal)}
+    except ValueError as error:
+        return {"refusal": str(error)}
     whole = kv_cache_utils.generate_scheduler_kv_cache_config(configs)
     if not whole.kv_cache_groups:
         return {"groups": 0}
@@ -75,15 +75,15 @@ def cache(config: VllmConfig, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answers all cases; one that fails answers with its error."""
+    """Reads the cases and prints the results."""
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(1, 0, f"tcp://127.0.0.1:{get_open_port()}", 0, backend="gloo")
         initialize_model_parallel(1, 1)
-    answers = []
+    results = []
     for case in json.load(sys.stdin):
         with tempfile.TemporaryDirectory() as folder:
-            answers.append(answer(case, Path(folder)))
-    print(json.dumps(answers))
+            results.append(result(case, Path(folder)))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Starts vLLM's API server without its imports, which take most of a start that fails: each start is a fork of this.
+"""Starts vLLM's API server as a fork of a process that has imported vLLM. Imports take most of the time of a start.
 
     <a Python that has vLLM> warm_starts.py
 
-A line of standard input is a start, `{"arguments": […], "log": "<file>"}`; a line of standard output is how it ended,
-as `subprocess` counts: the exit status, or a signal below zero. The first line says that all is imported.
+The first line of standard output is `ready`. Then each line of standard input is a start, `{"arguments": […], "log":
+"<file>"}`, and each line of standard output its result as in `subprocess`: the exit status, or a negative signal.
 """
 
 import json
@@ -15,25 +15,25 @@ MODULE = "vllm.entrypoints.openai.api_server"
 
 
 def main():
-    """Import what every start needs, then start what is asked for, one after another."""
+    """Import vLLM, then start the requested servers one after another."""
     for module in (MODULE, "vllm.entrypoints.launchers.launcher", "vllm.v1.engine.async_llm"):
         __import__(module)
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if not child:
-            start(**asked)
+            start(**request)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def start(arguments, log):
-    """Become the server: its arguments, and its output in a file."""
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Run the server in this process, with its output in the log file."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     sys.argv = ["vllm", *arguments]
     runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
     sys.exit(0)

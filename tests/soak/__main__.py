@@ -1,9 +1,9 @@
-"""Full load with random faults for a while, on a real vLLM: `make soak`, or `python -m tests.soak --seconds 60`.
+"""Full load with random faults on real vLLM servers: `make soak`, or `python -m tests.soak --seconds 60`.
 
-A chat and an embedding server, each behind a fault proxy; a sync client in threads and an async one in tasks ask chat,
-generate and embed, plain and streamed, without a pause. Every so often a random fault is on for the next few requests.
-The report tells calls, errors by kind, and the memory of this process as it goes; it fails where an error is not a
-clear one, where memory is not flat, or where a connection, thread or task is left. `--write` puts it into
+A chat and an embedding server run behind one fault proxy each. A sync client in threads and an async client in tasks
+call chat, generate and embed, plain and streamed, without a pause, while random faults hit some requests. The report
+contains the number of calls, the errors by type and the memory of this process. The run fails on an unexpected type of
+error, if the memory grows, or if a connection, thread or task is left. `--write` writes the report into
 docs/reliability.md.
 """
 
@@ -41,37 +41,37 @@ TASKS = 8
 TIMEOUT_S = 10.0
 FAULT_EVERY_S = 3.0
 PAUSE_S = 0.5
-"""What a caller waits after an error before it asks again: an open circuit fails at once."""
-FLAT = 1.10
-"""How much the memory of the last third may be above that of the second."""
-TOO_HEAVY = {"endless-body", "endless-line", "gzip-bomb", "refuse"}
-"""They fill the proxy's own process, which is this one; `refuse` lasts until it is cleared."""
+"""Pause of a caller after an error, because an open circuit fails at once."""
+MAX_GROWTH = 1.10
+"""Largest accepted ratio of the memory in the last third to the memory in the second third."""
+EXCLUDED = {"endless-body", "endless-line", "gzip-bomb", "refuse"}
+"""Faults that fill the memory of the proxy, which is in this process; and `refuse`, which lasts until it is cleared."""
 
 
 @dataclass
 class Tally:
-    """What happened."""
+    """The results so far."""
 
     ended: Counter[str] = field(default_factory=Counter)
-    strange: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds since the start, resident MiB."""
+    """Seconds since the start, and resident memory in MiB."""
 
-    def note(self, error: Exception | None) -> None:
-        """Count a call."""
+    def count(self, error: Exception | None) -> None:
+        """Count a call and how it ended."""
         if error is None:
             self.ended["answered"] += 1
         elif isinstance(error, (ResponseError, ConnectionError, httpx.TimeoutException)):
             self.ended[type(error).__name__] += 1
         else:
-            self.strange.append(repr(error))
+            self.unexpected.append(repr(error))
 
 
 def main() -> int:
-    """Run it; exit status 1 where it fails."""
+    """Run the soak test. Returns the exit status: 1 if it fails."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--write", action="store_true", help=f"put the report into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write the report into {PAGE.name}")
     options = parser.parse_args()
     chat_port, embed_port = free_ports(2)
     python = environment.prepare()
@@ -79,8 +79,8 @@ def main() -> int:
     wanted = [servers.chat(chat_port), servers.embed(embed_port)]
     with servers.serving(wanted, python, HOME / "logs" / "soak") as (chat, embed):
         tally = Tally()
-        with FaultProxy(chat.url) as one, FaultProxy(embed.url) as other, Leaks(patience=30.0):
-            stats = _load([one, other], options.seconds, tally)
+        with FaultProxy(chat.url) as chat_proxy, FaultProxy(embed.url) as embed_proxy, Leaks():
+            stats = _load([chat_proxy, embed_proxy], options.seconds, tally)
     report, problems = _report(options.seconds, tally, stats)
     print(report)
     if options.write:
@@ -100,11 +100,13 @@ def _load(proxies: list[FaultProxy], seconds: float, tally: Tally) -> Any:
         "timeout": TIMEOUT_S,
     }
     with ollama.Client(**settings) as client:
-        threads = [threading.Thread(target=_ask, args=(client, stop, tally, seed)) for seed in range(THREADS)]
-        threads.append(threading.Thread(target=lambda: asyncio.run(_ask_async(settings, stop, tally))))
+        threads = [
+            threading.Thread(target=_call_repeatedly, args=(client, stop, tally, seed)) for seed in range(THREADS)
+        ]
+        threads.append(threading.Thread(target=lambda: asyncio.run(_run_tasks(settings, stop, tally))))
         for thread in threads:
             thread.start()
-        _disturb(proxies, seconds, tally)
+        _inject_faults(proxies, seconds, tally)
         stop.set()
         for proxy in proxies:
             proxy.clear()
@@ -113,34 +115,35 @@ def _load(proxies: list[FaultProxy], seconds: float, tally: Tally) -> Any:
         return client.stats()
 
 
-def _disturb(proxies: list[FaultProxy], seconds: float, tally: Tally) -> None:
+def _inject_faults(proxies: list[FaultProxy], seconds: float, tally: Tally) -> None:
     chance = random.Random(7)
-    faults = [fault for name, (fault, _) in FAULTS.items() if name not in TOO_HEAVY]
+    faults = [fault for name, (fault, _) in FAULTS.items() if name not in EXCLUDED]
     began = time.monotonic()
     while (passed := time.monotonic() - began) < seconds:
         chance.choice(proxies).inject(chance.choice(faults), times=chance.randint(1, 3))
         for proxy in proxies:
-            proxy.requests.clear()  # its record would grow in this process
+            proxy.requests.clear()  # the record would grow in this process
         tally.memory.append((passed, _resident_mib()))
         time.sleep(FAULT_EVERY_S)
 
 
-def _calls(chance: random.Random) -> tuple[str, dict[str, Any]]:
-    calm = {"num_predict": chance.randint(1, 30)}
-    asked: list[tuple[str, dict[str, Any]]] = [
-        ("chat", {"model": "smol", "messages": [{"role": "user", "content": "Hi!"}], "options": calm}),
-        ("generate", {"model": "smol", "prompt": "Once", "options": calm}),
+def _random_call(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    """An operation and its arguments."""
+    limit = {"num_predict": chance.randint(1, 30)}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("chat", {"model": "smol", "messages": [{"role": "user", "content": "Hi!"}], "options": limit}),
+        ("generate", {"model": "smol", "prompt": "Once", "options": limit}),
         ("embed", {"model": "minilm", "input": ["one text", "another"]}),
     ]
-    name, arguments = chance.choice(asked)
+    name, arguments = chance.choice(calls)
     return name, arguments | ({"stream": True} if name != "embed" and chance.random() < 0.5 else {})
 
 
-def _ask(client: ollama.Client, stop: threading.Event, tally: Tally, seed: int) -> None:
+def _call_repeatedly(client: ollama.Client, stop: threading.Event, tally: Tally, seed: int) -> None:
     chance = random.Random(seed)
     while not stop.is_set():
-        name, arguments = _calls(chance)
-        with _noted(tally) as failed:
+        name, arguments = _random_call(chance)
+        with _counted(tally) as failed:
             answer = getattr(client, name)(**arguments)
             if arguments.get("stream"):
                 for _ in answer:
@@ -149,17 +152,17 @@ def _ask(client: ollama.Client, stop: threading.Event, tally: Tally, seed: int) 
             stop.wait(PAUSE_S)
 
 
-async def _ask_async(settings: dict[str, Any], stop: threading.Event, tally: Tally) -> None:
+async def _run_tasks(settings: dict[str, Any], stop: threading.Event, tally: Tally) -> None:
     async with ollama.AsyncClient(**settings) as client, asyncio.TaskGroup() as tasks:
         for seed in range(TASKS):
-            tasks.create_task(_task(client, stop, tally, 100 + seed))
+            tasks.create_task(_call_repeatedly_async(client, stop, tally, 100 + seed))
 
 
-async def _task(client: ollama.AsyncClient, stop: threading.Event, tally: Tally, seed: int) -> None:
+async def _call_repeatedly_async(client: ollama.AsyncClient, stop: threading.Event, tally: Tally, seed: int) -> None:
     chance = random.Random(seed)
     while not stop.is_set():
-        name, arguments = _calls(chance)
-        with _noted(tally) as failed:
+        name, arguments = _random_call(chance)
+        with _counted(tally) as failed:
             answer = await getattr(client, name)(**arguments)
             if arguments.get("stream"):
                 async for _ in answer:
@@ -169,14 +172,14 @@ async def _task(client: ollama.AsyncClient, stop: threading.Event, tally: Tally,
 
 
 @contextlib.contextmanager
-def _noted(tally: Tally) -> Iterator[list[Exception]]:
-    """Count a call; what is yielded holds its error afterwards, if there was one."""
+def _counted(tally: Tally) -> Iterator[list[Exception]]:
+    """Count a call. The yielded list contains its error afterwards, if there was one."""
     failed: list[Exception] = []
     try:
         yield failed
     except Exception as error:
         failed.append(error)
-    tally.note(failed[0] if failed else None)
+    tally.count(failed[0] if failed else None)
 
 
 def _resident_mib() -> float:
@@ -197,13 +200,13 @@ def _report(seconds: float, tally: Tally, stats: Any) -> tuple[str, list[str]]:
         "| --- | --- |",
         f"| calls | {calls} |",
         *(f"| {kind} | {number} |" for kind, number in tally.ended.most_common()),
-        f"| any other exception | {len(tally.strange)} |",
+        f"| any other exception | {len(tally.unexpected)} |",
         f"| retries of the sync client | {stats['totals']['retries']} |",
         f"| most memory of this process, second third and last third | {second:.0f} MiB, {last:.0f} MiB |",
         "| connections, threads, tasks left | none |",
     ]
-    problems = [f"no clear error: {error}" for error in tally.strange[:5]]
-    if last > second * FLAT:
+    problems = [f"unexpected error: {error}" for error in tally.unexpected[:5]]
+    if last > second * MAX_GROWTH:
         problems.append(f"memory grows: {second:.0f} MiB, then {last:.0f} MiB")
     if not tally.ended["answered"]:
         problems.append("no call was answered")

@@ -9,6 +9,7 @@ import pytest
 from ollama_compat import Settings
 from ollama_compat.exceptions import RateLimited
 from ollama_compat.limits.admission import Admission
+from ollama_compat.settings import RATES
 from ollama_compat.steps import NEXT_EVENT, AcquireSlot, Sleep, Steps, TakeToken
 from ollama_compat.telemetry.call_record import CallRecord
 from tests.play import SECOND, Play, StillClock, play
@@ -21,7 +22,11 @@ class Client:
 
     def __init__(self, **settings: Any) -> None:
         self.clock = StillClock()
-        self.admission = Admission(Settings(**settings), self.clock)
+        limits = Settings(**settings)
+        rates = {} if limits.vllm_limits is None else limits.rates
+        self.admission = None
+        if limits.max_concurrent is not None:
+            self.admission = Admission(self.clock, limits.max_concurrent, rates, RATES)
 
     def call(self, operation: str = "chat", timeout_s: float | None = None) -> tuple[CallRecord, Steps[None]]:
         running = CallRecord(operation, "smol", started=self.clock.now)
@@ -31,9 +36,11 @@ class Client:
         return Play(rates=rates).run(self.call(operation, timeout_s)[1])
 
 
-def admitted(admission: Admission, record: CallRecord, timeout_s: float | None, steps: Steps[None]) -> Steps[None]:
+def admitted(
+    admission: Admission | None, record: CallRecord, timeout_s: float | None, steps: Steps[None]
+) -> Steps[None]:
     """What the dispatcher does: acquire a slot, run the steps, release the slot."""
-    if not admission.limits(record.operation):
+    if admission is None or not admission.limits(record.operation):
         yield from steps
         return
     yield from admission.acquire(record, timeout_s)

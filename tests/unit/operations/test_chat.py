@@ -194,7 +194,7 @@ def test_a_refusal_of_vllms(reply: Any, text: str, status: int) -> None:
     assert error.status_code == status
 
 
-def test_a_model_that_is_gone_is_for_the_translation_to_find_again() -> None:
+def test_a_model_that_is_gone_is_for_the_dispatcher_to_find_again() -> None:
     with pytest.raises(Exception, match="does not exist") as caught:
         ask({}, MODEL_MISSING)
     assert type(caught.value).__name__ == "ModelGone"

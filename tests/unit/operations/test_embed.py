@@ -177,7 +177,7 @@ def test_a_vector_too_few_is_an_error() -> None:
     assert refusal(ask, {"input": ["a", "b"]}, vectors((1.0,))) == (f"{URL} returned 1 embeddings for 2 texts", 500)
 
 
-def test_a_model_that_is_gone_is_for_the_translation_to_find_again() -> None:
+def test_a_model_that_is_gone_is_for_the_dispatcher_to_find_again() -> None:
     with pytest.raises(Exception, match="does not exist") as caught:
         ask({"input": "a"}, MODEL_MISSING)
     assert type(caught.value).__name__ == "ModelGone"

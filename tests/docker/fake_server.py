@@ -1,11 +1,11 @@
-"""Stands in for vLLM in a container, in a tenth of a second: answers its health, and does what the model's name says.
+"""A fake vLLM server for containers that starts in a tenth of a second. The model name determines what it does:
 
-    python3 stand_in.py --host 0.0.0.0 --port 8000 --model <lives | loads | dies> …
+    python3 fake_server.py --host 0.0.0.0 --port 8000 --model <ready | loading | failing> …
 
-One that loads says so and never gets further.
+`ready` serves `/health` and `/v1/models`; `loading` never gets ready; `failing` ends at once.
 
-`POST /die` ends it with status 3, `POST /sicken` makes its health fail, `POST /hang` has it listen no more,
-`GET /environment` shows its variables.
+`POST /exit` ends it with status 3, `POST /fail-health` makes `/health` return 503, `POST /stop-listening` closes its
+port, and `GET /environment` returns its environment variables.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-DYING_WORDS = "ValueError: 모델이 없습니다"
-LOADING_WORDS = "Loading safetensors checkpoint shards:  25% Completed | 1/4"
+FIRST_LINE = "fake vLLM server: {model}"
+EXIT_LINE = "exiting on request"
+FAILING_LINE = "ValueError: 모델이 없습니다"
+LOADING_LINE = "Loading safetensors checkpoint shards:  25% Completed | 1/4"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,13 +36,13 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200 if Handler.healthy else 503, answers[self.path])
 
     def do_POST(self) -> None:
-        if self.path == "/die":
-            print("told to die", flush=True)
+        if self.path == "/exit":
+            print(EXIT_LINE, flush=True)
             os._exit(3)
-        if self.path == "/hang":
+        if self.path == "/stop-listening":
             self.server.shutdown()
             self.server.socket.close()
-        Handler.healthy = self.path != "/sicken"
+        Handler.healthy = self.path != "/fail-health"
         self._answer(200, {})
 
     def _answer(self, status: int, body: object) -> None:
@@ -61,12 +63,12 @@ def main() -> None:
     parser.add_argument("--model")
     given, _ = parser.parse_known_args()
     Handler.model = given.model
-    print(f"a stand-in for {given.model}", flush=True)
-    if given.model == "dies":
-        print(DYING_WORDS, flush=True)
+    print(FIRST_LINE.format(model=given.model), flush=True)
+    if given.model == "failing":
+        print(FAILING_LINE, flush=True)
         sys.exit(1)
-    if given.model == "loads":
-        print(LOADING_WORDS, flush=True)
+    if given.model == "loading":
+        print(LOADING_LINE, flush=True)
         signal.pause()
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
     signal.pause()
