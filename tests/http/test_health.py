@@ -157,7 +157,7 @@ def test_health_checks_ollama_in_mode_ollama(to: Connect) -> None:
     [
         (
             whole({"error": "unauthorized"}, "401 Unauthorized"),
-            "unauthorized ({url} wants another key: check OLLAMA_API",
+            "unauthorized ({url} rejected the API key: check OLLAMA_API",
         ),
         (
             whole(b"", "307 Moved", Location="http://x.example/"),
@@ -245,7 +245,7 @@ def test_command_ends_within_its_timeout_when_a_reply_does_not_end(run_main: Run
 def test_command_prints_the_invalid_setting(run_main: Run) -> None:
     status, stdout, stderr = run_main("health", BACKEND_MODE="vlm")
     assert (status, stdout) == (2, "")
-    assert stderr == "BACKEND_MODE (in the environment) holds 'vlm'; it may hold 'ollama' or 'vllm'\n"
+    assert stderr == "BACKEND_MODE (in the environment) has the invalid value 'vlm'; allowed: 'ollama' or 'vllm'\n"
 
 
 WRONG = [
@@ -255,7 +255,7 @@ WRONG = [
     ("OLLAMA_HOST", "host:99999999", "please check OLLAMA_HOST"),
     ("OLLAMA_HOST", "http://\x01", "please check OLLAMA_HOST"),
     ("HTTP_PROXY", "carrier-pigeon://user:secret@x", "please check HTTP_PROXY"),
-    ("OLLAMA_API_KEY", "sk-top\u00e9secret", "OLLAMA_API_KEY has characters that no HTTP header can carry"),
+    ("OLLAMA_API_KEY", "sk-top\u00e9secret", "OLLAMA_API_KEY contains characters that an HTTP header cannot carry"),
 ]
 """Variables with which the import of the official client fails."""
 

@@ -166,7 +166,7 @@ def test_unknown_model_raises_the_404_of_ollama(
 
 
 def test_pull_of_an_unserved_model_names_the_variables(caller: Caller) -> None:
-    with pytest.raises(ResponseError, match=f"served by none of {URL}.*VLLM_URLS.*VLLM_MODEL_MAP"):
+    with pytest.raises(ResponseError, match=f"none of {URL} serves.*VLLM_URLS.*VLLM_MODEL_MAP"):
         caller.pull("nope")
 
 

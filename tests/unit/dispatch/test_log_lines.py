@@ -151,7 +151,7 @@ def test_an_observer_that_raises_does_not_break_the_call(caplog: pytest.LogCaptu
     assert content(client.ask(said(ANSWER))) == ANSWER
     assert client.totals["calls"] == len(client.watch.ended_) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "observer failed observer='Broken': RuntimeError: mine"
+        "observer failed observer='Broken' cause='RuntimeError: mine'"
     ] * 2
 
 

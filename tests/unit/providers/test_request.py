@@ -86,7 +86,9 @@ def test_other_template_arguments_are_reported() -> None:
 
 
 def test_switches_are_those_of_the_model_families() -> None:
-    assert {row.style.switch for row in FAMILIES if row.style.switch} | {UNKNOWN.switch} == _SWITCHES
+    assert {row.thinking.switch for row in FAMILIES if row.thinking is not None and row.thinking.switch} | {
+        UNKNOWN.switch
+    } == _SWITCHES
 
 
 def test_deepseek_thinking_is_disabled_when_tool_calls_lack_thinking() -> None:

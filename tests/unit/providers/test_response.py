@@ -130,7 +130,7 @@ def test_arguments_may_be_an_object_or_missing(arguments: Any, found: JsonObject
 def test_finish_reason_becomes_one_of_vllm(row: Any, write: Any) -> None:
     warnings: list[str] = []
     if row.means == "error":
-        with pytest.raises(ResponseError, match="gave the generation up"):
+        with pytest.raises(ResponseError, match="stopped generating"):
             answered(*said("Hel", finish=write(row.prefix)), warnings=warnings)
         return
     played = answered(*said("Hel", "lo", finish=write(row.prefix)), warnings=warnings)

@@ -115,8 +115,8 @@ def test_model_not_served_notice_is_printable_and_lists_few_models(
     assert len(record.getMessage()) < 2 * MAX_FACT_LENGTH
     fields = vars(record)
     assert (fields["event"], fields["model"], fields["served"]) == ("model not served", "nope", "nope")
-    assert fields["instead"].startswith(f"{A} serves ")
-    assert "and 991 more" in fields["instead"]
+    assert fields["servers"].startswith(f"{A} serves ")
+    assert "and 991 more" in fields["servers"]
 
 
 # Silent by default
