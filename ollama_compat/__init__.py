@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools as _functools
 import inspect as _inspect
+import os as _os
 import threading as _threading
 from collections.abc import Callable as _Callable
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,16 @@ __all__ = [
 
 _default: Client | None = None
 _making = _threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Replace the lock in the child of a fork: another thread of the parent may hold the parent's for ever."""
+    global _making
+    _making = _threading.Lock()
+
+
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _client() -> Client:

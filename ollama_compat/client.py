@@ -9,7 +9,6 @@ official `_request` runs unchanged.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     import openai
 
     from .dispatch import Dispatcher
-    from .limits.rates import AsyncRates, SyncRates
+    from .limits.rates import AsyncRates
     from .servers.health import Health
     from .steps import JsonObject, Steps
     from .telemetry.call_record import Observer
@@ -93,13 +92,10 @@ class _BaseClient:
         """Replace connections, locks and counts in the child of a fork: they belong to the parent."""
         host, keywords = self._arguments
         self.__init__(host, settings=self.settings, **keywords)  # type: ignore[misc]
-        for cached in ("_credentials", "_rates", "_driver"):
-            self.__dict__.pop(cached, None)
         parent.stats.after_fork()
         if self._dispatcher is not None:
             self._dispatcher.after_fork(parent)
 
-    @functools.cached_property
     def _credentials(self) -> Credentials:
         from .transport.credentials import read_credentials
 
@@ -139,7 +135,7 @@ class _BaseClient:
 
         dispatcher = self._own_dispatcher()
         registry = None if dispatcher is None else dispatcher.registry
-        return health_steps(registry, timeout, self._credentials.redact_text, self._ollama_url)
+        return health_steps(registry, timeout, self._credentials().redact_text, self._ollama_url)
 
     def served_name(self, model: str) -> str:
         """The name under which vLLM serves an Ollama model name: the model to request from `openai()`."""
@@ -150,7 +146,7 @@ class _BaseClient:
     def _openai_options(self, client: httpx.Client | httpx.AsyncClient, vllm: str | None) -> dict[str, Any]:
         """The arguments of an OpenAI client for the server at `vllm`, or for Ollama (None), each with its key."""
         base = vllm or self._ollama_url
-        authorization = self._credentials.authorization["vllm" if vllm else OLLAMA] or ""
+        authorization = self._credentials().authorization["vllm" if vllm else OLLAMA] or ""
         given = {key: value for key, value in (self._arguments[1].get("headers") or {}).items() if value is not None}
         headers = {key: value for key, value in given.items() if key.lower() != "authorization"}
         headers["Accept-Encoding"] = "identity"  # a few compressed bytes could fill the memory
@@ -207,15 +203,19 @@ class Client(_BaseClient, ollama.Client):
     `ollama_compat.exceptions`, which a handler for the official ones also catches.
     """
 
+    _driver: SyncDriver | None
+    """Made with the client and not at its first call: a process may fork in the middle of that call."""
+
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
         """Make a client. It sends no request."""
         super().__init__(host, **self._configure(host, kwargs))
+        self._driver = None if self._dispatcher is None else self._make_driver()
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         steps = self._steps(args[1], kwargs.get("json"))
         if steps is None:
             return super()._request(cls, *args, stream=stream, **kwargs)
-        parts = self._driver.run(steps)
+        parts = self._run(steps)
         if stream:
             return _typed(cls, parts)
         with contextlib.closing(parts):
@@ -250,33 +250,35 @@ class Client(_BaseClient, ollama.Client):
         return cast("Health", self._first_part(self._health_steps(timeout)))
 
     def _first_part(self, steps: Steps[None]) -> JsonObject:
-        with contextlib.closing(self._driver.run(steps)) as parts:
+        with contextlib.closing(self._run(steps)) as parts:
             return next(parts)
 
-    @functools.cached_property
-    def _driver(self) -> SyncDriver:
+    def _run(self, steps: Steps[None]) -> Generator[JsonObject]:
+        driver = self._driver or self._make_driver()  # mode `ollama` needs one for `health` alone
+        return driver.run(steps)
+
+    def _make_driver(self) -> SyncDriver:
         from .transport.driver import SyncDriver
 
-        return SyncDriver(self._client, self._credentials, self._rates)
+        rates = None
+        if self.settings.vllm_limits is not None:
+            from .limits.rates import SyncRates
 
-    @functools.cached_property
-    def _rates(self) -> SyncRates | None:
-        if self.settings.vllm_limits is None:
-            return None
-        from .limits.rates import SyncRates
-
-        return SyncRates(self.settings.vllm_limits, self.settings.rates)
+            rates = SyncRates(self.settings.vllm_limits, self.settings.rates)
+        return SyncDriver(self._client, self._credentials(), rates)
 
 
 class AsyncClient(_BaseClient, ollama.AsyncClient):
     """`ollama.AsyncClient`, answered by vLLM with `BACKEND_MODE=vllm`; its keywords are those of `Client`."""
 
+    _driver: AsyncDriver | None
     _loop: asyncio.AbstractEventLoop | None = None
     """The event loop of the last call."""
 
     def __init__(self, host: str | None = None, **kwargs: Any) -> None:
         """Make a client. It sends no request."""
         super().__init__(host, **self._configure(host, kwargs))
+        self._driver = None if self._dispatcher is None else self._make_driver()
 
     async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         steps = self._steps(args[1], kwargs.get("json"))
@@ -315,7 +317,8 @@ class AsyncClient(_BaseClient, ollama.AsyncClient):
 
     def _run(self, steps: Steps[None]) -> AsyncGenerator[JsonObject]:
         self._follow_loop()
-        return self._driver.run(steps)
+        driver = self._driver or self._make_driver()
+        return driver.run(steps)
 
     def _follow_loop(self) -> None:
         """Open new connections if the event loop of the old ones is closed: they ended with it."""
@@ -329,21 +332,17 @@ class AsyncClient(_BaseClient, ollama.AsyncClient):
         if before is not None and before.is_closed() and not self._client.is_closed:
             host, keywords = self._arguments
             ollama.AsyncClient.__init__(self, host, **keywords)
-            self.__dict__.pop("_driver", None)
+            if self._driver is not None:
+                self._driver = self._make_driver(self._driver.rates)
 
-    @functools.cached_property
-    def _driver(self) -> AsyncDriver:
+    def _make_driver(self, rates: AsyncRates | None = None) -> AsyncDriver:
         from .transport.driver import AsyncDriver
 
-        return AsyncDriver(self._client, self._credentials, self._rates)
+        if rates is None and self.settings.vllm_limits is not None:
+            from .limits.rates import AsyncRates
 
-    @functools.cached_property
-    def _rates(self) -> AsyncRates | None:
-        if self.settings.vllm_limits is None:
-            return None
-        from .limits.rates import AsyncRates
-
-        return AsyncRates(self.settings.vllm_limits, self.settings.rates)
+            rates = AsyncRates(self.settings.vllm_limits, self.settings.rates)
+        return AsyncDriver(self._client, self._credentials(), rates)
 
 
 def _typed(cls: Any, parts: Generator[JsonObject]) -> Iterator[Any]:

@@ -64,7 +64,7 @@ class SyncDriver:
 
     def __init__(self, client: httpx.Client, credentials: Credentials, rates: SyncRates | None = None) -> None:
         """`credentials`: the key for each kind of server. `rates`: needed if the steps take tokens."""
-        self._client, self._credentials, self._rates = client, credentials, rates
+        self._client, self._credentials, self.rates = client, credentials, rates
 
     def run(self, steps: Steps[None]) -> Generator[JsonObject]:
         """Yield the parts of a call. An exception that the steps do not catch reaches the caller."""
@@ -114,7 +114,7 @@ class SyncDriver:
         if isinstance(step, AcquireSlot):
             return step.queue.green_acquire(timeout=step.timeout)
         if isinstance(step, TakeToken):
-            return self._rates.spend(step.operation) if self._rates is not None else 0.0
+            return self.rates.spend(step.operation) if self.rates is not None else 0.0
         return send_all(self._client, step, self._request)
 
     def _send(self, request: Request, abort: AbortHandle | None = None) -> httpx.Response:
@@ -156,7 +156,7 @@ class AsyncDriver:
 
     def __init__(self, client: httpx.AsyncClient, credentials: Credentials, rates: AsyncRates | None = None) -> None:
         """As `SyncDriver`."""
-        self._client, self._credentials, self._rates = client, credentials, rates
+        self._client, self._credentials, self.rates = client, credentials, rates
 
     async def run(self, steps: Steps[None]) -> AsyncGenerator[JsonObject]:
         """Yield the parts of a call. An exception that the steps do not catch reaches the caller."""
@@ -206,7 +206,7 @@ class AsyncDriver:
         if isinstance(step, AcquireSlot):
             return await step.queue.async_acquire(timeout=step.timeout)
         if isinstance(step, TakeToken):
-            return await self._rates.spend(step.operation) if self._rates is not None else 0.0
+            return await self.rates.spend(step.operation) if self.rates is not None else 0.0
         return await async_send_all(self._client, step, self._request)
 
     async def _send(self, request: Request, abort: AbortHandle | None = None) -> httpx.Response:

@@ -360,6 +360,37 @@ def test_forked_child_answers_when_other_threads_of_the_parent_are_in_calls(serv
     assert (done.returncode, done.stderr) == (0, "")
 
 
+FORKED_AMID_THE_FIRST_USE = """
+import os, signal, sys, threading
+import ollama_compat as ollama
+inside, ended = threading.Event(), threading.Event()
+
+def first_use():
+    with ollama._making:  # what the first call of a module function does
+        inside.set()
+        ended.wait()
+
+thread = threading.Thread(target=first_use)
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    signal.alarm(int(sys.argv[1]))
+    ollama.stats()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+ended.set()
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_forked_child_can_use_the_module_functions_that_a_thread_of_the_parent_uses_first() -> None:
+    command = [sys.executable, *FORK_FLAGS, "-c", FORKED_AMID_THE_FIRST_USE, str(int(PATIENCE_S))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # Abandoned
 
 

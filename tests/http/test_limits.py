@@ -178,7 +178,7 @@ def test_default_rate_limits_embed(monkeypatch: pytest.MonkeyPatch) -> None:
         backend_mode="vllm", vllm_urls="vllm:8001", transport=httpx.MockTransport(reply_to), timeout=30
     ) as client:
         for _ in range(5990):  # counted without a request, which is quicker
-            assert client._rates.spend("embed") == 0.0
+            assert client._driver.rates.spend("embed") == 0.0
         for _ in range(10):
             client.embed("smol", "hi")
         with pytest.raises(ResponseError, match="6000/minute, VLLM_EMBED_RATE"):
