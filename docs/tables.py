@@ -32,8 +32,8 @@ from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES
 from ollama_compat.servers.circuit_breaker import OPEN_S
 from ollama_compat.servers.failures import FAILURES, UNAUTHORIZED
 from ollama_compat.settings import CONFIG, VARIABLES, SettingsError
-from tests.faults.faults import FAULTS, OF_LEARNING
-from tests.faults.matrix import LEARNING, MATRIX
+from tests.faults.faults import FAULTS, DISCOVERY_FAULTS
+from tests.faults.matrix import DISCOVERY, MATRIX
 from vllm_launch import router
 
 ROOT = Path(__file__).parent.parent
@@ -206,8 +206,8 @@ def matrix() -> str:
 
 def discovery() -> str:
     """The result of a call for each fault of the discovery request."""
-    faults = FAULTS | OF_LEARNING
-    rows = [(f"`{row.fault}`", faults[row.fault][1], row.once.value, row.lasting.value) for row in LEARNING]
+    faults = FAULTS | DISCOVERY_FAULTS
+    rows = [(f"`{row.fault}`", faults[row.fault][1], row.once.value, row.lasting.value) for row in DISCOVERY]
     return table(("fault", "description", "once", "lasting"), rows)
 
 

@@ -22,7 +22,7 @@ from vllm_launch.runtimes.ports import free_ports
 
 from .helpers import name_of
 
-FAKE_OLLAMA = Path(__file__).parents[1] / "unit" / "launch" / "ollama_stand_in.py"
+FAKE_OLLAMA = Path(__file__).parents[1] / "unit" / "launch" / "fake_ollama.py"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 PYTHON = Path(sys.executable).resolve()
 

@@ -402,7 +402,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 """Every fault by its name, with a description of one line."""
 
-OF_LEARNING: dict[str, tuple[Fault, str]] = {
+DISCOVERY_FAULTS: dict[str, tuple[Fault, str]] = {
     "endless-hints": (EndlessHints(), "`103 Early Hints` without end, and no reply"),
 }
 """Faults only of the discovery request (`GET /v1/models`): httpx would read from such a server for ever."""

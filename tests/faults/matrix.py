@@ -82,7 +82,7 @@ MATRIX = (
     Row("endless-body", E.MALFORMED, E.MALFORMED),
 )
 
-LEARNING = (
+DISCOVERY = (
     Row("refuse", E.NEVER, E.CONNECTION),
     Row("reset-before-reply", A, E.CUT_OFF),
     Row("reset-after-head", A, E.CUT_OFF),

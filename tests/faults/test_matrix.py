@@ -17,9 +17,9 @@ from tests.asker import Asker
 from tests.conftest import RunningServer
 from tests.polling import eventually
 
-from .faults import FAULTS, OF_LEARNING, EndlessHints, Refuse, StallBeforeReply, Status
+from .faults import FAULTS, DISCOVERY_FAULTS, EndlessHints, Refuse, StallBeforeReply, Status
 from .leaks import Leaks
-from .matrix import LEARNING, MATRIX, Outcome, Row
+from .matrix import DISCOVERY, MATRIX, Outcome, Row
 from .proxy import FaultProxy
 
 TIMEOUT_S = 120.0
@@ -99,7 +99,7 @@ def test_fault_has_the_required_outcome(
         proxy.wait_idle()
 
 
-@pytest.mark.parametrize("row", LEARNING, ids=[row.fault for row in LEARNING])
+@pytest.mark.parametrize("row", DISCOVERY, ids=[row.fault for row in DISCOVERY])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_fault_of_the_discovery_request_has_the_required_outcome(
     proxies: dict[str, tuple[FaultProxy, str]],
@@ -118,7 +118,7 @@ def test_fault_of_the_discovery_request_has_the_required_outcome(
         client = connect(vllm_urls=proxy.url, timeout=TIMEOUT_S)
         expected["chat", False] = client.chat(**arguments)
         client.close()
-    fault, _ = (FAULTS | OF_LEARNING)[row.fault]
+    fault, _ = (FAULTS | DISCOVERY_FAULTS)[row.fault]
     if isinstance(fault, StallBeforeReply | EndlessHints):
         monkeypatch.setattr("ollama_compat.servers.registry.DISCOVERY_TIMEOUT_S", DISCOVERY_S[lasting])
     client = connect(vllm_urls=proxy.url, vllm_api_key=KEY, timeout=TIMEOUT_S)

@@ -27,7 +27,7 @@ from vllm_launch.presets import CPU, EXAONE, KURE
 from vllm_launch.runtimes import groups as process_groups
 
 ROOT = Path(__file__).parents[2]
-FAKE_OLLAMA = ROOT / "tests" / "unit" / "launch" / "ollama_stand_in.py"
+FAKE_OLLAMA = ROOT / "tests" / "unit" / "launch" / "fake_ollama.py"
 SERVICE = Path(__file__).with_name("calling_service.py")
 CHAT, EMBED = CPU
 TIMEOUT_S = 300.0

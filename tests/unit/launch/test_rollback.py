@@ -24,7 +24,7 @@ from vllm_launch.runtimes import LaunchError
 # Ollama keeps running after the program has released its process. That is intended.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
 
-FAKE_OLLAMA = Path(__file__).with_name("ollama_stand_in.py")
+FAKE_OLLAMA = Path(__file__).with_name("fake_ollama.py")
 
 
 @pytest.fixture

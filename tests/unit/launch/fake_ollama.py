@@ -1,6 +1,6 @@
 """A fake `ollama serve` with the few endpoints that the tests use, without a model.
 
-    OLLAMA_HOST=http://127.0.0.1:11434 python ollama_stand_in.py serve
+    OLLAMA_HOST=http://127.0.0.1:11434 python fake_ollama.py serve
 
 `OLLAMA_PLAYS=dies` ends it at once. It needs nothing but Python.
 """
