@@ -32,7 +32,7 @@ from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES
 from ollama_compat.servers.circuit_breaker import OPEN_S
 from ollama_compat.servers.failures import FAILURES, UNAUTHORIZED
 from ollama_compat.settings import CONFIG, VARIABLES, SettingsError
-from tests.faults.faults import FAULTS, DISCOVERY_FAULTS
+from tests.faults.faults import DISCOVERY_FAULTS, FAULTS
 from tests.faults.matrix import DISCOVERY, MATRIX
 from vllm_launch import router
 

@@ -17,7 +17,7 @@ from tests.asker import Asker
 from tests.conftest import RunningServer
 from tests.polling import eventually
 
-from .faults import FAULTS, DISCOVERY_FAULTS, EndlessHints, Refuse, StallBeforeReply, Status
+from .faults import DISCOVERY_FAULTS, FAULTS, EndlessHints, Refuse, StallBeforeReply, Status
 from .leaks import Leaks
 from .matrix import DISCOVERY, MATRIX, Outcome, Row
 from .proxy import FaultProxy
