@@ -48,7 +48,7 @@ class Credentials:
             body = re.sub(_escaped(secret), _REDACTED, body) if b"\\" in body else body.replace(secret, _REDACTED)
         return body
 
-    hidden = redact
+    hidden = redact  # the name that driver.py uses
 
     def redact_text(self, text: str) -> str:
         """Return `text` with `[key]` in place of each key."""
