@@ -74,13 +74,13 @@ class _Parser:
     def _fail(self, token: Token, problem: str) -> NoReturn:
         raise TemplateError(token.line, problem)
 
-    def _unexpected(self, token: Token, place: str) -> NoReturn:
-        self._fail(token, f"unexpected {token.text or token.kind!r} in {place}")
+    def _unexpected(self, token: Token, context: str) -> NoReturn:
+        self._fail(token, f"unexpected {token.text or token.kind!r} in {context}")
 
-    def _expect(self, kind: str, place: str) -> Token:
+    def _expect(self, kind: str, context: str) -> Token:
         token = self._next()
         if token.kind != kind:
-            self._unexpected(token, place)
+            self._unexpected(token, context)
         return token
 
     def _deeper(self, token: Token, by: int) -> None:
@@ -88,8 +88,8 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             self._fail(token, f"more than {MAX_DEPTH} nested blocks or parentheses")
 
-    def _string(self, place: str) -> str:
-        token = self._expect("string", f"{{{{{place}}}}}")
+    def _string(self, context: str) -> str:
+        token = self._expect("string", f"{{{{{context}}}}}")
         return self._value(token)
 
     def _value(self, token: Token) -> str:
@@ -189,7 +189,7 @@ class _Parser:
         elif not _blank(body):
             self._fail(token, f"template {name!r} is defined twice")
 
-    def _pipe(self, place: str, end: str = "right") -> Pipe:
+    def _pipe(self, context: str, end: str = "right") -> Pipe:
         first = self._peek()
         declared: list[str] = []
         assigns = False
@@ -200,8 +200,8 @@ class _Parser:
             if sign.kind != "comma":
                 assigns = sign.kind == "assign"
                 break
-            if place != "range" or len(declared) > 1:
-                self._fail(sign, f"too many declarations in {place}")
+            if context != "range" or len(declared) > 1:
+                self._fail(sign, f"too many declarations in {context}")
             if self._peek().kind not in ("variable", end):
                 self._fail(sign, "range can only initialize variables")
         commands: list[tuple[Operand, ...]] = []
@@ -213,7 +213,7 @@ class _Parser:
             commands.append(command)
         self._next()
         if not commands:
-            self._fail(first, f"missing value for {place}")
+            self._fail(first, f"missing value for {context}")
         return Pipe(first.line, tuple(declared), assigns, tuple(commands))
 
     def _command(self) -> tuple[Operand, ...]:

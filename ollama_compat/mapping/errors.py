@@ -82,9 +82,9 @@ def connections_exhausted(server: str, reason: str) -> ConnectionsExhausted:
 def nowhere(away: Mapping[str, str], reached: tuple[str, ...], model: str) -> ServerUnreachable:
     """No reachable server serves `model`, and an unreachable server may serve it.
 
-    `away`: the URL of each unreachable server -> what happened ("": no connection). `reached`: the URLs of the others.
+    `away`: the URL of each unreachable server -> what it did ("": no connection). `reached`: the URLs of the others.
     """
-    servers = ", ".join(f"{url} (it {what})" if what else url for url, what in away.items())
+    servers = ", ".join(f"{url} (it {problem})" if problem else url for url, problem in away.items())
     others = f" The reachable servers do not serve it ({', '.join(reached)})." if reached else ""
     return ServerUnreachable(
         f"Failed to connect to the vLLM servers {servers}{_for_model(model)}.{others} Please check that they are "
@@ -116,9 +116,9 @@ def incomplete_reply(url: str, reason: str) -> IncompleteReply:
     )
 
 
-def malformed_reply(url: str, what: str) -> MalformedReply:
-    """A reply does not follow OpenAI's protocol. `what` says what is wrong."""
-    return _malformed(url, f"sent a malformed reply: {printable(what)}.", "Please check that it is a vLLM server.")
+def malformed_reply(url: str, problem: str) -> MalformedReply:
+    """A reply does not follow OpenAI's protocol. `problem` completes "url sent a malformed reply: ..."."""
+    return _malformed(url, f"sent a malformed reply: {printable(problem)}.", "Please check that it is a vLLM server.")
 
 
 def redirected(url: str, location: str) -> MalformedReply:
@@ -139,9 +139,9 @@ def elsewhere(error: MalformedReply, instead: str, url: str | None = None) -> Ma
     return _malformed(url or error.url, error.what, instead, error.status_code)
 
 
-def _malformed(url: str, what: str, advice: str, status: int = -1) -> MalformedReply:
-    error = error_of(MalformedReply, f"{url} {what} {advice}", status)
-    error.url, error.what = url, what
+def _malformed(url: str, problem: str, advice: str, status: int = -1) -> MalformedReply:
+    error = error_of(MalformedReply, f"{url} {problem} {advice}", status)
+    error.url, error.what = url, problem
     return error
 
 
