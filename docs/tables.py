@@ -328,6 +328,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "environment": environment,
     "options": options,
     "thinking": thinking,
+    "parsers": parsers,
     "fill_in_the_middle": fill_in_the_middle,
     "refused": refused,
     "errors": errors,

@@ -69,7 +69,7 @@ REFUSED: Mapping[str, str] = {
 }
 """The endpoints that vLLM cannot answer, and what to do instead."""
 
-_MAX_CHAINS = 1000  # names: callers make names up
+_MAX_CHAINS, _MAX_NAME = 1000, 512  # names, and characters of a name: callers make names up
 _RECORDED_AS = {"/api/embeddings": "embed"}  # limited and counted together with the newer endpoint
 
 
@@ -182,10 +182,11 @@ class Dispatcher:
         known = self._chains.get(name)
         if known is not None and known[0] == version:
             return known[1]
-        if len(self._chains) >= _MAX_CHAINS:
-            self._chains.clear()
         chain = self.backends.chain(name)
-        self._chains[name] = version, chain
+        if len(name) <= _MAX_NAME:
+            if len(self._chains) >= _MAX_CHAINS:
+                self._chains.clear()
+            self._chains[name] = version, chain
         return chain
 
     def _next_target(self, attempts: Attempts) -> Steps[Target]:
