@@ -16,7 +16,7 @@ from .attempts import Attempts, CallState, FallbackChain
 from .call import Call, ClientContext, Progress
 from .limits.admission import Admission
 from .mapping.errors import model_required, response_error
-from .mapping.model_names import is_cloud
+from .mapping.model_names import MAX_CACHED_LENGTH, is_cloud
 from .operations import catalog, profiles
 from .operations.catalog_context import CatalogContext
 from .operations.chat import chat
@@ -182,10 +182,11 @@ class Dispatcher:
         known = self._chains.get(name)
         if known is not None and known[0] == version:
             return known[1]
-        if len(self._chains) >= _MAX_CHAINS:
-            self._chains.clear()
         chain = self.backends.chain(name)
-        self._chains[name] = version, chain
+        if len(name) <= MAX_CACHED_LENGTH:
+            if len(self._chains) >= _MAX_CHAINS:
+                self._chains.clear()
+            self._chains[name] = version, chain
         return chain
 
     def _next_target(self, attempts: Attempts) -> Steps[Target]:
