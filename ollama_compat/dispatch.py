@@ -16,7 +16,7 @@ from .attempts import Attempts, CallState, FallbackChain
 from .call import Call, ClientContext, Progress
 from .limits.admission import Admission
 from .mapping.errors import model_required, response_error
-from .mapping.model_names import is_cloud
+from .mapping.model_names import MAX_CACHED_LENGTH, is_cloud
 from .operations import catalog, profiles
 from .operations.catalog_context import CatalogContext
 from .operations.chat import chat
@@ -69,7 +69,7 @@ REFUSED: Mapping[str, str] = {
 }
 """The endpoints that vLLM cannot answer, and what to do instead."""
 
-_MAX_CHAINS, _MAX_NAME = 1000, 512  # names, and characters of a name: callers make names up
+_MAX_CHAINS = 1000  # names: callers make names up
 _RECORDED_AS = {"/api/embeddings": "embed"}  # limited and counted together with the newer endpoint
 
 
@@ -183,7 +183,7 @@ class Dispatcher:
         if known is not None and known[0] == version:
             return known[1]
         chain = self.backends.chain(name)
-        if len(name) <= _MAX_NAME:
+        if len(name) <= MAX_CACHED_LENGTH:
             if len(self._chains) >= _MAX_CHAINS:
                 self._chains.clear()
             self._chains[name] = version, chain

@@ -143,10 +143,11 @@ class ReplyReader:
         if self._has_answer or delta.content or delta.tool_calls:
             return
         if self.reasoning == "unknown" and self._reasoning_text and self.finish_reason != "length":
-            delta.thinking = ""  # nobody requested thinking, and an answer is never empty
             self._add_answer(self._reasoning_text, delta)
             if self._stops is not None:
                 delta.content += self._stops.finish()
+            if delta.content:  # nobody requested thinking; but an answer is never empty
+                delta.thinking = ""
 
     def _read_tool_calls(self, deltas: list[ToolCallDelta], delta: ReplyDelta) -> None:
         if self._tool_calls is None:

@@ -14,6 +14,9 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
+MAX_CACHED_LENGTH = 512
+"""The longest name that a cache keeps (characters): callers can invent names, so the memory of a cache is bounded."""
+
 _CLOUD_SUFFIXES = (":cloud", "-cloud")
 _LOCAL_SUFFIX = ":local"  # only distinguishes a name from the cloud model of the same name
 
@@ -25,17 +28,22 @@ _NAME = re.compile(
 )
 
 
-@lru_cache(maxsize=4096)
 def is_cloud(name: str) -> bool:
     """Whether `name` is a model of Ollama's cloud."""
     return name.strip().lower().endswith(_CLOUD_SUFFIXES)
 
 
-@lru_cache(maxsize=4096)
 def canonical(name: str) -> str | None:
     """`name` with all its parts, in lower case. None: the name is invalid in Ollama."""
+    return _cached_canonical(name) if len(name) <= MAX_CACHED_LENGTH else _canonical(name)
+
+
+def _canonical(name: str) -> str | None:
     full = _in_full(name)
     return None if full is None else full.lower()
+
+
+_cached_canonical = lru_cache(maxsize=4096)(_canonical)
 
 
 def qualified(name: str) -> str:

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
-from ..mapping.model_names import same
+from ..mapping.model_names import MAX_CACHED_LENGTH, same
 from ..settings import NO_PROFILE, Profile, Settings
 from .store import ProfileStore, Version
 
 _MAX_NAMES = 1024
 """Number of names that a client caches. Callers can invent names, so the cache is bounded."""
-_MAX_LENGTH = 512
-"""Length of the longest name that is cached (characters), which bounds the memory of the cache."""
 
 T = TypeVar("T")
 
@@ -42,7 +40,7 @@ class ModelResolver:
 
     def resolve(self, name: str) -> ResolvedName:
         """Return the profile and the served name of `name`: one `stat` of the store and one cache lookup."""
-        if len(name) > _MAX_LENGTH:
+        if len(name) > MAX_CACHED_LENGTH:
             return _resolve(self.settings, self.store, name)
         return self._cached(name, self.store.version)
 

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from ..steps import Interceptor
 from .call_record import CallRecord, Observer
+from .log import log_decision
 
 
 @runtime_checkable
@@ -41,7 +42,16 @@ class Observers:
 
     def after_fork(self) -> Observers:
         """The observers for the child of a fork."""
-        return Observers(*(observer.after_fork() for observer in self.all))
+        return Observers(*map(_after_fork, self.all))
+
+
+def _after_fork(observer: Observer) -> Observer:
+    """The observer for the child. One that raises, or lacks the method, is logged, stays, and breaks no call."""
+    try:
+        return observer.after_fork()
+    except Exception as error:
+        log_decision("observer failed", f"{type(error).__name__}: {error}", observer=type(observer).__name__)
+        return observer
 
 
 class Contexts(Interceptor):

@@ -187,3 +187,10 @@ def test_what_the_servers_have_instead_is_told_once(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == [
         f"no server serves 'org/Exaone', requested as 'exaone': {A} serves smol; {B} serves other"
     ]
+
+
+@pytest.mark.parametrize(("length", "kept"), [(10, 1), (1_000_000, 0)])
+def test_long_names_that_callers_make_up_are_not_kept(length: int, kept: int) -> None:
+    dispatcher = Dispatcher(Settings(backend_mode="vllm"), StillClock())
+    dispatcher._chain("/api/chat", "x" * length)
+    assert len(dispatcher._chains) == kept

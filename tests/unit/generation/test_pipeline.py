@@ -184,6 +184,12 @@ def test_an_answer_that_would_be_empty_is_what_a_parser_took_for_a_thought(strea
     assert texts(played)[-2:] == (["Paris", ""] if stream else ["Paris"])
 
 
+def test_thoughts_stay_where_a_stop_string_would_leave_no_answer_of_them() -> None:
+    thinking = ThinkingPlan(reasoning="unknown")
+    played = answer([delta(reasoning="Hm"), delta("stop")], thinking=thinking, client_stops=("",), stream=False)
+    assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
+
+
 def test_thoughts_that_were_cut_off_are_no_answer() -> None:
     played = answer([delta(reasoning="Hm"), delta("length")], thinking=ThinkingPlan(reasoning="unknown"), stream=False)
     assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])

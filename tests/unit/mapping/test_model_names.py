@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_compat.mapping import model_names
 from ollama_compat.mapping.model_names import canonical, is_cloud, qualified, same, with_tag
 
 PART = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,5}", fullmatch=True)
@@ -100,3 +101,10 @@ def test_with_tag_adds_a_missing_tag(name: str, tagged: str) -> None:
 )
 def test_qualified_keeps_letter_case_and_invalid_names(name: str, expected: str) -> None:
     assert qualified(name) == expected
+
+
+@pytest.mark.parametrize("name", ["x" * 1000, f"{' ' * 1000}smol"])
+def test_long_names_are_read_and_not_kept(name: str) -> None:
+    kept = model_names._cached_canonical.cache_info().currsize
+    assert canonical(name) == (None if name.startswith("x") else "registry.ollama.ai/library/smol:latest")
+    assert model_names._cached_canonical.cache_info().currsize == kept

@@ -75,6 +75,16 @@ def test_only_observers_with_a_context_have_one(watcher: Watcher) -> None:
     assert Observers(Stats(), watcher).with_context == (watcher,)
 
 
+def test_an_observer_that_fails_after_a_fork_stays_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Watcher):
+        def after_fork(self) -> Watcher:
+            raise ZeroDivisionError
+
+    stats, failing = Stats(), Failing()
+    assert Observers(failing, stats).after_fork().all == (failing, stats)
+    assert "observer='Failing'" in caplog.text
+
+
 def test_outcomes_and_exceptions_reach_the_steps(watcher: Watcher) -> None:
     received: list[object] = []
 
