@@ -75,8 +75,8 @@ class Attempts:
         record.failovers += 1
         log_decision("failover", _cause(self._first_error), model=record.model, of=self.tried[-1].url, to=server.url)
 
-    def failed(self, server: Server, error: Exception) -> None:
-        """Note that an attempt failed. Raises the error unless another server may answer the call."""
+    def continues_after(self, server: Server, error: Exception) -> bool:
+        """Note that an attempt failed. Returns whether another server may answer the call."""
         failure, now = classify(error, delivered=self.state.progress.delivered), self.context.clock.ticks()
         if failure.counts:
             server.record_failure(now, error)
@@ -90,17 +90,17 @@ class Attempts:
             for changed in self.registry.servers if failure is GONE else [server]:
                 self.registry.forget(changed)
                 self.context.facts.forget(changed.url)
-        if not failure.other_server:
-            raise error
-        self._keep(error)
+        if failure.other_server:
+            self._keep(error)
+        return failure.other_server
 
-    def discovery_failed(self, error: Exception) -> None:
-        """Note that no server was found. Raises the error unless a retry or a fallback may help."""
+    def continues_without_server(self, error: Exception) -> bool:
+        """Note that no server was found. Returns whether a retry or a fallback may help."""
         failure = classify(error, delivered=self.state.progress.delivered)
-        if not failure.other_server:
-            raise error
-        self._keep(error)
-        self._discovery_retryable = failure.retry
+        if failure.other_server:
+            self._keep(error)
+            self._discovery_retryable = failure.retry
+        return failure.other_server
 
     def next_wait(self) -> float | None:
         """The seconds until the servers get another round; None: they get none."""
@@ -155,19 +155,23 @@ class FallbackChain:
     state: CallState
     _first_error: Exception | None = None
 
-    def failed(self, position: int, error: Exception) -> None:
-        """Note that the backend at `position` failed. Raises the first backend's error unless a fallback may answer."""
+    def error_after(self, position: int, error: Exception) -> Exception | None:
+        """Note that the backend at `position` failed. Returns the error for the caller; None: the next one may answer.
+
+        The caller gets the error of the first backend, with a note for each fallback that failed.
+        """
         if self.state.progress.delivered:  # the caller has received a part of this backend's answer
-            raise error
+            return error
         backend = self.backends[position]
         if self._first_error is not None:
             self._first_error.add_note(f"The fallback {backend.name} failed too: {error}")
         first = self._first_error = self._first_error or error
         if backend is self.backends[-1] or not _may_fall_back(error, backend):
-            raise first from None
+            return first
         record, fallback = self.state.record, self.backends[position + 1]
         record.failovers += 1
         log_decision("failover", _cause(error), model=record.model, of=backend.name, to=fallback.name)
+        return None
 
 
 def _may_fall_back(error: Exception, backend: Backend) -> bool:

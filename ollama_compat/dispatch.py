@@ -160,11 +160,14 @@ class Dispatcher:
                             answered = progress.first_token is not None
                             raise
                         except Exception as error:
-                            attempts.failed(target.server, error)  # raises unless another server may answer
+                            if not attempts.continues_after(target.server, error):
+                                raise
                         finally:
                             self.registry.end_request(target.server, succeeded=answered)
                 except Exception as error:
-                    chain.failed(position, error)  # raises unless a fallback may answer
+                    final = chain.error_after(position, error)
+                    if final is not None:
+                        raise final from None
         except GeneratorExit:  # the caller closed or cancelled the call
             record.error = None if progress.done else CANCELLED
             raise
@@ -198,13 +201,14 @@ class Dispatcher:
                 left = None if state.timeout_s is None else attempts.seconds_left()
                 target = yield from self._find(backend, state.path, attempts.tried, state.admitted_at, left)
             except Exception as error:
-                attempts.discovery_failed(error)  # raises unless a retry or a fallback may help
+                if not attempts.continues_without_server(error):
+                    raise
             if target is not None:
                 if attempts.tried:
                     attempts.log_failover(target.server)
                 attempts.tried.append(target.server)
+                state.progress.first_token = None  # of an earlier attempt
                 if self.registry.begin_request(target.server):
-                    state.progress.first_token = None  # of an earlier attempt
                     return target
                 attempts.circuit_refused(target.server)
                 continue

@@ -12,7 +12,7 @@ from ..mapping.errors import Refusal, incomplete_reply, refusal, response_error
 from ..mapping.errors import failure as stream_error
 from ..mapping.vllm_schema import DECODE_ERRORS, Chunk, decode_chunk, undecodable
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Steps
-from .prompt import CHAT_PATH, Prompt
+from .protocol import CHAT_PATH, Prompt
 from .reader import ReplyDelta, ReplyFormat, ReplyReader
 from .request import GenerationRequest, explain_refusal
 from .thinking_plan import keep_opened, resolve_reasoning
@@ -75,6 +75,7 @@ def _stream(call: Call, request: GenerationRequest, prompt: Prompt) -> Steps[Ref
     if call.stream and delta:
         yield _part(call, reply, delta)
         delta = ReplyDelta()
+    delta.content += reader.held_back()
     yield _part(call, reply, delta) | _summary(call, reader, reply, sent_at)
     return None
 

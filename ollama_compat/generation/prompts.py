@@ -13,7 +13,7 @@ from ..mapping import tools
 from ..mapping.errors import lacks
 from ..mapping.messages import continues, joined, to_openai
 from ..steps import JsonObject, Steps
-from .prompt import CHAT_PATH, COMPLETIONS_PATH, Messages
+from .protocol import CHAT_PATH, COMPLETIONS_PATH, Messages
 from .reader import PartField, ReplyFormat
 from .request import GenerationRequest, unavailable
 from .thinking_plan import THINKING, CachedPlan, plan_thinking

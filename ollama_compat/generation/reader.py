@@ -104,7 +104,10 @@ class ReplyReader:
         return opened
 
     def feed(self, chunk: Chunk, delta: ReplyDelta) -> None:
-        """Add an event to `delta`."""
+        """Add an event to `delta`: a new one for each part of a stream, the same one for a plain call.
+
+        The events `<think>Hm`, `</think>`, `Hi` add the thinking `Hm`, nothing, and the content `Hi`.
+        """
         if chunk.usage is not None:
             self.prompt_tokens = chunk.usage.prompt_tokens
             self.completion_tokens = chunk.usage.completion_tokens or 0
@@ -138,8 +141,6 @@ class ReplyReader:
             self._add_answer(content, delta)
         if self._stops is not None:
             self._add_content(self._stops.finish(), delta)
-        if self._text_calls is not None:
-            delta.content += self._text_calls.finish()
         if self._has_answer or delta.content or delta.tool_calls:
             return
         if self.reasoning == "unknown" and self._reasoning_text and self.finish_reason != "length":
@@ -148,6 +149,10 @@ class ReplyReader:
                 delta.content += self._stops.finish()
             if delta.content:  # nobody requested thinking; but an answer is never empty
                 delta.thinking = ""
+
+    def held_back(self) -> str:
+        """Text that began like a tool call and was none: Ollama sends it with the last part."""
+        return "" if self._text_calls is None else self._text_calls.finish()
 
     def _read_tool_calls(self, deltas: list[ToolCallDelta], delta: ReplyDelta) -> None:
         if self._tool_calls is None:

@@ -18,8 +18,8 @@ from ..go_template import TemplateError
 from ..go_template.prompt import PromptTemplate, read
 from ..mapping.errors import lacks, response_error
 from ..steps import JsonObject, Steps
-from .prompt import COMPLETIONS_PATH, Messages, Prompt
 from .prompts import TokenPrompt, after_context, text_fits
+from .protocol import COMPLETIONS_PATH, Messages, Prompt
 from .reader import PartField, ReplyFormat
 from .request import GenerationRequest, unavailable
 from .thinking_plan import NO_THINKING, ThinkingPlan, cannot_think, style_of

@@ -15,7 +15,7 @@ from ..call import Call
 from ..mapping.errors import window_exceeded
 from ..mapping.vllm_schema import Tokens, decode
 from ..steps import JsonObject, Reply, Steps
-from .prompt import Messages, Prompt
+from .protocol import Messages, Prompt
 
 
 def fit(call: Call, prompt: Prompt, *, limit: int, window: int, keep: int) -> Steps[Prompt]:

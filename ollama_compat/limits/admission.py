@@ -36,10 +36,6 @@ class Admission:
         self._slots = aiologic.Semaphore(slots)
         self._queues = {operation: aiologic.Semaphore(1) for operation in rates}
 
-    def limits(self, operation: str) -> bool:
-        """Whether calls of `operation` need a slot."""
-        return operation in self._variables
-
     def acquire(self, record: CallRecord, timeout_s: float | None) -> Steps[None]:
         """Wait until the call may begin. Raises `RateLimited` if that takes longer than the caller's timeout."""
         record.waiting = True

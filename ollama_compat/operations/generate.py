@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..call import Call
 from ..generation.pipeline import generate as run_pipeline
-from ..generation.prompt import Prompt
 from ..generation.prompts import TextPrompt, after_context, chat_prompt
+from ..generation.protocol import Prompt
 from ..generation.reader import ReplyFormat
 from ..generation.request import GenerationRequest, check, loaded, unavailable
 from ..generation.template_prompt import conversation_prompt, insertion_prompt, inserts, template_of
