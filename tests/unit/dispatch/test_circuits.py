@@ -11,7 +11,7 @@ from ollama_compat.exceptions import CircuitOpen, ServerUnreachable
 from ollama_compat.mapping.errors import connections_exhausted
 from ollama_compat.servers.circuit_breaker import OPEN_S, QUIET_S
 from ollama_compat.steps import Reply, Sleep
-from tests.play import SECOND, play, refused, reply, said
+from tests.play import SECOND, chat_stream, play, refused, reply
 from tests.unit.dispatch.client import (
     ANSWER,
     BOOM,
@@ -69,10 +69,10 @@ def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
 
 def test_callers_in_a_hurry_do_not_keep_the_others_from_a_server_that_answers_them() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.ask(chat_stream(ANSWER))
     for _ in range(10):
         client.fails(SLOW)
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 def test_a_server_that_has_just_said_what_it_serves_is_not_left_alone_for_callers_in_a_hurry() -> None:
@@ -80,12 +80,12 @@ def test_a_server_that_has_just_said_what_it_serves_is_not_left_alone_for_caller
     client.made.registry.forget(client.made.registry.servers[0])
     for _ in range(10):
         client.fails(SLOW)
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 def test_a_server_that_says_what_it_serves_and_hangs_in_every_call_is_left_alone() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.ask(chat_stream(ANSWER))
     client.clock.now += int(QUIET_S * SECOND)
     for _ in range(5):
         client.clock.now += SECOND
@@ -96,7 +96,7 @@ def test_a_server_that_says_what_it_serves_and_hangs_in_every_call_is_left_alone
 
 def test_a_server_that_answers_nobody_for_a_while_is_left_alone() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.ask(chat_stream(ANSWER))
     client.clock.now += int(QUIET_S * SECOND)
     for _ in range(5):
         client.fails(SLOW)
@@ -118,8 +118,8 @@ def test_what_is_this_sides_own_is_neither_a_failure_of_the_server_nor_a_success
 def test_another_server_takes_its_calls() -> None:
     client = Client()
     for _ in range(5):
-        client.ask(BOOM, said(ANSWER))
-    assert asked(client.ask(said(ANSWER))) == [B + CHAT]
+        client.ask(BOOM, chat_stream(ANSWER))
+    assert asked(client.ask(chat_stream(ANSWER))) == [B + CHAT]
     assert client.last.failovers == 0, "it was not asked, so nobody stood in for it"
 
 
@@ -166,7 +166,7 @@ def test_a_wait_that_is_longer_than_the_circuit_is_open_is_waited() -> None:
     for _ in range(4):
         client.fails(BOOM)
     slow = Reply(503, b"loading", retry_after=OPEN_S + 1)
-    played = client.ask(slow, said(ANSWER), play=Sleeper(client))
+    played = client.ask(slow, chat_stream(ANSWER), play=Sleeper(client))
     assert (content(played), played.sleeps) == (ANSWER, [OPEN_S + 1])
 
 
@@ -179,12 +179,12 @@ def test_after_ten_seconds_one_call_tries_it_and_its_success_closes_the_circuit(
     next(trial)
     assert client.fails()[0].requests == [], "there is one trial at a time"
     trial.send(None)
-    for data in said(ANSWER):
+    for data in chat_stream(ANSWER):
         trial.send(data)
     trial.send(None)
     assert next(trial, None) is None
     assert client.closed == [True, True]
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 def test_a_trial_whose_caller_goes_away_makes_room_for_another() -> None:
@@ -195,7 +195,7 @@ def test_a_trial_whose_caller_goes_away_makes_room_for_another() -> None:
     trial = client.exchange()
     next(trial)
     trial.close()
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 def test_a_trial_whose_caller_goes_away_within_the_answer_has_succeeded() -> None:
@@ -204,7 +204,7 @@ def test_a_trial_whose_caller_goes_away_within_the_answer_has_succeeded() -> Non
         client.fails(BOOM)
     client.clock.now += 10 * SECOND
     trial = client.exchange(stream=True)
-    for outcome in (None, None, *said(ANSWER)[:2]):
+    for outcome in (None, None, *chat_stream(ANSWER)[:2]):
         trial.send(outcome)
     trial.close()
     assert client.closed == [True, True]
@@ -231,6 +231,6 @@ def test_a_provider_has_a_circuit_of_its_own() -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("deepseek:deepseek-chat", "other")})
     for _ in range(4):
         client.fails(BOOM, BOOM, refused("bad", 400))
-    client.ask(BOOM, BOOM, said(ANSWER))
-    played = client.ask(said(ANSWER))
+    client.ask(BOOM, BOOM, chat_stream(ANSWER))
+    played = client.ask(chat_stream(ANSWER))
     assert asked(played) == [B + CHAT], "A and the provider are both left alone"

@@ -12,7 +12,7 @@ from ollama_compat import ServerUnreachable
 from ollama_compat.exceptions import IncompleteReply, ServerNotReady
 from ollama_compat.mapping.errors import connections_exhausted, incomplete_reply
 from ollama_compat.steps import JsonObject, Reply
-from tests.play import MODEL_MISSING, delta, event, refused, said
+from tests.play import MODEL_MISSING, chat_stream, delta, event, refused
 from tests.unit.dispatch.client import (
     ANSWER,
     BOOM,
@@ -39,7 +39,7 @@ from tests.unit.dispatch.client import (
 )
 def test_another_server_of_the_model_is_asked(failure: Any) -> None:
     client = Client()
-    played = client.ask(failure, said(ANSWER))
+    played = client.ask(failure, chat_stream(ANSWER))
     assert asked(played) == [A + CHAT, B + CHAT]
     assert (content(played), played.sleeps) == (ANSWER, [])
     assert (client.last.failovers, client.last.retries, client.last.answered_by) == (1, 0, B)
@@ -70,7 +70,7 @@ def test_a_timeout_is_the_callers_and_is_not_begun_again() -> None:
 
 def test_first_every_server_then_after_a_wait_again_then_the_chain() -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played = client.ask(*[LOADING] * 6, said(ANSWER))
+    played = client.ask(*[LOADING] * 6, chat_stream(ANSWER))
     assert asked(played) == [A + CHAT, B + CHAT] * 3 + [B + CHAT]
     assert [request.payload["model"] for request in played.requests if request.payload] == ["smol"] * 6 + ["other"]
     assert len(played.sleeps) == 2
@@ -79,14 +79,14 @@ def test_first_every_server_then_after_a_wait_again_then_the_chain() -> None:
 
 def test_a_wait_that_mends_it() -> None:
     client = Client(b=())
-    played = client.ask(LOADING, said(ANSWER))
+    played = client.ask(LOADING, chat_stream(ANSWER))
     assert asked(played) == [A + CHAT] * 2
     assert (client.last.retries, client.last.failovers, client.last.answered_by) == (1, 0, A)
     assert 0.1 <= played.sleeps[0] <= 0.2
 
 
 def test_a_server_that_said_500_is_not_asked_again_but_the_others_are() -> None:
-    played = Client().ask(BOOM, LOADING, said(ANSWER))
+    played = Client().ask(BOOM, LOADING, chat_stream(ANSWER))
     assert asked(played) == [A + CHAT, B + CHAT, B + CHAT]
 
 
@@ -114,25 +114,25 @@ def test_after_three_tries_it_is_given_up() -> None:
 
 
 def test_a_servers_own_wish_goes_before_the_back_off() -> None:
-    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), said(ANSWER))
+    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert played.sleeps == [7.5]
 
 
 def test_a_wish_is_good_for_one_wait() -> None:
-    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), incomplete_reply(A, "reset"), said(ANSWER))
+    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), incomplete_reply(A, "reset"), chat_stream(ANSWER))
     assert played.sleeps[0] == 7.5
     assert played.sleeps[1] < 1
 
 
 def test_a_long_wish_is_not_waited_for_when_something_stands_in() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(Reply(429, b"", retry_after=7.5), said(ANSWER))
+    played = client.ask(Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert (played.sleeps, client.last.retries, client.last.failovers) == ([], 0, 1)
 
 
 def test_at_the_end_of_the_chain_it_is_waited_for() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(BOOM, Reply(429, b"", retry_after=7.5), said(ANSWER))
+    played = client.ask(BOOM, Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert played.sleeps == [7.5]
 
 
@@ -165,7 +165,7 @@ def unlearnt(**settings: Any) -> Client:
 @pytest.mark.parametrize("status", [503, 429])
 def test_a_server_that_can_not_list_its_models_yet_is_asked_again_when_it_wishes(status: int) -> None:
     answers = Reply(status, b"", retry_after=7.5), Reply(status, b"")
-    played = unlearnt().ask(said(ANSWER), play=Loads(*answers))
+    played = unlearnt().ask(chat_stream(ANSWER), play=Loads(*answers))
     assert content(played) == ANSWER
     assert played.sleeps[0] == 7.5
     assert played.sleeps[1] < 1
@@ -192,7 +192,7 @@ def test_that_this_process_can_not_connect_is_told_at_once() -> None:
         assert (asked(played), played.sleeps) == ([A + CHAT], [])
         assert isinstance(error, ConnectionError)
         assert client.last.error == "exhausted"
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 # Who stands in
@@ -201,10 +201,10 @@ def test_that_this_process_can_not_connect_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("other", "url", "model", "credential", "provider", "answer"),
     [
-        ("other", B + CHAT, "other", "vllm", "vllm", said(ANSWER)),
+        ("other", B + CHAT, "other", "vllm", "vllm", chat_stream(ANSWER)),
         ("ollama:qwen3:8b", "/api/chat", "qwen3:8b", "ollama", "ollama", FROM_OLLAMA),
         ("gpt-oss:120b-cloud", "/api/chat", "gpt-oss:120b-cloud", "ollama", "ollama", FROM_OLLAMA),
-        ("deepseek:deepseek-chat", DEEPSEEK, "deepseek-chat", "deepseek", "deepseek", said(ANSWER)),
+        ("deepseek:deepseek-chat", DEEPSEEK, "deepseek-chat", "deepseek", "deepseek", chat_stream(ANSWER)),
     ],
 )
 def test_what_the_chain_names_stands_in(
@@ -221,12 +221,12 @@ def test_what_the_chain_names_stands_in(
 
 def test_the_key_of_the_map_may_be_written_as_ollama_compares_names() -> None:
     client = Client(a=("smol",), b=("other",), vllm_failover={"SMOL:latest": "other"})
-    assert content(client.ask(BOOM, said(ANSWER))) == ANSWER
+    assert content(client.ask(BOOM, chat_stream(ANSWER))) == ANSWER
 
 
 def test_every_part_of_a_stream_names_the_model_that_was_asked_for() -> None:
     client = Client(a=("smol",), b=(), vllm_failover={"smol": "deepseek:deepseek-chat"})
-    played = client.ask(BOOM, said("my-", "answer"), stream=True)
+    played = client.ask(BOOM, chat_stream("my-", "answer"), stream=True)
     assert [part["model"] for part in played.parts] == ["smol"] * len(played.parts)
     assert (content(played), len(played.parts)) == (ANSWER, 3)
 
@@ -243,7 +243,7 @@ def test_a_stream_of_ollamas_stands_in_part_by_part() -> None:
 
 def test_a_model_that_no_server_has_is_stood_in_for() -> None:
     client = Client(a=("other",), b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(said(ANSWER))
+    played = client.ask(chat_stream(ANSWER))
     assert asked(played) == [A + CHAT]
     assert client.last.failovers == 1
 
@@ -251,7 +251,7 @@ def test_a_model_that_no_server_has_is_stood_in_for() -> None:
 def test_a_model_that_moved_is_looked_for_before_anything_stands_in() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "ollama:qwen3:8b"})
     client.serves |= {A: ("other",), B: ("smol",)}
-    assert asked(client.ask(MODEL_MISSING, said(ANSWER))) == [A + CHAT, B + CHAT]
+    assert asked(client.ask(MODEL_MISSING, chat_stream(ANSWER))) == [A + CHAT, B + CHAT]
 
 
 def test_a_model_that_is_gone_is_stood_in_for() -> None:
@@ -263,7 +263,7 @@ def test_a_model_that_is_gone_is_stood_in_for() -> None:
 
 def test_a_cloud_model_that_has_a_chain_is_answered_by_vllm_when_the_cloud_cant() -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    played = client.ask(BOOM, said(ANSWER), model="gpt-oss:120b-cloud")
+    played = client.ask(BOOM, chat_stream(ANSWER), model="gpt-oss:120b-cloud")
     assert [request.credential for request in played.requests] == ["ollama", "vllm"]
     assert asked(played) == ["/api/chat", A + CHAT]
     assert played.parts[-1]["model"] == "gpt-oss:120b-cloud"
@@ -271,7 +271,7 @@ def test_a_cloud_model_that_has_a_chain_is_answered_by_vllm_when_the_cloud_cant(
 
 def test_a_cloud_model_that_refuses_the_key_is_answered_by_vllm_too() -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    assert content(client.ask(UNAUTHORIZED, said(ANSWER), model="gpt-oss:120b-cloud")) == ANSWER
+    assert content(client.ask(UNAUTHORIZED, chat_stream(ANSWER), model="gpt-oss:120b-cloud")) == ANSWER
 
 
 def test_a_wrong_key_of_vllm_is_not_hidden_by_the_chain() -> None:
@@ -285,7 +285,7 @@ def test_a_wrong_key_of_vllm_is_not_hidden_by_the_chain() -> None:
 @pytest.mark.parametrize("status", [401, 402, 403])
 def test_a_wrong_or_spent_key_of_a_provider_is_stood_in_for(status: int) -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("deepseek:deepseek-chat", "other")})
-    played = client.ask(BOOM, Reply(status, b""), said(ANSWER))
+    played = client.ask(BOOM, Reply(status, b""), chat_stream(ANSWER))
     assert asked(played) == [A + CHAT, DEEPSEEK, B + CHAT]
     assert (client.last.failovers, client.last.served) == (2, "other")
 
@@ -343,7 +343,7 @@ def test_a_stream_that_has_begun_is_neither_repeated_nor_stood_in_for(end: list[
 def test_an_answer_of_which_the_caller_has_nothing_is_asked_for_again(end: list[Any], stream: bool) -> None:
     begun = delta(role="assistant") if stream else delta(content="my-")
     client = Client()
-    played = client.ask([begun, *end], said(ANSWER), stream=stream)
+    played = client.ask([begun, *end], chat_stream(ANSWER), stream=stream)
     assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
     assert (client.last.error, client.last.failovers) == (None, 1)
     assert client.made.registry.servers[0].breaker.failures == 1
@@ -351,7 +351,7 @@ def test_an_answer_of_which_the_caller_has_nothing_is_asked_for_again(end: list[
 
 def test_the_first_token_of_an_answer_is_that_of_the_attempt_that_gave_it() -> None:
     client = Client(b=())
-    played = client.ask([delta(content="my-")], said(ANSWER))
+    played = client.ask([delta(content="my-")], chat_stream(ANSWER))
     assert played.parts[-1]["prompt_eval_duration"] >= 0
     assert played.parts[-1]["total_duration"] >= played.parts[-1]["load_duration"]
     assert client.last.first_token is not None
@@ -365,7 +365,7 @@ def test_a_plain_call_whose_time_is_up_after_the_first_token_is_not_asked_again(
 
 
 def test_a_stream_that_ended_before_its_first_event_is_asked_for_again() -> None:
-    played = Client().ask([], said(ANSWER), stream=True)
+    played = Client().ask([], chat_stream(ANSWER), stream=True)
     assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
 
 

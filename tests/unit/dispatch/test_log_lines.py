@@ -13,7 +13,7 @@ from ollama_compat.mapping.errors import incomplete_reply
 from ollama_compat.steps import Reply
 from ollama_compat.telemetry.call_record import CallRecord
 from ollama_compat.telemetry.observers import Observers
-from tests.play import SECOND, Play, delta, refused, reply, said
+from tests.play import SECOND, Play, chat_stream, delta, refused, reply
 from tests.unit.dispatch.client import (
     ANSWER,
     BOOM,
@@ -35,7 +35,7 @@ from tests.unit.dispatch.client import (
 
 def test_a_call_that_was_answered_is_counted_with_all_that_happened() -> None:
     client = Client(vllm_failover={"smol": "other"})
-    client.ask(*[LOADING] * 6, said(ANSWER))
+    client.ask(*[LOADING] * 6, chat_stream(ANSWER))
     counted = client.made.stats.snapshot()["models"]["smol"]["chat"]
     assert (counted["calls"], counted["errors"], counted["cancelled"]) == (1, {}, 0)
     assert (counted["retries"], counted["failovers"], counted["answered_by"]) == (2, 4, {B: 1})
@@ -69,7 +69,7 @@ def test_errors_are_counted_by_kind(failure: list[Any], kind: str) -> None:
 def test_who_stops_reading_before_the_last_part_has_cancelled(read: int, cancelled: int) -> None:
     client, played = Client(), Play()
     exchange = client.exchange(stream=True)
-    events = iter(said("my-", "answer"))
+    events = iter(chat_stream("my-", "answer"))
     step = next(exchange)
     outcome: Any = None
     while len(played.parts) < read:
@@ -109,7 +109,7 @@ def test_a_call_that_does_not_get_its_turn_is_counted_as_limited() -> None:
     assert client.totals["errors"] == {"limited": 1}
     assert (client.totals["in_flight"], client.totals["waiting"], client.last.waiting) == (1, 0, False)
     held.close()
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
 
 
 def test_while_it_waits_it_is_counted_as_waiting() -> None:
@@ -148,7 +148,7 @@ def test_an_observer_that_raises_does_not_break_the_call(caplog: pytest.LogCaptu
 
     client = Client()
     client.made.observers = Observers(Broken(), client.made.stats, client.watch)
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.ask(chat_stream(ANSWER))) == ANSWER
     assert client.totals["calls"] == len(client.watch.ended_) == 1
     assert [record.getMessage() for record in caplog.records] == [
         "observer failed observer='Broken' cause='RuntimeError: mine'"
@@ -165,7 +165,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_every_decision_is_a_line_with_its_facts_as_fields(caplog: pytest.LogCaptureFixture) -> None:
     client = Client(vllm_failover={"smol": "other"})
-    client.ask(LOADING, LOADING, BOOM, BOOM, said(ANSWER))
+    client.ask(LOADING, LOADING, BOOM, BOOM, chat_stream(ANSWER))
     assert events(caplog) == ["failover", "retry", "failover", "failover"]
     to_b, again, _, to_other = (record.__dict__ for record in caplog.records)
     assert (to_b["model"], to_b["of"], to_b["to"]) == ("smol", A, B)
@@ -178,7 +178,7 @@ def test_a_circuit_that_opens_and_closes_is_told(caplog: pytest.LogCaptureFixtur
     for _ in range(5):
         client.fails(BOOM)
     client.clock.now += 10 * SECOND
-    client.ask(said(ANSWER))
+    client.ask(chat_stream(ANSWER))
     assert events(caplog) == ["circuit opened", "circuit closed"]
     assert {record.__dict__["server"] for record in caplog.records} == {A}
 
@@ -192,7 +192,7 @@ def test_no_prompt_answer_or_key_is_ever_logged(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.DEBUG):
         client.ask(LOADING, quoting, Reply(401, b""), FROM_OLLAMA)
         client.ask([b'{"choices": [{"delta": {"content": "' + ANSWER.encode()], [b"{"], FROM_OLLAMA)
-        client.ask(REFUSES, said(ANSWER))
+        client.ask(REFUSES, chat_stream(ANSWER))
     assert caplog.records
     for record in caplog.records:
         shown = f"{record.getMessage()} {record.__dict__}"
@@ -202,11 +202,11 @@ def test_no_prompt_answer_or_key_is_ever_logged(caplog: pytest.LogCaptureFixture
 def test_nor_shown_in_what_is_told_of_a_call() -> None:
     key = "sk-vllm-secret"
     client = Client(vllm_api_key=key)
-    client.ask(BOOM, said(ANSWER))
+    client.ask(BOOM, chat_stream(ANSWER))
     for shown in (repr(client.last), repr(client.made.settings), repr(client.made.stats.snapshot())):
         assert not [secret for secret in (PROMPT, ANSWER, key) if secret in shown]
 
 
 def test_a_long_failure_is_told_in_short(caplog: pytest.LogCaptureFixture) -> None:
-    Client().ask(refused("x" * 5000, 500), said(ANSWER))
+    Client().ask(refused("x" * 5000, 500), chat_stream(ANSWER))
     assert len(caplog.records[0].getMessage()) < 500

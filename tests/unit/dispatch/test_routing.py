@@ -11,7 +11,7 @@ from ollama_compat import ResponseError, ServerUnreachable, Settings
 from ollama_compat.dispatch import CATALOG_OPERATIONS, OPERATIONS, REFUSED, Dispatcher
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.steps import SendAll
-from tests.play import MODEL_MISSING, FakeClock, Play, StillClock, delta, play, reply, said
+from tests.play import MODEL_MISSING, FakeClock, Play, StillClock, chat_stream, delta, play, reply
 
 A, B = "http://a:8001", "http://b:8002"
 HI = {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
@@ -72,18 +72,18 @@ def test_all_else_is_answered_here(path: str) -> None:
 
 
 def test_a_call_goes_to_the_server_that_has_the_model() -> None:
-    played = chat(translation(), OTHER, SMOL, said("Hi"))
+    played = chat(translation(), OTHER, SMOL, chat_stream("Hi"))
     assert asked(played) == [f"{A}/v1/models", f"{B}/v1/models", f"{B}/v1/chat/completions"]
 
 
 def test_a_server_that_is_gone_is_stood_in_for() -> None:
-    played = chat(translation(), SMOL, SMOL, REFUSES, said("Hi"))
+    played = chat(translation(), SMOL, SMOL, REFUSES, chat_stream("Hi"))
     assert asked(played)[2:] == [f"{A}/v1/chat/completions", f"{B}/v1/chat/completions"]
     assert played.parts[-1]["message"]["content"] == "Hi"
 
 
 def test_a_model_that_moved_is_found_again() -> None:
-    played = chat(translation(), SMOL, OTHER, MODEL_MISSING, SMOL, said("Hi"))
+    played = chat(translation(), SMOL, OTHER, MODEL_MISSING, SMOL, chat_stream("Hi"))
     assert asked(played)[-1] == f"{B}/v1/chat/completions"
 
 
@@ -146,7 +146,7 @@ def test_who_serves_a_model_is_learnt_within_the_callers_timeout() -> None:
 
 
 def test_a_name_goes_through_the_map() -> None:
-    played = chat(translation(vllm_model_map={"exaone": "smol"}), SMOL, OTHER, said("Hi"), model="EXAONE")
+    played = chat(translation(vllm_model_map={"exaone": "smol"}), SMOL, OTHER, chat_stream("Hi"), model="EXAONE")
     assert played.payload["model"] == "smol"
     assert played.parts[-1]["model"] == "EXAONE"
 

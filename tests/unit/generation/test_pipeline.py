@@ -18,7 +18,22 @@ from ollama_compat.generation.thinking_plan import ThinkingPlan
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.mapping.model_families import ThinkingStyle
 from ollama_compat.steps import JsonObject, Steps
-from tests.play import SECOND, STAMP, URL, FakeClock, Play, call, choice, delta, event, play, reply, said, tokens, usage
+from tests.play import (
+    SECOND,
+    STAMP,
+    URL,
+    FakeClock,
+    Play,
+    call,
+    chat_stream,
+    choice,
+    delta,
+    event,
+    play,
+    reply,
+    tokens,
+    usage,
+)
 
 THINKS = ThinkingPlan(parse=True)
 
@@ -67,7 +82,7 @@ def texts(played: Play, name: str = "content") -> list[Any]:
 
 
 def test_a_stream_is_asked_for_with_its_usage() -> None:
-    assert answer(said("Hi")).payload == {
+    assert answer(chat_stream("Hi")).payload == {
         "model": "smol",
         "p": 1,
         "stream": True,
@@ -90,14 +105,14 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
 )
 def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, Any]) -> None:
     base = {"model": "smol", "p": 1, "stream": True, "stream_options": {"include_usage": True}}
-    assert answer(said("Hi"), **fields).payload == base | differs
+    assert answer(chat_stream("Hi"), **fields).payload == base | differs
 
 
 # The parts
 
 
 def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
-    played = answer(said("Hel", "lo"))
+    played = answer(chat_stream("Hel", "lo"))
     assert played.parts[:2] == [
         {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "Hel"}, "done": False},
         {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "lo"}, "done": False},
@@ -107,13 +122,13 @@ def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
 
 
 def test_a_plain_answer_is_one_part() -> None:
-    played = answer(said("Hel", "lo"), stream=False)
+    played = answer(chat_stream("Hel", "lo"), stream=False)
     assert texts(played) == ["Hello"]
     assert played.parts[0]["done"] is True
 
 
 def test_the_last_part_counts_tokens_and_time() -> None:
-    last = answer(said("Hi")).parts[-1]
+    last = answer(chat_stream("Hi")).parts[-1]
     assert {key: last[key] for key in ("prompt_eval_count", "eval_count")} == {"prompt_eval_count": 7, "eval_count": 3}
     assert {key: last[key] // SECOND for key in last if key.endswith("duration")} == {
         "load_duration": 1,  # from the call to the request
@@ -127,11 +142,11 @@ def test_the_last_part_counts_tokens_and_time() -> None:
     ("finish", "reason"), [("stop", "stop"), ("length", "length"), ("tool_calls", "stop"), ("repetition", "stop")]
 )
 def test_why_an_answer_ended(finish: str, reason: str) -> None:
-    assert answer(said("Hi", finish=finish)).parts[-1]["done_reason"] == reason
+    assert answer(chat_stream("Hi", finish=finish)).parts[-1]["done_reason"] == reason
 
 
 def test_an_answer_of_nothing_is_a_last_part_alone() -> None:
-    assert texts(answer(said())) == [""]
+    assert texts(answer(chat_stream())) == [""]
 
 
 def test_usage_may_be_missing() -> None:
@@ -146,7 +161,7 @@ def test_token_ids_of_prompt_and_answer_are_the_context() -> None:
 
 
 def test_without_being_asked_for_there_is_no_context() -> None:
-    assert "context" not in answer(said("Hi")).parts[-1]
+    assert "context" not in answer(chat_stream("Hi")).parts[-1]
 
 
 # Thoughts
@@ -160,7 +175,7 @@ def test_the_servers_reasoning_is_the_thought(field: str) -> None:
 
 
 def test_thoughts_between_tags_are_told_from_the_text() -> None:
-    played = answer(said("<th", "ink>Hm</think>", "\nHi"), thinking=THINKS)
+    played = answer(chat_stream("<th", "ink>Hm</think>", "\nHi"), thinking=THINKS)
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
@@ -211,7 +226,7 @@ def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, ope
     first = event({"choices": [], "prompt_text": prompt})
     client = ClientContext(FakeClock())
     plan = ThinkingPlan(parse=True, opened=None)
-    played = answer([first, *said("Hm</think>Hi")], thinking=plan, client=client)
+    played = answer([first, *chat_stream("Hm</think>Hi")], thinking=plan, client=client)
     assert played.payload["return_prompt_text"] is True
     assert texts(played)[0] == ("Hi" if opened else "Hm</think>Hi")
     assert client.facts[URL, "smol", "opens thinking by default {}"] is opened
@@ -279,7 +294,7 @@ def test_a_stop_string_of_this_side_ends_the_answer_with_its_counts() -> None:
 
 
 def test_what_was_held_back_comes_at_the_end() -> None:
-    assert texts(answer(said("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
+    assert texts(answer(chat_stream("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
 
 
 def test_a_stop_string_does_not_cut_thoughts() -> None:
@@ -336,14 +351,14 @@ IN_TEXT: dict[str, Any] = {"text_tools": ("get_weather",), "tool_tag": "<tool_ca
 
 
 def test_tool_call_in_the_text_is_a_part_without_content() -> None:
-    played = answer(said("Hm. <tool", CALL[5:], "</tool_call>"), **IN_TEXT)
+    played = answer(chat_stream("Hm. <tool", CALL[5:], "</tool_call>"), **IN_TEXT)
     assert texts(played) == ["Hm. ", "", ""]
     assert [bool(calls) for calls in texts(played, "tool_calls")] == [False, True, False]
     assert texts(played, "tool_calls")[1][0]["function"]["name"] == "get_weather"
 
 
 def test_held_back_text_arrives_at_the_end_if_it_is_no_call() -> None:
-    assert texts(answer(said("so <"), **IN_TEXT)) == ["so ", "<", ""]
+    assert texts(answer(chat_stream("so <"), **IN_TEXT)) == ["so ", "<", ""]
 
 
 def test_log_probabilities_are_sent_while_text_is_held_back() -> None:

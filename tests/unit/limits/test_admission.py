@@ -277,11 +277,11 @@ def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
     exchange.send(True)
     with pytest.raises(RateLimited) as caught:
         exchange.send(2.0)
-    said = (
+    message = (
         "too many requests: chat waited 1.25 s for admission "
         "(7/second, VLLM_CHAT_RATE; the rate allows the next call in 2.0 s, and the caller's timeout ends in 1.8 s)"
     )
-    assert (caught.value.error, caught.value.status_code) == (said, 429)
+    assert (caught.value.error, caught.value.status_code) == (message, 429)
 
 
 def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:

@@ -19,11 +19,11 @@ from tests.play import (
     FakeClock,
     Play,
     call,
-    completed,
+    chat_stream,
+    completion_stream,
     delta,
     play,
     refused,
-    said,
     tokens,
 )
 
@@ -35,7 +35,9 @@ SCHEMA = {"type": "object"}
 
 def ask(body: dict[str, Any] | None = None, *script: Any, **changes: Any) -> Play:
     """The playing of a chat."""
-    return play(chat(call("/api/chat", {"messages": [USER], **(body or {})}, **changes)), *(script or (said("Hi"),)))
+    return play(
+        chat(call("/api/chat", {"messages": [USER], **(body or {})}, **changes)), *(script or (chat_stream("Hi"),))
+    )
 
 
 def refusal(body: dict[str, Any], *script: Any, **changes: Any) -> ResponseError:
@@ -173,7 +175,7 @@ def test_stop_strings_cut_the_answer_and_not_the_thoughts() -> None:
 
 
 def test_a_fifth_stop_string_is_cut_off_here() -> None:
-    played = ask({"options": {"stop": ["1", "2", "3", "4", "5"]}}, said("a5b")[:-3])
+    played = ask({"options": {"stop": ["1", "2", "3", "4", "5"]}}, chat_stream("a5b")[:-3])
     assert played.parts[0]["message"]["content"] == "a"
 
 
@@ -228,7 +230,7 @@ def kept(played: Play) -> list[str]:
 
 
 def test_the_oldest_messages_go_until_it_fits() -> None:
-    played = ask({"messages": LONG}, TOO_LONG, tokens(*range(3000)), FITS, FITS, said("Hi"))
+    played = ask({"messages": LONG}, TOO_LONG, tokens(*range(3000)), FITS, FITS, chat_stream("Hi"))
     assert played.paths == [CHAT, TOKENIZE, TOKENIZE, TOKENIZE, CHAT]
     assert kept(played) == ["S", "two", "three"]
 
@@ -239,7 +241,7 @@ def test_a_conversation_that_fits_costs_no_further_request() -> None:
 
 def test_a_smaller_window_is_asked_for_by_num_ctx() -> None:
     many = tokens(*range(300))
-    played = ask({"messages": LONG, "options": {"num_ctx": 256}}, many, many, FITS, said("Hi"))
+    played = ask({"messages": LONG, "options": {"num_ctx": 256}}, many, many, FITS, chat_stream("Hi"))
     assert played.paths == [TOKENIZE, TOKENIZE, TOKENIZE, CHAT]
     assert kept(played) == ["S", "three"]
 
@@ -249,14 +251,14 @@ def test_a_small_conversation_in_a_small_window_is_not_counted() -> None:
 
 
 def test_a_message_that_does_not_fit_by_itself_loses_its_middle() -> None:
-    played = ask({"options": {"num_ctx": 8, "num_keep": 2}}, tokens(*range(100)), completed("Hi"))
+    played = ask({"options": {"num_ctx": 8, "num_keep": 2}}, tokens(*range(100)), completion_stream("Hi"))
     assert played.paths == [TOKENIZE, COMPLETIONS]
     assert played.payload["prompt"] == [0, 1, 97, 98, 99]
     assert played.parts[0]["message"]["content"] == "Hi"
 
 
 def test_thoughts_are_told_in_the_answer_to_a_cut_prompt_too() -> None:
-    script = (tokens(1, 2), tokens(1), tokens(1), tokens(*range(100)), completed("<think>Hm</think>", "Hi"))
+    script = (tokens(1, 2), tokens(1), tokens(1), tokens(*range(100)), completion_stream("<think>Hm</think>", "Hi"))
     played = ask({"think": True, "options": {"num_ctx": 8}}, *script)
     assert played.parts[0]["message"] == {"role": "assistant", "content": "Hi", "thinking": "Hm"}
 
@@ -283,31 +285,31 @@ OPENS = [tokens(1, strings=["<think>"])] * 3
 
 
 def test_a_format_binds_from_the_first_token_so_there_is_no_thought() -> None:
-    played = ask({"format": "json"}, *OPENS, said('{"a": 1}'), card=QWQ)
+    played = ask({"format": "json"}, *OPENS, chat_stream('{"a": 1}'), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": '{"a": 1}'}
 
 
 def test_an_answer_that_goes_on_from_the_callers_beginning_is_no_thought() -> None:
     messages = [USER, {"role": "assistant", "content": "The capital"}]
-    played = ask({"messages": messages}, *OPENS, said(" of France"), card=QWQ)
+    played = ask({"messages": messages}, *OPENS, chat_stream(" of France"), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": " of France"}
 
 
 def test_without_either_the_template_has_begun_a_thought() -> None:
-    played = ask({}, *OPENS, said("hm</think>42"), card=QWQ)
+    played = ask({}, *OPENS, chat_stream("hm</think>42"), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
 
 
 def told(prompt: str, *pieces: str) -> list[Any]:
     """A stream whose first event tells the text of the prompt."""
-    first, *rest = said(*pieces)
+    first, *rest = chat_stream(*pieces)
     return [json.dumps({**json.loads(first), "prompt_text": prompt}).encode(), *rest]
 
 
 def test_an_unlisted_model_is_asked_once_whether_its_prompt_opens_a_thought() -> None:
     context = ClientContext(FakeClock())
     first = ask({}, told("<user>hi<assistant><think>\n", "hm</think>42"), context=context)
-    second = ask({}, said("hm</think>42"), context=context)
+    second = ask({}, chat_stream("hm</think>42"), context=context)
     assert (first.payload.get("return_prompt_text"), second.payload.get("return_prompt_text")) == (True, None)
     for played in (first, second):
         assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}

@@ -9,7 +9,19 @@ import pytest
 from ollama_compat import ResponseError
 from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.generate import generate
-from tests.play import NO_SUCH_PATH, STAMP, TOO_LONG, Play, call, choice, completed, delta, play, said, tokens
+from tests.play import (
+    NO_SUCH_PATH,
+    STAMP,
+    TOO_LONG,
+    Play,
+    call,
+    chat_stream,
+    choice,
+    completion_stream,
+    delta,
+    play,
+    tokens,
+)
 
 CHAT, TOKENIZE, COMPLETIONS = "/v1/chat/completions", "/tokenize", "/v1/completions"
 CODER = ModelCard("Qwen/Qwen2.5-Coder-7B", max_model_len=2048)
@@ -30,7 +42,7 @@ def refusal(body: dict[str, Any], *script: Any, **changes: Any) -> tuple[str, in
 
 
 def test_a_prompt_is_a_user_message() -> None:
-    played = ask({}, said("Hi"))
+    played = ask({}, chat_stream("Hi"))
     assert played.paths == [CHAT]
     assert played.payload["messages"] == [{"role": "user", "content": "hi"}]
     assert played.payload["return_token_ids"] is True
@@ -45,14 +57,14 @@ def test_a_prompt_is_a_user_message() -> None:
     ],
 )
 def test_a_system_prompt_goes_first(body: dict[str, Any], profile: dict[str, Any], system: str) -> None:
-    assert ask(body, said("Hi"), profile=profile).payload["messages"] == [
+    assert ask(body, chat_stream("Hi"), profile=profile).payload["messages"] == [
         {"role": "system", "content": system},
         {"role": "user", "content": "hi"},
     ]
 
 
 def test_images_are_the_messages() -> None:
-    content = ask({"images": ["AAAA"]}, said("Hi")).payload["messages"][0]["content"]
+    content = ask({"images": ["AAAA"]}, chat_stream("Hi")).payload["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url", "text"]
 
 
@@ -64,7 +76,7 @@ def test_an_answer_is_a_response_with_its_context() -> None:
 
 
 def test_a_stream_has_its_context_on_the_last_part() -> None:
-    parts = ask({"stream": True}, said("Hel", "lo")).parts
+    parts = ask({"stream": True}, chat_stream("Hel", "lo")).parts
     assert [part["response"] for part in parts] == ["Hel", "lo", ""]
     assert ["context" in part for part in parts] == [False, False, True]
 
@@ -86,7 +98,7 @@ def test_no_prompt_is_no_work(keep_alive: Any, reason: str) -> None:
 
 
 def test_a_raw_prompt_is_completed_as_it_is() -> None:
-    played = ask({"raw": True}, completed("Hi"))
+    played = ask({"raw": True}, completion_stream("Hi"))
     assert played.paths == [COMPLETIONS]
     assert played.payload["prompt"] == "hi"
     assert played.parts[0]["response"] == "Hi"
@@ -105,20 +117,22 @@ def test_a_raw_prompt_is_completed_as_it_is() -> None:
     ],
 )
 def test_what_else_a_completion_says(body: dict[str, Any], sent: dict[str, Any]) -> None:
-    payload = ask({"raw": True, **body}, completed("Hi")).payload
+    payload = ask({"raw": True, **body}, completion_stream("Hi")).payload
     assert {key: payload.get(key) for key in sent} == sent
 
 
 def test_a_raw_prompt_that_does_not_fit_loses_its_middle() -> None:
     played = ask(
-        {"raw": True, "options": {"num_ctx": 8, "num_keep": 2}, "prompt": "x" * 99}, tokens(*range(99)), completed("Hi")
+        {"raw": True, "options": {"num_ctx": 8, "num_keep": 2}, "prompt": "x" * 99},
+        tokens(*range(99)),
+        completion_stream("Hi"),
     )
     assert played.paths == [TOKENIZE, COMPLETIONS]
     assert played.payload["prompt"] == [0, 1, 96, 97, 98]
 
 
 def test_a_raw_prompt_that_the_server_finds_too_long_loses_its_middle() -> None:
-    played = ask({"raw": True, "prompt": "x" * 9999}, TOO_LONG, tokens(*range(3000)), completed("Hi"))
+    played = ask({"raw": True, "prompt": "x" * 9999}, TOO_LONG, tokens(*range(3000)), completion_stream("Hi"))
     assert played.paths == [COMPLETIONS, TOKENIZE, COMPLETIONS]
     assert len(played.payload["prompt"]) < 2048
 
@@ -127,7 +141,7 @@ def test_a_raw_prompt_that_the_server_finds_too_long_loses_its_middle() -> None:
 
 
 def test_a_prompt_goes_after_its_context() -> None:
-    played = ask({"context": [1, 2]}, tokens(3, 4), completed("Hi"))
+    played = ask({"context": [1, 2]}, tokens(3, 4), completion_stream("Hi"))
     assert played.paths == [TOKENIZE, COMPLETIONS]
     assert played.requests[0].payload == {"model": "smol", "messages": [{"role": "user", "content": "hi"}]}
     assert played.payload["prompt"] == [1, 2, 3, 4]
@@ -141,7 +155,7 @@ def test_a_context_on_a_server_without_tokenize_is_refused() -> None:
 
 
 def test_a_thinking_models_thoughts_are_told_after_a_context_too() -> None:
-    script = (tokens(1, 2), tokens(1), tokens(1), tokens(3), completed("<think>Hm</think>", "Hi"))
+    script = (tokens(1, 2), tokens(1), tokens(1), tokens(3), completion_stream("<think>Hm</think>", "Hi"))
     part = ask({"context": [1, 2], "think": True}, *script).parts[0]
     assert (part.get("thinking"), part["response"]) == ("Hm", "Hi")
 
@@ -150,7 +164,7 @@ def test_a_thinking_models_thoughts_are_told_after_a_context_too() -> None:
 
 
 def test_a_suffix_is_the_familys_prompt() -> None:
-    played = ask({"prompt": "def f(", "suffix": "  return 1"}, completed("x):\n"), card=CODER)
+    played = ask({"prompt": "def f(", "suffix": "  return 1"}, completion_stream("x):\n"), card=CODER)
     assert played.paths == [COMPLETIONS]
     assert played.payload["prompt"] == "<|fim_prefix|>def f(<|fim_suffix|>  return 1<|fim_middle|>"
     assert played.parts[0]["response"] == "x):\n"
@@ -161,7 +175,7 @@ def test_the_familys_marks_end_the_answer() -> None:
 
 
 def test_a_profile_may_have_a_prompt_of_its_own() -> None:
-    played = ask({"suffix": "b{prefix}"}, completed("x"), profile={"fim": "<A>{prefix}<B>{suffix}<C>"})
+    played = ask({"suffix": "b{prefix}"}, completion_stream("x"), profile={"fim": "<A>{prefix}<B>{suffix}<C>"})
     assert played.payload["prompt"] == "<A>hi<B>b{prefix}<C>"
 
 
