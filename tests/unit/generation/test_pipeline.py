@@ -1,4 +1,4 @@
-"""From vLLM's events to Ollama's parts: what chat and generate share."""
+"""The generation pipeline that chat and generate share: from vLLM's events to Ollama's parts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.play import (
     usage,
 )
 
-THINKS = ThinkingPlan(parse=True)
+THINKING = ThinkingPlan(parse=True)
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class FakePrompt:
 
 
 def pipeline(body: JsonObject, client: ClientContext | None = None, **reply: Any) -> Steps[None]:
-    made = call("/api/chat", body, context=client)
-    request = replace(check(made), sampling={})
-    return generate(made, request, FakePrompt(ReplyFormat("message", **reply)))
+    chat_call = call("/api/chat", body, context=client)
+    request = replace(check(chat_call), sampling={})
+    return generate(chat_call, request, FakePrompt(ReplyFormat("message", **reply)))
 
 
 def answer(*script: Any, stream: bool = True, client: ClientContext | None = None, **reply: Any) -> Play:
-    """The playing of one reply, read as these fields of `ReplyFormat` say."""
+    """Run the pipeline on one reply. `reply` holds fields of `ReplyFormat`."""
     return play(pipeline({"stream": stream}, client, **reply), *script)
 
 
@@ -81,7 +81,7 @@ def texts(played: Play, name: str = "content") -> list[Any]:
 # The request
 
 
-def test_a_stream_is_asked_for_with_its_usage() -> None:
+def test_request_asks_for_stream_with_usage() -> None:
     assert answer(chat_stream("Hi")).payload == {
         "model": "smol",
         "p": 1,
@@ -103,7 +103,7 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
         ({"context": True}, {"return_token_ids": True}),
     ],
 )
-def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, Any]) -> None:
+def test_request_has_fields_that_reply_format_needs(fields: dict[str, Any], differs: dict[str, Any]) -> None:
     base = {"model": "smol", "p": 1, "stream": True, "stream_options": {"include_usage": True}}
     assert answer(chat_stream("Hi"), **fields).payload == base | differs
 
@@ -111,7 +111,7 @@ def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, A
 # The parts
 
 
-def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
+def test_stream_has_part_for_each_piece_and_last_part() -> None:
     played = answer(chat_stream("Hel", "lo"))
     assert played.parts[:2] == [
         {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "Hel"}, "done": False},
@@ -121,13 +121,13 @@ def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
     assert played.parts[2]["message"]["content"] == ""
 
 
-def test_a_plain_answer_is_one_part() -> None:
+def test_answer_is_one_part_without_stream() -> None:
     played = answer(chat_stream("Hel", "lo"), stream=False)
     assert texts(played) == ["Hello"]
     assert played.parts[0]["done"] is True
 
 
-def test_the_last_part_counts_tokens_and_time() -> None:
+def test_last_part_has_token_counts_and_durations() -> None:
     last = answer(chat_stream("Hi")).parts[-1]
     assert {key: last[key] for key in ("prompt_eval_count", "eval_count")} == {"prompt_eval_count": 7, "eval_count": 3}
     assert {key: last[key] // SECOND for key in last if key.endswith("duration")} == {
@@ -141,65 +141,65 @@ def test_the_last_part_counts_tokens_and_time() -> None:
 @pytest.mark.parametrize(
     ("finish", "reason"), [("stop", "stop"), ("length", "length"), ("tool_calls", "stop"), ("repetition", "stop")]
 )
-def test_why_an_answer_ended(finish: str, reason: str) -> None:
+def test_done_reason_follows_finish_reason(finish: str, reason: str) -> None:
     assert answer(chat_stream("Hi", finish=finish)).parts[-1]["done_reason"] == reason
 
 
-def test_an_answer_of_nothing_is_a_last_part_alone() -> None:
+def test_empty_answer_has_last_part_only() -> None:
     assert texts(answer(chat_stream())) == [""]
 
 
-def test_usage_may_be_missing() -> None:
+def test_token_counts_are_zero_without_usage() -> None:
     last = answer([delta("stop", content="Hi")]).parts[-1]
     assert (last["prompt_eval_count"], last["eval_count"]) == (0, 0)
 
 
-def test_token_ids_of_prompt_and_answer_are_the_context() -> None:
+def test_context_has_token_ids_of_prompt_and_answer() -> None:
     first = choice(text="a", prompt_token_ids=[1, 2], token_ids=[3])
-    last = choice("stop", text="", token_ids=[4])  # the end of text is no part of the answer
+    last = choice("stop", text="", token_ids=[4])  # the end-of-text token is not part of the answer
     assert answer([first, last], context=True).parts[-1]["context"] == [1, 2, 3]
 
 
-def test_without_being_asked_for_there_is_no_context() -> None:
+def test_context_is_absent_by_default() -> None:
     assert "context" not in answer(chat_stream("Hi")).parts[-1]
 
 
-# Thoughts
+# Thinking
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_the_servers_reasoning_is_the_thought(field: str) -> None:
+def test_reasoning_field_becomes_thinking(field: str) -> None:
     played = answer([delta(**{field: "\nHm"}), delta(content="\n\nHi"), delta("stop")])
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
-def test_thoughts_between_tags_are_told_from_the_text() -> None:
-    played = answer(chat_stream("<th", "ink>Hm</think>", "\nHi"), thinking=THINKS)
+def test_text_between_think_tags_becomes_thinking() -> None:
+    played = answer(chat_stream("<th", "ink>Hm</think>", "\nHi"), thinking=THINKING)
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
-def test_tags_in_the_text_mean_nothing_where_the_server_tells_thoughts_itself() -> None:
+def test_think_tags_stay_in_content_when_server_parses_reasoning() -> None:
     stream = [delta(reasoning="Hm"), delta(content="<think>Hi"), delta("stop")]
-    assert texts(answer(stream, thinking=THINKS)) == ["", "<think>Hi", ""]
+    assert texts(answer(stream, thinking=THINKING)) == ["", "<think>Hi", ""]
 
 
-def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer() -> None:
+def test_reasoning_becomes_content_when_thinking_is_off() -> None:
     played = answer([delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="answer"))
     assert texts(played) == ["Paris", ""]
     assert texts(played, "thinking") == [None, None]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_would_be_empty_is_what_a_parser_took_for_a_thought(stream: bool) -> None:
+def test_unknown_reasoning_becomes_content_when_answer_would_be_empty(stream: bool) -> None:
     played = answer(
         [delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="unknown"), stream=stream
     )
     assert texts(played)[-2:] == (["Paris", ""] if stream else ["Paris"])
 
 
-def test_thoughts_that_were_cut_off_are_no_answer() -> None:
+def test_unknown_reasoning_stays_thinking_when_answer_is_cut_off() -> None:
     played = answer([delta(reasoning="Hm"), delta("length")], thinking=ThinkingPlan(reasoning="unknown"), stream=False)
     assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
 
@@ -222,7 +222,7 @@ def test_unknown_reasoning_is_resolved_by_the_template_when_it_arrives(
 
 
 @pytest.mark.parametrize(("prompt", "opened"), [("Hi <think>\n", True), ("Hi", False)])
-def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, opened: bool) -> None:
+def test_prompt_text_determines_whether_thinking_is_open(prompt: str, opened: bool) -> None:
     first = event({"choices": [], "prompt_text": prompt})
     client = ClientContext(FakeClock())
     plan = ThinkingPlan(parse=True, opened=None)
@@ -232,10 +232,10 @@ def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, ope
     assert client.facts[URL, "smol", "opens thinking by default {}"] is opened
 
 
-# Tools, log probabilities, stops
+# Tools, log probabilities, stop strings
 
 
-def test_a_call_comes_whole_in_one_part() -> None:
+def test_tool_call_is_one_complete_part() -> None:
     pieces = [{"index": 0, "id": "x", "function": {"name": "weather"}}], [{"index": 0, "function": {"arguments": "{}"}}]
     stream = [*(delta(tool_calls=piece) for piece in pieces), delta("tool_calls")]
     played = answer(stream, tools=frozenset({"weather"}))
@@ -244,7 +244,7 @@ def test_a_call_comes_whole_in_one_part() -> None:
     assert texts(played) == ["", ""]
 
 
-def test_a_dropped_call_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_tool_call_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     client = ClientContext(FakeClock())
     stream = [delta(tool_calls=[{"index": 0, "function": {"name": "rm", "arguments": "{}"}}]), delta("tool_calls")]
     with caplog.at_level(logging.WARNING, "ollama_compat"):
@@ -257,7 +257,7 @@ HI = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": [{"tok
 
 
 @pytest.mark.parametrize("top", [0, 1])
-def test_log_probabilities_are_on_the_part_whose_text_they_are(top: int) -> None:
+def test_log_probabilities_are_on_the_part_with_their_text(top: int) -> None:
     alternatives = {"top_logprobs": [{"token": "Yo", "logprob": -1.0, "bytes": [89, 111]}]} if top else {}
     stream = [choice(delta={"content": "Hi"}, logprobs={"content": [HI]}), delta("stop")]
     assert answer(stream, top_logprobs=top).parts[0]["logprobs"] == [
@@ -265,13 +265,13 @@ def test_log_probabilities_are_on_the_part_whose_text_they_are(top: int) -> None
     ]
 
 
-def test_the_token_that_ends_the_text_is_not_shown() -> None:
+def test_log_probabilities_omit_end_of_text_token() -> None:
     end = {"token": "<|im_end|>", "logprob": 0.0}
     stream = [choice("stop", delta={"content": "Hi"}, logprobs={"content": [HI, end]})]
     assert [entry["token"] for entry in answer(stream).parts[0]["logprobs"]] == ["Hi"]
 
 
-def test_the_lists_of_completions_are_read_too() -> None:
+def test_log_probabilities_of_completions_are_converted() -> None:
     lists = {"tokens": ["Hi"], "token_logprobs": [-0.5], "top_logprobs": [{"Yo": -1.0, "Hi": -0.5}]}
     assert answer([choice("length", text="Hi", logprobs=lists)], top_logprobs=2).parts[0]["logprobs"] == [
         {
@@ -286,18 +286,18 @@ def test_the_lists_of_completions_are_read_too() -> None:
     ]
 
 
-def test_a_stop_string_of_this_side_ends_the_answer_with_its_counts() -> None:
+def test_client_side_stop_string_ends_answer_with_current_counts() -> None:
     counted = event({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
     played = answer([delta(content="one "), counted, delta(content="never read")], client_stops=("two",))
     assert texts(played) == ["one ", ""]
     assert (played.parts[-1]["done_reason"], played.parts[-1]["eval_count"]) == ("stop", 2)
 
 
-def test_what_was_held_back_comes_at_the_end() -> None:
+def test_held_back_text_arrives_at_the_end() -> None:
     assert texts(answer(chat_stream("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
 
 
-def test_a_stop_string_does_not_cut_thoughts() -> None:
+def test_client_side_stop_string_does_not_cut_thinking() -> None:
     played = answer([delta(reasoning="one two"), delta(content="two"), delta("stop")], client_stops=("two",))
     assert texts(played, "thinking") == ["one two", None]
 
@@ -305,7 +305,7 @@ def test_a_stop_string_does_not_cut_thoughts() -> None:
 # Errors
 
 
-def test_refusal_of_the_server_is_raised() -> None:
+def test_error_reply_is_raised() -> None:
     with pytest.raises(ResponseError) as caught:
         answer(reply({"error": {"message": "no"}}, 400))
     assert (caught.value.error, caught.value.status_code) == (f"no (status 400 from {URL})", 400)
@@ -322,7 +322,7 @@ def test_refusal_of_the_server_is_raised() -> None:
         ([delta(content="Hi"), b"{"], f"{URL} sent a malformed reply", -1),
     ],
 )
-def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status: int) -> None:
+def test_stream_error_is_raised_after_received_parts(events: Any, text: str, status: int) -> None:
     played = Play()
     with pytest.raises(ResponseError) as caught:
         played.run(pipeline({"stream": True}), events)
@@ -332,12 +332,12 @@ def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status
 
 
 @pytest.mark.parametrize("problem", [unreachable(URL, "smol", "refused"), httpx.ReadTimeout("late")])
-def test_a_problem_of_the_connection_goes_on_to_the_caller(problem: Exception) -> None:
+def test_transport_error_is_raised_unchanged(problem: Exception) -> None:
     with pytest.raises(type(problem)):
         answer(problem)
 
 
-def test_an_error_field_of_null_is_none() -> None:
+def test_null_error_field_is_ignored() -> None:
     assert texts(answer([event({"error": None, "choices": [{"delta": {"content": "Hi"}}]}), delta("stop")])) == [
         "Hi",
         "",
