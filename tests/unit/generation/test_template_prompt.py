@@ -138,11 +138,8 @@ def roles(prompt: Any) -> list[str]:
 
 
 def test_oldest_messages_are_dropped_when_window_is_small() -> None:
-    counts = [
-        tokens(*range(9)),
-        tokens(*range(8)),
-        tokens(*range(7)),
-    ]  # without one message, without two, the remaining prompt
+    # The counts without one message, without two messages, and of the remaining prompt.
+    counts = [tokens(*range(9)), tokens(*range(8)), tokens(*range(7))]
     played = run_chat(PLAIN, {"messages": CONVERSATION, "options": {"num_ctx": 8}}, *counts, completion_stream("Hi"))
     sent = [roles((request.payload or {})["prompt"]) for request in played.requests]
     assert sent[0] == ["system", "user", "assistant", "user", "assistant"]  # the system message stays
