@@ -1,13 +1,13 @@
-"""Plays an exchange without I/O: a script stands in for the server, and what was asked of it is kept.
+"""Runs the steps of a call without I/O: a script replaces the server, and the requests and parts are recorded.
 
-    played = play(chat(call("/api/chat", messages=[...])), said("Hel", "lo"))
+    played = play(chat(call("/api/chat", {"messages": [...]})), chat_stream("Hel", "lo"))
     played.requests[0].payload, played.parts[-1]
 
-A line of the script is the outcome of one `Ask` or `Open`: a `Reply`; a list of events, which opens a stream (an
-exception in the list is thrown in at its `NEXT`); or an exception, thrown in. An `AskAll` takes a line for each of its
-requests. A script that is not used up is an error.
+A line of the script is the outcome of one `Send` or `OpenStream`: a `Reply`; a list of events, which opens a stream (an
+exception in the list is raised at its `NextEvent`); or an exception, which is raised. A `SendAll` takes one line for
+each of its requests. A script with unused lines is an error.
 
-A queue is entered without waiting: whether there was a place is the outcome. A rate answers from `Play.rates`.
+An `AcquireSlot` does not wait: its outcome is whether a slot was free. `Play.rates` holds the outcomes of `TakeToken`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Line: TypeAlias = Reply | Sequence[Event] | Exception
 
 
 class FakeClock:
-    """A clock that goes on by one second each time it is read."""
+    """A clock that advances by one second each time it is read."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -59,7 +59,7 @@ class FakeClock:
 
 
 class StillClock:
-    """A clock that stands where it is set (nanoseconds)."""
+    """A clock that returns the time in `now` (nanoseconds)."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -73,31 +73,31 @@ class StillClock:
 
 @dataclass
 class Play:
-    """One playing of an exchange. What was seen stays readable after an error."""
+    """One run of steps. The records stay readable after an error."""
 
     requests: list[Request] = field(default_factory=list)
     parts: list[JsonObject] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
     entered: list[float | None] = field(default_factory=list)
-    """How long each queue would have been waited in at most (seconds)."""
+    """The longest wait of each `AcquireSlot` (seconds); None: no limit."""
     rates: dict[str, list[float | Exception]] = field(default_factory=dict)
-    """What each operation's rate answers, one after another; then 0: the call is taken."""
+    """The outcomes of `TakeToken` for each operation, in order. After the last one the outcome is 0: admitted."""
     spent: list[str] = field(default_factory=list)
-    """The operations whose rate was asked."""
+    """The operation of each `TakeToken`."""
     result: Any = None
 
-    def run(self, exchange: Steps[Any], *script: Line) -> Play:
+    def run(self, steps: Steps[Any], *script: Line) -> Play:
         lines: Iterator[Any] = iter(script)
         events: Iterator[Any] = iter(())
         outcome: Outcome | Exception = None
         while True:
             try:
-                step = exchange.throw(outcome) if isinstance(outcome, Exception) else exchange.send(outcome)
+                step = steps.throw(outcome) if isinstance(outcome, Exception) else steps.send(outcome)
             except StopIteration as stop:
                 self.result = stop.value
                 break
             outcome, events = self._answer(step, lines, events)
-        assert list(lines) == [], "the script goes on, but the exchange is over"
+        assert list(lines) == [], "the steps ended before the script"
         return self
 
     def _answer(self, step: Any, lines: Iterator[Line], events: Iterator[Event]) -> tuple[Any, Iterator[Event]]:
@@ -126,7 +126,7 @@ class Play:
 
     def _line(self, request: Request, lines: Iterator[Line]) -> Line:
         line = next(lines, None)
-        assert line is not None, f"no line of the script answers {request}"
+        assert line is not None, f"the script has no line for {request}"
         return line
 
     @property
@@ -136,13 +136,13 @@ class Play:
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for, in order."""
+        """The path of each request, in order."""
         return [request.path for request in self.requests]
 
 
-def play(exchange: Steps[Any], *script: Line) -> Play:
-    """Play an exchange to its end."""
-    return Play().run(exchange, *script)
+def play(steps: Steps[Any], *script: Line) -> Play:
+    """Run steps to their end."""
+    return Play().run(steps, *script)
 
 
 def call(
@@ -154,7 +154,7 @@ def call(
     profile: JsonObject | None = None,
     context: ClientContext | None = None,
 ) -> Call:
-    """A call as the dispatcher makes it."""
+    """A call as the dispatcher creates it."""
     return Call(
         path=path,
         body={"model": model, **(body or {})},
@@ -166,12 +166,12 @@ def call(
 
 
 def reply(document: Any, status: int = 200) -> Reply:
-    """A reply of JSON."""
+    """A JSON reply."""
     return Reply(status, json.dumps(document).encode())
 
 
 def refused(message: str, status: int = 400, **fields: Any) -> Reply:
-    """A refusal in vLLM's own shape."""
+    """An error reply in vLLM's format."""
     return reply({"error": {"message": message, "type": "BadRequestError", "code": status, **fields}}, status)
 
 
@@ -181,7 +181,7 @@ TOO_LONG = refused("This model's maximum context length is 2048 tokens.", param=
 
 
 def event(document: Any) -> bytes:
-    """The data of one event."""
+    """The data of one server-sent event."""
     return json.dumps(document).encode()
 
 
@@ -191,22 +191,22 @@ def choice(finish: str | None = None, **fields: Any) -> bytes:
 
 
 def delta(finish: str | None = None, **fields: Any) -> bytes:
-    """An event of a chat."""
+    """An event of a `/v1/chat/completions` stream."""
     return choice(finish, delta=fields)
 
 
 def usage(prompt: int = 7, completion: int = 3) -> bytes:
-    """The event that counts."""
+    """The event that carries the token counts."""
     return event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}})
 
 
-def said(*pieces: str, finish: str = "stop") -> list[Event]:
-    """A whole chat stream whose answer comes in these pieces."""
+def chat_stream(*pieces: str, finish: str = "stop") -> list[Event]:
+    """A complete `/v1/chat/completions` stream whose answer has these pieces."""
     return [delta(role="assistant", content=""), *(delta(content=piece) for piece in pieces), *_end(delta(finish))]
 
 
-def completed(*pieces: str, finish: str = "stop") -> list[Event]:
-    """A whole stream of `/v1/completions`."""
+def completion_stream(*pieces: str, finish: str = "stop") -> list[Event]:
+    """A complete `/v1/completions` stream whose answer has these pieces."""
     return [*(choice(text=piece) for piece in pieces), *_end(choice(finish, text=""))]
 
 
@@ -215,5 +215,5 @@ def _end(last: bytes) -> list[Event]:
 
 
 def tokens(*ids: int, strings: Sequence[str] = ()) -> Reply:
-    """A reply of `/tokenize`."""
+    """A reply from `/tokenize`."""
     return reply({"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": 2048})

@@ -16,11 +16,12 @@ from ollama_compat.operations.embed import embed
 from ollama_compat.operations.generate import generate
 from ollama_compat.steps import Reply
 from ollama_compat.transport.sse import EventDecoder
-from tests.play import call, play, said
+from tests.play import call, chat_stream, play
 
 USER = {"role": "user", "content": "hi"}
 RECORDED = (
-    b"".join(b"data: " + event + b"\n\n" for event in said("Grüß", " dich\u2028", " 🙂", "!")) + b"data: [DONE]\n\n"
+    b"".join(b"data: " + event + b"\n\n" for event in chat_stream("Grüß", " dich\u2028", " 🙂", "!"))
+    + b"data: [DONE]\n\n"
 )
 
 texts = st.text(max_size=12)
@@ -83,8 +84,8 @@ def test_stream_gives_the_same_parts_however_it_is_split(places: list[int]) -> N
 @given(st.lists(st.text("ab ", min_size=1, max_size=4), min_size=5, max_size=7), st.lists(st.text("ab ", max_size=4)))
 def test_stop_strings_cut_the_same_text_streamed_or_not(stops: list[str], pieces: list[str]) -> None:
     request = {"messages": [USER], "options": {"stop": stops}}
-    streamed = play(chat(call("/api/chat", {**request, "stream": True})), said(*pieces))
-    whole = play(chat(call("/api/chat", request)), said("".join(pieces)))
+    streamed = play(chat(call("/api/chat", {**request, "stream": True})), chat_stream(*pieces))
+    whole = play(chat(call("/api/chat", request)), chat_stream("".join(pieces)))
     assert text_of(streamed.parts) == text_of(whole.parts)
 
 

@@ -1,4 +1,4 @@
-"""A client whose two servers are played: what the tests of the guard share."""
+"""A dispatcher with two fake servers, an observer that records its calls, and the replies that the tests share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHAT = "/v1/chat/completions"
 DEEPSEEK = "https://api.deepseek.com/v1/chat/completions"
 PROMPT, ANSWER = "my-prompt", "my-answer"
 
-REFUSES = unreachable(A, "smol", "refused")
+UNREACHABLE = unreachable(A, "smol", "refused")
 LOADING = refused("loading", 503)
 BOOM = refused("boom", 500)
 BUSY = refused("too much to do", 429)
@@ -31,25 +31,25 @@ UNAUTHORIZED = reply({"error": "Unauthorized"}, 401)
 FROM_OLLAMA = reply({"model": "qwen3:8b", "message": {"role": "assistant", "content": ANSWER}, "done": True})
 
 
-class Watch:
-    """An observer that keeps the calls that ended."""
+class RecordingObserver:
+    """An observer that records the calls that started and ended."""
 
     def __init__(self) -> None:
-        self.started_: list[CallRecord] = []
-        self.ended_: list[CallRecord] = []
+        self.calls_started: list[CallRecord] = []
+        self.calls_ended: list[CallRecord] = []
 
-    def started(self, running: CallRecord) -> None:
-        self.started_.append(running)
+    def started(self, record: CallRecord) -> None:
+        self.calls_started.append(record)
 
-    def ended(self, running: CallRecord) -> None:
-        self.ended_.append(running)
+    def ended(self, record: CallRecord) -> None:
+        self.calls_ended.append(record)
 
-    def after_fork(self) -> Watch:
+    def after_fork(self) -> RecordingObserver:
         return self
 
 
-class Servers(Play):
-    """A playing in which the servers say what they serve; the script and `requests` have all other requests."""
+class FakeServers(Play):
+    """A `Play` that answers discovery with `serves`. The script and `requests` hold the other requests only."""
 
     def __init__(self, serves: dict[str, Sequence[str]]) -> None:
         super().__init__()
@@ -57,56 +57,56 @@ class Servers(Play):
 
     def _answer(self, step: Any, lines: Any, events: Any) -> tuple[Any, Any]:
         if isinstance(step, SendAll):
-            return [self.told(request.base) for request in step.requests], events
+            return [self.model_list(request.base) for request in step.requests], events
         return super()._answer(step, lines, events)
 
-    def told(self, base: str) -> Reply | Exception:
-        """What a server says that it serves."""
+    def model_list(self, base: str) -> Reply | Exception:
+        """The reply of a server to `/v1/models`."""
         return reply({"data": [{"id": name} for name in self.serves[base]]})
 
 
 class Client:
-    """Servers A and B, of which it is known what they serve, and what is told of the calls."""
+    """A dispatcher with servers A and B, whose models it knows, and the records of its calls."""
 
     def __init__(self, a: Sequence[str] = ("smol",), b: Sequence[str] = ("smol", "other"), **settings: Any) -> None:
-        self.clock, self.watch = StillClock(), Watch()
+        self.clock, self.observer = StillClock(), RecordingObserver()
         self.serves = {A: a, B: b}
-        self.made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
-        self.made.observers.add(self.watch)
-        for server, names in zip(self.made.registry.servers, (a, b), strict=True):
+        self.dispatcher = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(A, B), **settings), self.clock)
+        self.dispatcher.observers.add(self.observer)
+        for server, names in zip(self.dispatcher.registry.servers, (a, b), strict=True):
             server.models, server.listed_at = tuple(ModelCard(name) for name in names), -1
 
-    def exchange(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Steps[None]:
-        asked = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, **body}
-        exchange = self.made.dispatch(path, asked, timeout_s)
-        assert exchange is not None
-        return exchange
+    def steps(self, path: str = "/api/chat", timeout_s: float | None = None, **body: Any) -> Steps[None]:
+        request = {"model": "smol", "messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, **body}
+        steps = self.dispatcher.dispatch(path, request, timeout_s)
+        assert steps is not None
+        return steps
 
-    def ask(self, *script: Any, timeout_s: float | None = None, play: Play | None = None, **body: Any) -> Play:
-        return (play or Servers(self.serves)).run(self.exchange(timeout_s=timeout_s, **body), *script)
+    def call(self, *script: Any, timeout_s: float | None = None, play: Play | None = None, **body: Any) -> Play:
+        return (play or FakeServers(self.serves)).run(self.steps(timeout_s=timeout_s, **body), *script)
 
-    def fails(self, *script: Any, play: Play | None = None, **body: Any) -> tuple[Play, Exception]:
-        """A call that fails: what was asked, and the error."""
-        play = play or Servers(self.serves)
+    def failing_call(self, *script: Any, play: Play | None = None, **body: Any) -> tuple[Play, Exception]:
+        """Run a call that fails. Returns its records and its error."""
+        play = play or FakeServers(self.serves)
         with pytest.raises((ResponseError, ConnectionError, httpx.HTTPError)) as caught:
-            self.ask(*script, play=play, **body)
+            self.call(*script, play=play, **body)
         return play, caught.value
 
     @property
     def last(self) -> CallRecord:
-        return self.watch.ended_[-1]
+        return self.observer.calls_ended[-1]
 
     @property
     def totals(self) -> Counts:
-        return self.made.stats.snapshot()["totals"]
+        return self.dispatcher.stats.snapshot()["totals"]
 
     @property
-    def closed(self) -> list[bool]:
-        """Whether the circuits of A and B are closed."""
-        return [server.breaker.closed for server in self.made.registry.servers]
+    def circuits_closed(self) -> list[bool]:
+        """Whether the circuit breakers of A and B are closed."""
+        return [server.breaker.closed for server in self.dispatcher.registry.servers]
 
 
-def asked(played: Play) -> list[str]:
+def urls(played: Play) -> list[str]:
     return [request.url for request in played.requests]
 
 

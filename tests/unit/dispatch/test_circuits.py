@@ -1,4 +1,4 @@
-"""A call and the circuit breakers: which servers it leaves alone, and what it tells them."""
+"""Calls and circuit breakers: which servers receive no request, and which results a breaker counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ollama_compat.exceptions import CircuitOpen, ServerUnreachable
 from ollama_compat.mapping.errors import connections_exhausted
 from ollama_compat.servers.circuit_breaker import OPEN_S, QUIET_S
 from ollama_compat.steps import Reply, Sleep
-from tests.play import SECOND, play, refused, reply, said
+from tests.play import SECOND, chat_stream, play, refused, reply
 from tests.unit.dispatch.client import (
     ANSWER,
     BOOM,
@@ -19,32 +19,32 @@ from tests.unit.dispatch.client import (
     CHAT,
     FROM_OLLAMA,
     LOADING,
-    REFUSES,
     UNAUTHORIZED,
+    UNREACHABLE,
     A,
     B,
     Client,
-    Servers,
-    asked,
+    FakeServers,
     content,
+    urls,
 )
 
-SMOL, NOTHING = reply({"data": [{"id": "smol"}]}), reply({"data": []})
+SMOL, NO_MODELS = reply({"data": [{"id": "smol"}]}), reply({"data": []})
 SLOW = httpx.ReadTimeout("slow")
 
 
-class Nobody(Servers):
-    """A playing in which server A is not there when it is asked what it serves."""
+class UnreachableForDiscovery(FakeServers):
+    """Fake servers of which A is unreachable for discovery."""
 
     def __init__(self) -> None:
         super().__init__({A: (), B: ()})
 
-    def told(self, base: str) -> Any:
-        return REFUSES if base == A else super().told(base)
+    def model_list(self, base: str) -> Any:
+        return UNREACHABLE if base == A else super().model_list(base)
 
 
-class Sleeper(Servers):
-    """A playing in which time passes while it is slept."""
+class SleepingServers(FakeServers):
+    """Fake servers with a clock that advances during each `Sleep`."""
 
     def __init__(self, client: Client) -> None:
         super().__init__(client.serves)
@@ -56,181 +56,181 @@ class Sleeper(Servers):
         return super()._answer(step, lines, events)
 
 
-def test_after_five_failures_in_a_row_a_server_is_left_alone() -> None:
+def test_circuit_opens_after_five_consecutive_failures() -> None:
     client = Client(b=())
     for _ in range(5):
-        client.fails(BOOM)
-    played, error = client.fails()
+        client.failing_call(BOOM)
+    played, error = client.failing_call()
     assert played.requests == []
     assert isinstance(error, CircuitOpen)
     assert f"{A} has failed 5 times in a row. Its circuit breaker sends it no request for another 10 s" in str(error)
     assert client.last.error == "circuit_open"
 
 
-def test_callers_in_a_hurry_do_not_keep_the_others_from_a_server_that_answers_them() -> None:
+def test_timeouts_do_not_open_circuit_when_server_answered_recently() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.call(chat_stream(ANSWER))
     for _ in range(10):
-        client.fails(SLOW)
-    assert content(client.ask(said(ANSWER))) == ANSWER
+        client.failing_call(SLOW)
+    assert content(client.call(chat_stream(ANSWER))) == ANSWER
 
 
-def test_a_server_that_has_just_said_what_it_serves_is_not_left_alone_for_callers_in_a_hurry() -> None:
+def test_timeouts_do_not_open_circuit_when_discovery_succeeded_recently() -> None:
     client = Client(b=())
-    client.made.registry.forget(client.made.registry.servers[0])
+    client.dispatcher.registry.forget(client.dispatcher.registry.servers[0])
     for _ in range(10):
-        client.fails(SLOW)
-    assert content(client.ask(said(ANSWER))) == ANSWER
+        client.failing_call(SLOW)
+    assert content(client.call(chat_stream(ANSWER))) == ANSWER
 
 
-def test_a_server_that_says_what_it_serves_and_hangs_in_every_call_is_left_alone() -> None:
+def test_timeouts_open_circuit_when_only_discovery_succeeds() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.call(chat_stream(ANSWER))
     client.clock.now += int(QUIET_S * SECOND)
     for _ in range(5):
         client.clock.now += SECOND
-        play(client.made.registry.catalog(), SMOL, NOTHING)
-        client.fails(SLOW)
-    assert isinstance(client.fails()[1], CircuitOpen)
+        play(client.dispatcher.registry.catalog(), SMOL, NO_MODELS)
+        client.failing_call(SLOW)
+    assert isinstance(client.failing_call()[1], CircuitOpen)
 
 
-def test_a_server_that_answers_nobody_for_a_while_is_left_alone() -> None:
+def test_timeouts_open_circuit_when_server_has_not_answered_recently() -> None:
     client = Client(b=())
-    client.ask(said(ANSWER))
+    client.call(chat_stream(ANSWER))
     client.clock.now += int(QUIET_S * SECOND)
     for _ in range(5):
-        client.fails(SLOW)
-    assert isinstance(client.fails()[1], CircuitOpen)
+        client.failing_call(SLOW)
+    assert isinstance(client.failing_call()[1], CircuitOpen)
 
 
 @pytest.mark.parametrize(
     "error", [connections_exhausted(A, "Too many open files"), httpx.PoolTimeout("no connection is free")]
 )
-def test_what_is_this_sides_own_is_neither_a_failure_of_the_server_nor_a_success(error: Exception) -> None:
+def test_local_connection_error_counts_neither_as_failure_nor_as_success(error: Exception) -> None:
     client = Client(b=())
     for _ in range(4):
-        client.fails(BOOM)
-        client.fails(error)
-    client.fails(BOOM)
-    assert isinstance(client.fails()[1], CircuitOpen)
+        client.failing_call(BOOM)
+        client.failing_call(error)
+    client.failing_call(BOOM)
+    assert isinstance(client.failing_call()[1], CircuitOpen)
 
 
-def test_another_server_takes_its_calls() -> None:
+def test_other_server_receives_calls_when_circuit_is_open() -> None:
     client = Client()
     for _ in range(5):
-        client.ask(BOOM, said(ANSWER))
-    assert asked(client.ask(said(ANSWER))) == [B + CHAT]
-    assert client.last.failovers == 0, "it was not asked, so nobody stood in for it"
+        client.call(BOOM, chat_stream(ANSWER))
+    assert urls(client.call(chat_stream(ANSWER))) == [B + CHAT]
+    assert client.last.failovers == 0, "A received no request, so this is no failover"
 
 
-def test_what_stands_in_takes_its_calls_without_a_wait() -> None:
+def test_fallback_answers_without_wait_when_circuit_is_open() -> None:
     client = Client(b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
     for _ in range(5):
-        client.ask(BOOM, FROM_OLLAMA)
-    played = client.ask(FROM_OLLAMA)
-    assert (asked(played), played.sleeps) == (["/api/chat"], [])
+        client.call(BOOM, FROM_OLLAMA)
+    played = client.call(FROM_OLLAMA)
+    assert (urls(played), played.sleeps) == (["/api/chat"], [])
 
 
-def test_a_call_that_opens_the_circuit_itself_fails_at_once() -> None:
+def test_call_that_opens_circuit_fails_without_wait() -> None:
     client = Client(b=())
     for _ in range(4):
-        client.fails(BOOM)
-    played, error = client.fails(LOADING)
-    assert client.closed == [False, True]
-    assert (asked(played), played.sleeps) == ([A + CHAT], [])
-    assert "loading" in str(error), "it is told what failed, not that the circuit is open"
+        client.failing_call(BOOM)
+    played, error = client.failing_call(LOADING)
+    assert client.circuits_closed == [False, True]
+    assert (urls(played), played.sleeps) == ([A + CHAT], [])
+    assert "loading" in str(error), "the error is the failure, not the open circuit"
 
 
-def test_a_call_that_opens_the_circuit_itself_goes_to_what_stands_in_at_once() -> None:
+def test_call_that_opens_circuit_uses_fallback_without_wait() -> None:
     client = Client(b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
     for _ in range(4):
-        client.ask(BOOM, FROM_OLLAMA)
-    played = client.ask(LOADING, FROM_OLLAMA)
-    assert (asked(played), played.sleeps) == ([A + CHAT, "/api/chat"], [])
+        client.call(BOOM, FROM_OLLAMA)
+    played = client.call(LOADING, FROM_OLLAMA)
+    assert (urls(played), played.sleeps) == ([A + CHAT, "/api/chat"], [])
 
 
-def test_a_call_that_finds_nobody_and_so_opens_the_circuit_fails_at_once() -> None:
+def test_call_whose_discovery_opens_circuit_fails_without_wait() -> None:
     client = Client(b=())
-    client.made.registry.forget(client.made.registry.servers[0])
+    client.dispatcher.registry.forget(client.dispatcher.registry.servers[0])
     for _ in range(4):
-        client.made.registry.servers[0].record_failure(client.clock.now, REFUSES)
-    play = Nobody()
+        client.dispatcher.registry.servers[0].record_failure(client.clock.now, UNREACHABLE)
+    play = UnreachableForDiscovery()
     with pytest.raises(ServerUnreachable):
-        client.ask(play=play)
-    assert client.closed == [False, True]
+        client.call(play=play)
+    assert client.circuits_closed == [False, True]
     assert play.sleeps == []
 
 
-def test_a_wait_that_is_longer_than_the_circuit_is_open_is_waited() -> None:
+def test_call_that_opens_circuit_is_retried_when_wait_exceeds_open_time() -> None:
     client = Client(b=())
     for _ in range(4):
-        client.fails(BOOM)
+        client.failing_call(BOOM)
     slow = Reply(503, b"loading", retry_after=OPEN_S + 1)
-    played = client.ask(slow, said(ANSWER), play=Sleeper(client))
+    played = client.call(slow, chat_stream(ANSWER), play=SleepingServers(client))
     assert (content(played), played.sleeps) == (ANSWER, [OPEN_S + 1])
 
 
-def test_after_ten_seconds_one_call_tries_it_and_its_success_closes_the_circuit() -> None:
+def test_successful_half_open_probe_closes_circuit() -> None:
     client = Client(b=())
     for _ in range(5):
-        client.fails(BOOM)
+        client.failing_call(BOOM)
     client.clock.now += 10 * SECOND
-    trial = client.exchange()
-    next(trial)
-    assert client.fails()[0].requests == [], "there is one trial at a time"
-    trial.send(None)
-    for data in said(ANSWER):
-        trial.send(data)
-    trial.send(None)
-    assert next(trial, None) is None
-    assert client.closed == [True, True]
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    probe = client.steps()
+    next(probe)
+    assert client.failing_call()[0].requests == [], "a half-open circuit admits one call"
+    probe.send(None)
+    for data in chat_stream(ANSWER):
+        probe.send(data)
+    probe.send(None)
+    assert next(probe, None) is None
+    assert client.circuits_closed == [True, True]
+    assert content(client.call(chat_stream(ANSWER))) == ANSWER
 
 
-def test_a_trial_whose_caller_goes_away_makes_room_for_another() -> None:
+def test_cancelled_half_open_probe_admits_next_probe() -> None:
     client = Client(b=())
     for _ in range(5):
-        client.fails(BOOM)
+        client.failing_call(BOOM)
     client.clock.now += 10 * SECOND
-    trial = client.exchange()
-    next(trial)
-    trial.close()
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    probe = client.steps()
+    next(probe)
+    probe.close()
+    assert content(client.call(chat_stream(ANSWER))) == ANSWER
 
 
-def test_a_trial_whose_caller_goes_away_within_the_answer_has_succeeded() -> None:
+def test_half_open_probe_succeeds_when_cancelled_during_answer() -> None:
     client = Client(b=())
     for _ in range(5):
-        client.fails(BOOM)
+        client.failing_call(BOOM)
     client.clock.now += 10 * SECOND
-    trial = client.exchange(stream=True)
-    for outcome in (None, None, *said(ANSWER)[:2]):
-        trial.send(outcome)
-    trial.close()
-    assert client.closed == [True, True]
+    probe = client.steps(stream=True)
+    for outcome in (None, None, *chat_stream(ANSWER)[:2]):
+        probe.send(outcome)
+    probe.close()
+    assert client.circuits_closed == [True, True]
     assert client.last.error == "cancelled"
 
 
 @pytest.mark.parametrize("failure", [refused("bad", 400), UNAUTHORIZED, refused("bad", 422)])
-def test_a_question_that_is_wrong_is_no_failure_of_the_server(failure: Reply) -> None:
+def test_request_error_does_not_count_as_server_failure(failure: Reply) -> None:
     client = Client(b=())
     for _ in range(10):
-        client.fails(failure)
-    assert client.closed == [True, True]
-    assert client.made.registry.servers[0].breaker.failures == 0
+        client.failing_call(failure)
+    assert client.circuits_closed == [True, True]
+    assert client.dispatcher.registry.servers[0].breaker.failures == 0
 
 
-def test_a_server_that_is_busy_is_no_broken_one() -> None:
+def test_busy_reply_does_not_count_as_server_failure() -> None:
     client = Client(b=())
     for _ in range(3):
-        client.fails(BUSY, BUSY, BUSY)
-    assert client.closed == [True, True]
+        client.failing_call(BUSY, BUSY, BUSY)
+    assert client.circuits_closed == [True, True]
 
 
-def test_a_provider_has_a_circuit_of_its_own() -> None:
+def test_provider_has_separate_circuit() -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("deepseek:deepseek-chat", "other")})
     for _ in range(4):
-        client.fails(BOOM, BOOM, refused("bad", 400))
-    client.ask(BOOM, BOOM, said(ANSWER))
-    played = client.ask(said(ANSWER))
-    assert asked(played) == [B + CHAT], "A and the provider are both left alone"
+        client.failing_call(BOOM, BOOM, refused("bad", 400))
+    client.call(BOOM, BOOM, chat_stream(ANSWER))
+    played = client.call(chat_stream(ANSWER))
+    assert urls(played) == [B + CHAT], "the circuits of A and of the provider are open"

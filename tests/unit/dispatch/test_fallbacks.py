@@ -1,4 +1,4 @@
-"""Who is asked when a call fails: another server, the same ones after a wait, what stands in."""
+"""What follows a failed attempt: another server, a retry after a wait, a fallback, or the error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_compat import ServerUnreachable
 from ollama_compat.exceptions import IncompleteReply, ServerNotReady
 from ollama_compat.mapping.errors import connections_exhausted, incomplete_reply
 from ollama_compat.steps import JsonObject, Reply
-from tests.play import MODEL_MISSING, delta, event, refused, said
+from tests.play import MODEL_MISSING, chat_stream, delta, event, refused
 from tests.unit.dispatch.client import (
     ANSWER,
     BOOM,
@@ -21,26 +21,26 @@ from tests.unit.dispatch.client import (
     DEEPSEEK,
     FROM_OLLAMA,
     LOADING,
-    REFUSES,
     UNAUTHORIZED,
+    UNREACHABLE,
     A,
     B,
     Client,
-    Servers,
-    asked,
+    FakeServers,
     content,
+    urls,
 )
 
-# A server stands in for another
+# Failover to another server
 
 
 @pytest.mark.parametrize(
-    "failure", [REFUSES, LOADING, BOOM, BUSY, incomplete_reply(A, "reset"), [b"{"], Reply(500, b"<h1>")]
+    "failure", [UNREACHABLE, LOADING, BOOM, BUSY, incomplete_reply(A, "reset"), [b"{"], Reply(500, b"<h1>")]
 )
-def test_another_server_of_the_model_is_asked(failure: Any) -> None:
+def test_call_fails_over_to_other_server_of_model(failure: Any) -> None:
     client = Client()
-    played = client.ask(failure, said(ANSWER))
-    assert asked(played) == [A + CHAT, B + CHAT]
+    played = client.call(failure, chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT, B + CHAT]
     assert (content(played), played.sleeps) == (ANSWER, [])
     assert (client.last.failovers, client.last.retries, client.last.answered_by) == (1, 0, B)
 
@@ -49,256 +49,256 @@ def test_another_server_of_the_model_is_asked(failure: Any) -> None:
     ("failure", "status"),
     [(refused("no such parameter", 400), 400), (refused("too large", 413), 413), (UNAUTHORIZED, 401)],
 )
-def test_what_is_the_questions_own_fault_is_asked_of_nobody_else(failure: Reply, status: int) -> None:
+def test_request_error_is_not_repeated(failure: Reply, status: int) -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played, error = client.fails(failure)
-    assert asked(played) == [A + CHAT]
+    played, error = client.failing_call(failure)
+    assert urls(played) == [A + CHAT]
     assert isinstance(error, ResponseError)
     assert error.status_code == status
 
 
-def test_a_timeout_is_the_callers_and_is_not_begun_again() -> None:
+def test_timeout_is_not_repeated() -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played, error = client.fails(httpx.ReadTimeout("slow"))
+    played, error = client.failing_call(httpx.ReadTimeout("slow"))
     assert isinstance(error, httpx.ReadTimeout)
-    assert asked(played) == [A + CHAT]
+    assert urls(played) == [A + CHAT]
     assert client.last.error == "timeout"
 
 
-# Then they are asked again, then what stands in
+# Retries, then fallbacks
 
 
-def test_first_every_server_then_after_a_wait_again_then_the_chain() -> None:
+def test_fallback_follows_three_rounds_of_all_servers() -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played = client.ask(*[LOADING] * 6, said(ANSWER))
-    assert asked(played) == [A + CHAT, B + CHAT] * 3 + [B + CHAT]
+    played = client.call(*[LOADING] * 6, chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT, B + CHAT] * 3 + [B + CHAT]
     assert [request.payload["model"] for request in played.requests if request.payload] == ["smol"] * 6 + ["other"]
     assert len(played.sleeps) == 2
     assert (client.last.retries, client.last.failovers, client.last.served) == (2, 4, "other")
 
 
-def test_a_wait_that_mends_it() -> None:
+def test_retry_succeeds_after_wait() -> None:
     client = Client(b=())
-    played = client.ask(LOADING, said(ANSWER))
-    assert asked(played) == [A + CHAT] * 2
+    played = client.call(LOADING, chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT] * 2
     assert (client.last.retries, client.last.failovers, client.last.answered_by) == (1, 0, A)
     assert 0.1 <= played.sleeps[0] <= 0.2
 
 
-def test_a_server_that_said_500_is_not_asked_again_but_the_others_are() -> None:
-    played = Client().ask(BOOM, LOADING, said(ANSWER))
-    assert asked(played) == [A + CHAT, B + CHAT, B + CHAT]
+def test_retry_omits_server_that_returned_500() -> None:
+    played = Client().call(BOOM, LOADING, chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT, B + CHAT, B + CHAT]
 
 
-def test_what_a_server_said_last_decides_whether_it_is_asked_again() -> None:
+def test_last_failure_of_server_decides_whether_it_is_retried() -> None:
     client = Client(b=())
-    played, _ = client.fails(LOADING, BOOM)
-    assert asked(played) == [A + CHAT] * 2
+    played, _ = client.failing_call(LOADING, BOOM)
+    assert urls(played) == [A + CHAT] * 2
     assert len(played.sleeps) == 1
 
 
-def test_what_no_wait_can_mend_is_not_waited_for() -> None:
+def test_failures_without_retry_are_not_waited_for() -> None:
     client = Client()
-    played, error = client.fails(BOOM, BOOM)
-    assert (asked(played), played.sleeps) == ([A + CHAT, B + CHAT], [])
+    played, error = client.failing_call(BOOM, BOOM)
+    assert (urls(played), played.sleeps) == ([A + CHAT, B + CHAT], [])
     assert client.last.error == "server_error"
     assert f"status 500 from {A}" in str(error)
 
 
-def test_after_three_tries_it_is_given_up() -> None:
+def test_call_fails_after_three_rounds() -> None:
     client = Client(b=())
-    played, error = client.fails(*[LOADING] * 3)
+    played, error = client.failing_call(*[LOADING] * 3)
     assert len(played.sleeps) == 2
     assert isinstance(error, ResponseError)
     assert (error.status_code, client.last.error) == (503, "unavailable")
 
 
-def test_a_servers_own_wish_goes_before_the_back_off() -> None:
-    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), said(ANSWER))
+def test_retry_waits_for_retry_after_header() -> None:
+    played = Client(b=()).call(Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert played.sleeps == [7.5]
 
 
-def test_a_wish_is_good_for_one_wait() -> None:
-    played = Client(b=()).ask(Reply(429, b"", retry_after=7.5), incomplete_reply(A, "reset"), said(ANSWER))
+def test_retry_after_header_applies_to_one_wait() -> None:
+    played = Client(b=()).call(Reply(429, b"", retry_after=7.5), incomplete_reply(A, "reset"), chat_stream(ANSWER))
     assert played.sleeps[0] == 7.5
     assert played.sleeps[1] < 1
 
 
-def test_a_long_wish_is_not_waited_for_when_something_stands_in() -> None:
+def test_long_retry_after_is_not_waited_for_when_fallback_is_left() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(Reply(429, b"", retry_after=7.5), said(ANSWER))
+    played = client.call(Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert (played.sleeps, client.last.retries, client.last.failovers) == ([], 0, 1)
 
 
-def test_at_the_end_of_the_chain_it_is_waited_for() -> None:
+def test_long_retry_after_of_last_fallback_is_waited_for() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(BOOM, Reply(429, b"", retry_after=7.5), said(ANSWER))
+    played = client.call(BOOM, Reply(429, b"", retry_after=7.5), chat_stream(ANSWER))
     assert played.sleeps == [7.5]
 
 
-def test_no_wait_goes_beyond_the_callers_timeout() -> None:
-    played, error = Client(b=()).fails(Reply(429, b"", retry_after=7.5), timeout_s=5.0)
+def test_wait_stays_within_timeout_of_caller() -> None:
+    played, error = Client(b=()).failing_call(Reply(429, b"", retry_after=7.5), timeout_s=5.0)
     assert played.sleeps == []
     assert isinstance(error, ResponseError)
     assert error.status_code == 429
 
 
-class Loads(Servers):
-    """A playing in which server A first answers this when it is asked what it serves."""
+class LoadingServers(FakeServers):
+    """Fake servers of which A answers discovery with `replies` first."""
 
-    def __init__(self, *answers: Reply) -> None:
+    def __init__(self, *replies: Reply) -> None:
         super().__init__({A: ("smol",), B: ()})
-        self._answers = list(answers)
+        self._replies = list(replies)
 
-    def told(self, base: str) -> Any:
-        return self._answers.pop(0) if base == A and self._answers else super().told(base)
+    def model_list(self, base: str) -> Any:
+        return self._replies.pop(0) if base == A and self._replies else super().model_list(base)
 
 
-def unlearnt(**settings: Any) -> Client:
-    """A client that has not learnt yet what its servers serve."""
+def client_without_discovery(**settings: Any) -> Client:
+    """A client whose dispatcher does not know yet which models its servers serve."""
     client = Client(b=(), **settings)
-    for server in client.made.registry.servers:
-        client.made.registry.forget(server)
+    for server in client.dispatcher.registry.servers:
+        client.dispatcher.registry.forget(server)
     return client
 
 
 @pytest.mark.parametrize("status", [503, 429])
-def test_a_server_that_can_not_list_its_models_yet_is_asked_again_when_it_wishes(status: int) -> None:
-    answers = Reply(status, b"", retry_after=7.5), Reply(status, b"")
-    played = unlearnt().ask(said(ANSWER), play=Loads(*answers))
+def test_discovery_is_retried_after_retry_after_header(status: int) -> None:
+    replies = Reply(status, b"", retry_after=7.5), Reply(status, b"")
+    played = client_without_discovery().call(chat_stream(ANSWER), play=LoadingServers(*replies))
     assert content(played) == ANSWER
     assert played.sleeps[0] == 7.5
     assert played.sleeps[1] < 1
 
 
-def test_after_three_tries_it_is_told_that_it_loads() -> None:
-    client = unlearnt()
-    played, error = client.fails(play=Loads(*[Reply(503, b"")] * 3))
+def test_discovery_fails_after_three_rounds_when_server_is_loading() -> None:
+    client = client_without_discovery()
+    played, error = client.failing_call(play=LoadingServers(*[Reply(503, b"")] * 3))
     assert len(played.sleeps) == 2
     assert isinstance(error, ServerNotReady)
     assert client.last.error == "unavailable"
 
 
-def test_a_server_that_is_broken_is_not_asked_again_what_it_serves() -> None:
-    played, error = unlearnt().fails(play=Loads(Reply(500, b"")))
+def test_discovery_is_not_retried_after_status_500() -> None:
+    played, error = client_without_discovery().failing_call(play=LoadingServers(Reply(500, b"")))
     assert isinstance(error, ServerNotReady)
     assert played.sleeps == []
 
 
-def test_that_this_process_can_not_connect_is_told_at_once() -> None:
+def test_connections_exhausted_is_raised_without_retry_or_fallback() -> None:
     client = Client(vllm_failover={"smol": "other"})
     for _ in range(10):
-        played, error = client.fails(connections_exhausted(A, "Too many open files"))
-        assert (asked(played), played.sleeps) == ([A + CHAT], [])
+        played, error = client.failing_call(connections_exhausted(A, "Too many open files"))
+        assert (urls(played), played.sleeps) == ([A + CHAT], [])
         assert isinstance(error, ConnectionError)
         assert client.last.error == "exhausted"
-    assert content(client.ask(said(ANSWER))) == ANSWER
+    assert content(client.call(chat_stream(ANSWER))) == ANSWER
 
 
-# Who stands in
+# Fallbacks
 
 
 @pytest.mark.parametrize(
     ("other", "url", "model", "credential", "provider", "answer"),
     [
-        ("other", B + CHAT, "other", "vllm", "vllm", said(ANSWER)),
+        ("other", B + CHAT, "other", "vllm", "vllm", chat_stream(ANSWER)),
         ("ollama:qwen3:8b", "/api/chat", "qwen3:8b", "ollama", "ollama", FROM_OLLAMA),
         ("gpt-oss:120b-cloud", "/api/chat", "gpt-oss:120b-cloud", "ollama", "ollama", FROM_OLLAMA),
-        ("deepseek:deepseek-chat", DEEPSEEK, "deepseek-chat", "deepseek", "deepseek", said(ANSWER)),
+        ("deepseek:deepseek-chat", DEEPSEEK, "deepseek-chat", "deepseek", "deepseek", chat_stream(ANSWER)),
     ],
 )
-def test_what_the_chain_names_stands_in(
+def test_fallback_answers_for_the_requested_model(
     other: str, url: str, model: str, credential: str, provider: str, answer: Any
 ) -> None:
     client = Client(a=("smol",), b=("other",), vllm_failover={"smol": other})
-    played = client.ask(BOOM, answer)
+    played = client.call(BOOM, answer)
     request = played.requests[-1]
     assert (request.url, request.credential, played.payload["model"]) == (url, credential, model)
     assert content(played) == ANSWER
-    assert played.parts[-1]["model"] == "smol", "it is the model that was asked for"
+    assert played.parts[-1]["model"] == "smol", "the answer names the requested model"
     assert (client.last.provider, client.last.served, client.last.error) == (provider, model, None)
 
 
-def test_the_key_of_the_map_may_be_written_as_ollama_compares_names() -> None:
+def test_failover_setting_compares_names_like_ollama() -> None:
     client = Client(a=("smol",), b=("other",), vllm_failover={"SMOL:latest": "other"})
-    assert content(client.ask(BOOM, said(ANSWER))) == ANSWER
+    assert content(client.call(BOOM, chat_stream(ANSWER))) == ANSWER
 
 
-def test_every_part_of_a_stream_names_the_model_that_was_asked_for() -> None:
+def test_parts_of_provider_stream_name_the_requested_model() -> None:
     client = Client(a=("smol",), b=(), vllm_failover={"smol": "deepseek:deepseek-chat"})
-    played = client.ask(BOOM, said("my-", "answer"), stream=True)
+    played = client.call(BOOM, chat_stream("my-", "answer"), stream=True)
     assert [part["model"] for part in played.parts] == ["smol"] * len(played.parts)
     assert (content(played), len(played.parts)) == (ANSWER, 3)
 
 
-def test_a_stream_of_ollamas_stands_in_part_by_part() -> None:
+def test_parts_of_ollama_stream_name_the_requested_model() -> None:
     client = Client(a=("smol",), b=(), vllm_failover={"smol": "ollama:qwen3:8b"})
     lines: list[JsonObject] = [
         {"model": "qwen3:8b", "message": {"role": "assistant", "content": piece}, "done": piece == ""}
         for piece in ("my-", "answer", "")
     ]
-    played = client.ask(BOOM, [event(line) for line in lines], stream=True)
+    played = client.call(BOOM, [event(line) for line in lines], stream=True)
     assert played.parts == [{**line, "model": "smol"} for line in lines]
 
 
-def test_a_model_that_no_server_has_is_stood_in_for() -> None:
+def test_fallback_answers_when_no_server_serves_model() -> None:
     client = Client(a=("other",), b=("other",), vllm_failover={"smol": "other"})
-    played = client.ask(said(ANSWER))
-    assert asked(played) == [A + CHAT]
+    played = client.call(chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT]
     assert client.last.failovers == 1
 
 
-def test_a_model_that_moved_is_looked_for_before_anything_stands_in() -> None:
+def test_moved_model_is_found_before_fallback() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "ollama:qwen3:8b"})
     client.serves |= {A: ("other",), B: ("smol",)}
-    assert asked(client.ask(MODEL_MISSING, said(ANSWER))) == [A + CHAT, B + CHAT]
+    assert urls(client.call(MODEL_MISSING, chat_stream(ANSWER))) == [A + CHAT, B + CHAT]
 
 
-def test_a_model_that_is_gone_is_stood_in_for() -> None:
+def test_fallback_answers_when_model_is_gone() -> None:
     client = Client(b=("other",), vllm_failover={"smol": "ollama:qwen3:8b"})
-    played = client.ask(MODEL_MISSING, FROM_OLLAMA)
+    played = client.call(MODEL_MISSING, FROM_OLLAMA)
     assert played.requests[-1].credential == "ollama"
-    assert client.closed == [True, True]
+    assert client.circuits_closed == [True, True]
 
 
-def test_a_cloud_model_that_has_a_chain_is_answered_by_vllm_when_the_cloud_cant() -> None:
+def test_vllm_answers_for_cloud_model_when_cloud_fails() -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    played = client.ask(BOOM, said(ANSWER), model="gpt-oss:120b-cloud")
+    played = client.call(BOOM, chat_stream(ANSWER), model="gpt-oss:120b-cloud")
     assert [request.credential for request in played.requests] == ["ollama", "vllm"]
-    assert asked(played) == ["/api/chat", A + CHAT]
+    assert urls(played) == ["/api/chat", A + CHAT]
     assert played.parts[-1]["model"] == "gpt-oss:120b-cloud"
 
 
-def test_a_cloud_model_that_refuses_the_key_is_answered_by_vllm_too() -> None:
+def test_vllm_answers_for_cloud_model_when_cloud_rejects_key() -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    assert content(client.ask(UNAUTHORIZED, said(ANSWER), model="gpt-oss:120b-cloud")) == ANSWER
+    assert content(client.call(UNAUTHORIZED, chat_stream(ANSWER), model="gpt-oss:120b-cloud")) == ANSWER
 
 
-def test_a_wrong_key_of_vllm_is_not_hidden_by_the_chain() -> None:
+def test_wrong_vllm_key_is_raised_without_fallback() -> None:
     client = Client(vllm_failover={"smol": ("other", "ollama:qwen3:8b")})
-    played, error = client.fails(UNAUTHORIZED)
-    assert asked(played) == [A + CHAT]
+    played, error = client.failing_call(UNAUTHORIZED)
+    assert urls(played) == [A + CHAT]
     assert "check VLLM_API_KEY" in str(error)
     assert client.last.error == "unauthorized"
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
-def test_a_wrong_or_spent_key_of_a_provider_is_stood_in_for(status: int) -> None:
+def test_next_fallback_answers_when_provider_rejects_key(status: int) -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("deepseek:deepseek-chat", "other")})
-    played = client.ask(BOOM, Reply(status, b""), said(ANSWER))
-    assert asked(played) == [A + CHAT, DEEPSEEK, B + CHAT]
+    played = client.call(BOOM, Reply(status, b""), chat_stream(ANSWER))
+    assert urls(played) == [A + CHAT, DEEPSEEK, B + CHAT]
     assert (client.last.failovers, client.last.served) == (2, "other")
 
 
 @pytest.mark.parametrize("path", ["/api/show", "/api/pull"])
-def test_what_asks_about_a_model_itself_names_that_model(path: str) -> None:
+def test_show_and_pull_of_cloud_model_use_no_fallback(path: str) -> None:
     client = Client(vllm_failover={"gpt-oss:120b-cloud": "smol"})
-    assert client.made.dispatch(path, {"model": "gpt-oss:120b-cloud"}) is None
+    assert client.dispatcher.dispatch(path, {"model": "gpt-oss:120b-cloud"}) is None
 
 
-def test_when_all_fail_the_error_is_the_first_with_a_note_of_each_other() -> None:
+def test_error_is_the_first_with_notes_of_failed_fallbacks() -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("other", "deepseek:deepseek-chat")})
-    played, error = client.fails(BOOM, LOADING, LOADING, LOADING, Reply(402, b""))
+    played, error = client.failing_call(BOOM, LOADING, LOADING, LOADING, Reply(402, b""))
     assert str(error).startswith(f"boom (status 500 from {A})")
     (one, two) = error.__notes__
     assert one.startswith("The fallback other failed too: loading")
@@ -308,14 +308,14 @@ def test_when_all_fail_the_error_is_the_first_with_a_note_of_each_other() -> Non
     assert len(played.requests) == 5
 
 
-def test_a_stand_ins_own_refusal_ends_the_chain() -> None:
+def test_request_error_of_fallback_ends_the_chain() -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("other", "ollama:qwen3:8b")})
-    played, error = client.fails(BOOM, refused("too long for it", 400))
+    played, error = client.failing_call(BOOM, refused("too long for it", 400))
     assert len(played.requests) == 2
     assert str(error).startswith("boom")
 
 
-# Nothing is begun twice
+# Answers that have begun
 
 
 ENDS: dict[str, list[Any]] = {
@@ -325,74 +325,74 @@ ENDS: dict[str, list[Any]] = {
     "malformed": [b"{"],
     "abort": [delta("abort")],
 }
-"""How an answer may end after its first piece."""
+"""How an answer may fail after its first piece."""
 
 
 @pytest.mark.parametrize("end", [*ENDS.values(), [httpx.ReadTimeout("slow")]], ids=[*ENDS, "timeout"])
-def test_a_stream_that_has_begun_is_neither_repeated_nor_stood_in_for(end: list[Any]) -> None:
+def test_interrupted_stream_is_neither_repeated_nor_answered_by_fallback(end: list[Any]) -> None:
     client = Client(vllm_failover={"smol": "other"})
-    played, _ = client.fails([delta(content="my-"), *end], stream=True)
-    assert (asked(played), played.sleeps) == ([A + CHAT], [])
+    played, _ = client.failing_call([delta(content="my-"), *end], stream=True)
+    assert (urls(played), played.sleeps) == ([A + CHAT], [])
     assert content(played) == "my-"
     assert client.last.error == "cut_off"
-    assert client.made.registry.servers[0].breaker.failures == 1
+    assert client.dispatcher.registry.servers[0].breaker.failures == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_an_answer_of_which_the_caller_has_nothing_is_asked_for_again(end: list[Any], stream: bool) -> None:
+def test_interrupted_answer_is_repeated_when_nothing_was_delivered(end: list[Any], stream: bool) -> None:
     begun = delta(role="assistant") if stream else delta(content="my-")
     client = Client()
-    played = client.ask([begun, *end], said(ANSWER), stream=stream)
-    assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
+    played = client.call([begun, *end], chat_stream(ANSWER), stream=stream)
+    assert (urls(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
     assert (client.last.error, client.last.failovers) == (None, 1)
-    assert client.made.registry.servers[0].breaker.failures == 1
+    assert client.dispatcher.registry.servers[0].breaker.failures == 1
 
 
-def test_the_first_token_of_an_answer_is_that_of_the_attempt_that_gave_it() -> None:
+def test_first_token_time_belongs_to_successful_attempt() -> None:
     client = Client(b=())
-    played = client.ask([delta(content="my-")], said(ANSWER))
+    played = client.call([delta(content="my-")], chat_stream(ANSWER))
     assert played.parts[-1]["prompt_eval_duration"] >= 0
     assert played.parts[-1]["total_duration"] >= played.parts[-1]["load_duration"]
     assert client.last.first_token is not None
 
 
-def test_a_plain_call_whose_time_is_up_after_the_first_token_is_not_asked_again() -> None:
+def test_timeout_after_first_token_is_not_repeated_without_stream() -> None:
     client = Client()
-    played, error = client.fails([delta(content="my-"), httpx.ReadTimeout("slow")])
-    assert (asked(played), client.last.error) == ([A + CHAT], "timeout")
+    played, error = client.failing_call([delta(content="my-"), httpx.ReadTimeout("slow")])
+    assert (urls(played), client.last.error) == ([A + CHAT], "timeout")
     assert isinstance(error, httpx.ReadTimeout)
 
 
-def test_a_stream_that_ended_before_its_first_event_is_asked_for_again() -> None:
-    played = Client().ask([], said(ANSWER), stream=True)
-    assert (asked(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
+def test_stream_without_events_is_repeated() -> None:
+    played = Client().call([], chat_stream(ANSWER), stream=True)
+    assert (urls(played), content(played)) == ([A + CHAT, B + CHAT], ANSWER)
 
 
-def test_an_answer_of_a_stand_in_is_not_begun_twice_either() -> None:
+def test_interrupted_stream_of_fallback_is_not_repeated() -> None:
     client = Client(b=("other",), vllm_failover={"smol": ("other", "ollama:qwen3:8b")})
-    played, error = client.fails(BOOM, [delta(content="my-")], stream=True)
+    played, error = client.failing_call(BOOM, [delta(content="my-")], stream=True)
     assert (len(played.requests), content(played)) == (2, "my-")
     assert "incomplete reply from" in str(error)
     assert client.last.error == "cut_off"
 
 
-def test_a_server_that_was_gone_is_asked_anew_what_it_serves() -> None:
+def test_unreachable_server_is_discovered_again_before_retry() -> None:
     client = Client(b=())
     client.serves[A] = ("other",)
-    played, error = client.fails(REFUSES)
-    assert asked(played) == [A + CHAT]
+    played, error = client.failing_call(UNREACHABLE)
+    assert urls(played) == [A + CHAT]
     assert isinstance(error, ResponseError)
     assert error.error == "model 'smol' not found"
 
 
-def test_a_server_that_stays_gone_is_the_error_that_the_caller_gets() -> None:
-    played, error = Client(b=()).fails(*[REFUSES] * 3)
-    assert (asked(played), len(played.sleeps)) == ([A + CHAT] * 3, 2)
-    assert error is REFUSES
+def test_unreachable_server_raises_its_error_after_three_rounds() -> None:
+    played, error = Client(b=()).failing_call(*[UNREACHABLE] * 3)
+    assert (urls(played), len(played.sleeps)) == ([A + CHAT] * 3, 2)
+    assert error is UNREACHABLE
     assert isinstance(error, ServerUnreachable)
 
 
-def test_a_broken_answer_is_the_error_that_the_caller_gets() -> None:
+def test_incomplete_replies_raise_incomplete_reply() -> None:
     with pytest.raises(IncompleteReply, match="without a finish_reason"):
-        Client(b=()).ask(*[[]] * 3)
+        Client(b=()).call(*[[]] * 3)

@@ -1,4 +1,4 @@
-"""From vLLM's events to Ollama's parts: what chat and generate share."""
+"""The generation pipeline that chat and generate share: from vLLM's events to Ollama's parts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,24 @@ from ollama_compat.generation.thinking_plan import ThinkingPlan
 from ollama_compat.mapping.errors import unreachable
 from ollama_compat.mapping.model_families import ThinkingStyle
 from ollama_compat.steps import JsonObject, Steps
-from tests.play import SECOND, STAMP, URL, FakeClock, Play, call, choice, delta, event, play, reply, said, tokens, usage
+from tests.play import (
+    SECOND,
+    STAMP,
+    URL,
+    FakeClock,
+    Play,
+    call,
+    chat_stream,
+    choice,
+    delta,
+    event,
+    play,
+    reply,
+    tokens,
+    usage,
+)
 
-THINKS = ThinkingPlan(parse=True)
+THINKING = ThinkingPlan(parse=True)
 
 
 @dataclass(frozen=True)
@@ -49,13 +64,13 @@ class FakePrompt:
 
 
 def pipeline(body: JsonObject, client: ClientContext | None = None, **reply: Any) -> Steps[None]:
-    made = call("/api/chat", body, context=client)
-    request = replace(check(made), sampling={})
-    return generate(made, request, FakePrompt(ReplyFormat("message", **reply)))
+    chat_call = call("/api/chat", body, context=client)
+    request = replace(check(chat_call), sampling={})
+    return generate(chat_call, request, FakePrompt(ReplyFormat("message", **reply)))
 
 
 def answer(*script: Any, stream: bool = True, client: ClientContext | None = None, **reply: Any) -> Play:
-    """The playing of one reply, read as these fields of `ReplyFormat` say."""
+    """Run the pipeline on one reply. `reply` holds fields of `ReplyFormat`."""
     return play(pipeline({"stream": stream}, client, **reply), *script)
 
 
@@ -66,8 +81,8 @@ def texts(played: Play, name: str = "content") -> list[Any]:
 # The request
 
 
-def test_a_stream_is_asked_for_with_its_usage() -> None:
-    assert answer(said("Hi")).payload == {
+def test_request_asks_for_stream_with_usage() -> None:
+    assert answer(chat_stream("Hi")).payload == {
         "model": "smol",
         "p": 1,
         "stream": True,
@@ -88,16 +103,16 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
         ({"context": True}, {"return_token_ids": True}),
     ],
 )
-def test_what_else_the_request_says(fields: dict[str, Any], differs: dict[str, Any]) -> None:
+def test_request_has_fields_that_reply_format_needs(fields: dict[str, Any], differs: dict[str, Any]) -> None:
     base = {"model": "smol", "p": 1, "stream": True, "stream_options": {"include_usage": True}}
-    assert answer(said("Hi"), **fields).payload == base | differs
+    assert answer(chat_stream("Hi"), **fields).payload == base | differs
 
 
 # The parts
 
 
-def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
-    played = answer(said("Hel", "lo"))
+def test_stream_has_part_for_each_piece_and_last_part() -> None:
+    played = answer(chat_stream("Hel", "lo"))
     assert played.parts[:2] == [
         {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "Hel"}, "done": False},
         {"model": "smol", "created_at": STAMP, "message": {"role": "assistant", "content": "lo"}, "done": False},
@@ -106,14 +121,14 @@ def test_a_stream_has_a_part_for_each_piece_and_a_last_one() -> None:
     assert played.parts[2]["message"]["content"] == ""
 
 
-def test_a_plain_answer_is_one_part() -> None:
-    played = answer(said("Hel", "lo"), stream=False)
+def test_answer_is_one_part_without_stream() -> None:
+    played = answer(chat_stream("Hel", "lo"), stream=False)
     assert texts(played) == ["Hello"]
     assert played.parts[0]["done"] is True
 
 
-def test_the_last_part_counts_tokens_and_time() -> None:
-    last = answer(said("Hi")).parts[-1]
+def test_last_part_has_token_counts_and_durations() -> None:
+    last = answer(chat_stream("Hi")).parts[-1]
     assert {key: last[key] for key in ("prompt_eval_count", "eval_count")} == {"prompt_eval_count": 7, "eval_count": 3}
     assert {key: last[key] // SECOND for key in last if key.endswith("duration")} == {
         "load_duration": 1,  # from the call to the request
@@ -126,71 +141,71 @@ def test_the_last_part_counts_tokens_and_time() -> None:
 @pytest.mark.parametrize(
     ("finish", "reason"), [("stop", "stop"), ("length", "length"), ("tool_calls", "stop"), ("repetition", "stop")]
 )
-def test_why_an_answer_ended(finish: str, reason: str) -> None:
-    assert answer(said("Hi", finish=finish)).parts[-1]["done_reason"] == reason
+def test_done_reason_follows_finish_reason(finish: str, reason: str) -> None:
+    assert answer(chat_stream("Hi", finish=finish)).parts[-1]["done_reason"] == reason
 
 
-def test_an_answer_of_nothing_is_a_last_part_alone() -> None:
-    assert texts(answer(said())) == [""]
+def test_empty_answer_has_last_part_only() -> None:
+    assert texts(answer(chat_stream())) == [""]
 
 
-def test_usage_may_be_missing() -> None:
+def test_token_counts_are_zero_without_usage() -> None:
     last = answer([delta("stop", content="Hi")]).parts[-1]
     assert (last["prompt_eval_count"], last["eval_count"]) == (0, 0)
 
 
-def test_token_ids_of_prompt_and_answer_are_the_context() -> None:
+def test_context_has_token_ids_of_prompt_and_answer() -> None:
     first = choice(text="a", prompt_token_ids=[1, 2], token_ids=[3])
-    last = choice("stop", text="", token_ids=[4])  # the end of text is no part of the answer
+    last = choice("stop", text="", token_ids=[4])  # the end-of-text token is not part of the answer
     assert answer([first, last], context=True).parts[-1]["context"] == [1, 2, 3]
 
 
-def test_without_being_asked_for_there_is_no_context() -> None:
-    assert "context" not in answer(said("Hi")).parts[-1]
+def test_context_is_absent_by_default() -> None:
+    assert "context" not in answer(chat_stream("Hi")).parts[-1]
 
 
-# Thoughts
+# Thinking
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_the_servers_reasoning_is_the_thought(field: str) -> None:
+def test_reasoning_field_becomes_thinking(field: str) -> None:
     played = answer([delta(**{field: "\nHm"}), delta(content="\n\nHi"), delta("stop")])
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
-def test_thoughts_between_tags_are_told_from_the_text() -> None:
-    played = answer(said("<th", "ink>Hm</think>", "\nHi"), thinking=THINKS)
+def test_text_between_think_tags_becomes_thinking() -> None:
+    played = answer(chat_stream("<th", "ink>Hm</think>", "\nHi"), thinking=THINKING)
     assert texts(played, "thinking") == ["Hm", None, None]
     assert texts(played) == ["", "Hi", ""]
 
 
-def test_tags_in_the_text_mean_nothing_where_the_server_tells_thoughts_itself() -> None:
+def test_think_tags_stay_in_content_when_server_parses_reasoning() -> None:
     stream = [delta(reasoning="Hm"), delta(content="<think>Hi"), delta("stop")]
-    assert texts(answer(stream, thinking=THINKS)) == ["", "<think>Hi", ""]
+    assert texts(answer(stream, thinking=THINKING)) == ["", "<think>Hi", ""]
 
 
-def test_with_thinking_off_what_a_parser_calls_a_thought_is_the_answer() -> None:
+def test_reasoning_becomes_content_when_thinking_is_off() -> None:
     played = answer([delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="answer"))
     assert texts(played) == ["Paris", ""]
     assert texts(played, "thinking") == [None, None]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_would_be_empty_is_what_a_parser_took_for_a_thought(stream: bool) -> None:
+def test_unknown_reasoning_becomes_content_when_answer_would_be_empty(stream: bool) -> None:
     played = answer(
         [delta(reasoning="Paris"), delta("stop")], thinking=ThinkingPlan(reasoning="unknown"), stream=stream
     )
     assert texts(played)[-2:] == (["Paris", ""] if stream else ["Paris"])
 
 
-def test_thoughts_stay_where_a_stop_string_would_leave_no_answer_of_them() -> None:
+def test_unknown_reasoning_stays_thinking_when_a_stop_string_leaves_no_answer() -> None:
     thinking = ThinkingPlan(reasoning="unknown")
     played = answer([delta(reasoning="Hm"), delta("stop")], thinking=thinking, client_stops=("",), stream=False)
     assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
 
 
-def test_thoughts_that_were_cut_off_are_no_answer() -> None:
+def test_unknown_reasoning_stays_thinking_when_answer_is_cut_off() -> None:
     played = answer([delta(reasoning="Hm"), delta("length")], thinking=ThinkingPlan(reasoning="unknown"), stream=False)
     assert (texts(played), texts(played, "thinking")) == ([""], ["Hm"])
 
@@ -213,20 +228,20 @@ def test_unknown_reasoning_is_resolved_by_the_template_when_it_arrives(
 
 
 @pytest.mark.parametrize(("prompt", "opened"), [("Hi <think>\n", True), ("Hi", False)])
-def test_text_of_the_prompt_shows_whether_it_opens_the_thinking(prompt: str, opened: bool) -> None:
+def test_prompt_text_determines_whether_thinking_is_open(prompt: str, opened: bool) -> None:
     first = event({"choices": [], "prompt_text": prompt})
     client = ClientContext(FakeClock())
     plan = ThinkingPlan(parse=True, opened=None)
-    played = answer([first, *said("Hm</think>Hi")], thinking=plan, client=client)
+    played = answer([first, *chat_stream("Hm</think>Hi")], thinking=plan, client=client)
     assert played.payload["return_prompt_text"] is True
     assert texts(played)[0] == ("Hi" if opened else "Hm</think>Hi")
     assert client.facts[URL, "smol", "opens thinking by default {}"] is opened
 
 
-# Tools, log probabilities, stops
+# Tools, log probabilities, stop strings
 
 
-def test_a_call_comes_whole_in_one_part() -> None:
+def test_tool_call_is_one_complete_part() -> None:
     pieces = [{"index": 0, "id": "x", "function": {"name": "weather"}}], [{"index": 0, "function": {"arguments": "{}"}}]
     stream = [*(delta(tool_calls=piece) for piece in pieces), delta("tool_calls")]
     played = answer(stream, tools=frozenset({"weather"}))
@@ -235,7 +250,7 @@ def test_a_call_comes_whole_in_one_part() -> None:
     assert texts(played) == ["", ""]
 
 
-def test_a_dropped_call_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_tool_call_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     client = ClientContext(FakeClock())
     stream = [delta(tool_calls=[{"index": 0, "function": {"name": "rm", "arguments": "{}"}}]), delta("tool_calls")]
     with caplog.at_level(logging.WARNING, "ollama_compat"):
@@ -248,7 +263,7 @@ HI = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": [{"tok
 
 
 @pytest.mark.parametrize("top", [0, 1])
-def test_log_probabilities_are_on_the_part_whose_text_they_are(top: int) -> None:
+def test_log_probabilities_are_on_the_part_with_their_text(top: int) -> None:
     alternatives = {"top_logprobs": [{"token": "Yo", "logprob": -1.0, "bytes": [89, 111]}]} if top else {}
     stream = [choice(delta={"content": "Hi"}, logprobs={"content": [HI]}), delta("stop")]
     assert answer(stream, top_logprobs=top).parts[0]["logprobs"] == [
@@ -256,13 +271,13 @@ def test_log_probabilities_are_on_the_part_whose_text_they_are(top: int) -> None
     ]
 
 
-def test_the_token_that_ends_the_text_is_not_shown() -> None:
+def test_log_probabilities_omit_end_of_text_token() -> None:
     end = {"token": "<|im_end|>", "logprob": 0.0}
     stream = [choice("stop", delta={"content": "Hi"}, logprobs={"content": [HI, end]})]
     assert [entry["token"] for entry in answer(stream).parts[0]["logprobs"]] == ["Hi"]
 
 
-def test_the_lists_of_completions_are_read_too() -> None:
+def test_log_probabilities_of_completions_are_converted() -> None:
     lists = {"tokens": ["Hi"], "token_logprobs": [-0.5], "top_logprobs": [{"Yo": -1.0, "Hi": -0.5}]}
     assert answer([choice("length", text="Hi", logprobs=lists)], top_logprobs=2).parts[0]["logprobs"] == [
         {
@@ -277,18 +292,18 @@ def test_the_lists_of_completions_are_read_too() -> None:
     ]
 
 
-def test_a_stop_string_of_this_side_ends_the_answer_with_its_counts() -> None:
+def test_client_side_stop_string_ends_answer_with_current_counts() -> None:
     counted = event({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
     played = answer([delta(content="one "), counted, delta(content="never read")], client_stops=("two",))
     assert texts(played) == ["one ", ""]
     assert (played.parts[-1]["done_reason"], played.parts[-1]["eval_count"]) == ("stop", 2)
 
 
-def test_what_was_held_back_comes_at_the_end() -> None:
-    assert texts(answer(said("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
+def test_held_back_text_is_in_the_last_part_if_it_is_no_call() -> None:
+    assert texts(answer(chat_stream("so <"), **IN_TEXT)) == ["so ", "<"]
 
 
-def test_a_stop_string_does_not_cut_thoughts() -> None:
+def test_client_side_stop_string_does_not_cut_thinking() -> None:
     played = answer([delta(reasoning="one two"), delta(content="two"), delta("stop")], client_stops=("two",))
     assert texts(played, "thinking") == ["one two", None]
 
@@ -296,7 +311,7 @@ def test_a_stop_string_does_not_cut_thoughts() -> None:
 # Errors
 
 
-def test_refusal_of_the_server_is_raised() -> None:
+def test_error_reply_is_raised() -> None:
     with pytest.raises(ResponseError) as caught:
         answer(reply({"error": {"message": "no"}}, 400))
     assert (caught.value.error, caught.value.status_code) == (f"no (status 400 from {URL})", 400)
@@ -313,7 +328,7 @@ def test_refusal_of_the_server_is_raised() -> None:
         ([delta(content="Hi"), b"{"], f"{URL} sent a malformed reply", -1),
     ],
 )
-def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status: int) -> None:
+def test_stream_error_is_raised_after_received_parts(events: Any, text: str, status: int) -> None:
     played = Play()
     with pytest.raises(ResponseError) as caught:
         played.run(pipeline({"stream": True}), events)
@@ -323,12 +338,12 @@ def test_an_error_comes_after_the_parts_that_came(events: Any, text: str, status
 
 
 @pytest.mark.parametrize("problem", [unreachable(URL, "smol", "refused"), httpx.ReadTimeout("late")])
-def test_a_problem_of_the_connection_goes_on_to_the_caller(problem: Exception) -> None:
+def test_transport_error_is_raised_unchanged(problem: Exception) -> None:
     with pytest.raises(type(problem)):
         answer(problem)
 
 
-def test_an_error_field_of_null_is_none() -> None:
+def test_null_error_field_is_ignored() -> None:
     assert texts(answer([event({"error": None, "choices": [{"delta": {"content": "Hi"}}]}), delta("stop")])) == [
         "Hi",
         "",
@@ -342,14 +357,14 @@ IN_TEXT: dict[str, Any] = {"text_tools": ("get_weather",), "tool_tag": "<tool_ca
 
 
 def test_tool_call_in_the_text_is_a_part_without_content() -> None:
-    played = answer(said("Hm. <tool", CALL[5:], "</tool_call>"), **IN_TEXT)
+    played = answer(chat_stream("Hm. <tool", CALL[5:], "</tool_call>"), **IN_TEXT)
     assert texts(played) == ["Hm. ", "", ""]
     assert [bool(calls) for calls in texts(played, "tool_calls")] == [False, True, False]
     assert texts(played, "tool_calls")[1][0]["function"]["name"] == "get_weather"
 
 
-def test_held_back_text_arrives_at_the_end_if_it_is_no_call() -> None:
-    assert texts(answer(said("so <"), **IN_TEXT)) == ["so ", "<", ""]
+def test_held_back_text_is_in_the_last_part_if_it_is_no_call() -> None:
+    assert texts(answer(chat_stream("so <"), **IN_TEXT)) == ["so ", "<"]
 
 
 def test_log_probabilities_are_sent_while_text_is_held_back() -> None:

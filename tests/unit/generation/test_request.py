@@ -1,4 +1,4 @@
-"""Ollama's checks of a request, in Ollama's words."""
+"""Checks of a request, which raise Ollama's own error messages, and the values that they read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.play import FakeClock, call
 
 
 def refused(body: dict[str, Any]) -> tuple[str, int]:
-    """Text and status of a refusal."""
+    """The message and the status code of the error."""
     with pytest.raises(ResponseError) as caught:
         check(call("/api/chat", body))
     return caught.value.error, caught.value.status_code
@@ -36,25 +36,27 @@ def refused(body: dict[str, Any]) -> tuple[str, int]:
         ),
     ],
 )
-def test_what_ollama_refuses(body: dict[str, Any], text: str, status: int) -> None:
+def test_check_raises_error_of_ollama(body: dict[str, Any], text: str, status: int) -> None:
     assert refused(body) == (text, status)
 
 
 @pytest.mark.parametrize("top", [0, 1, 20, None])
-def test_top_logprobs_that_ollama_takes(top: int | None) -> None:
+def test_check_accepts_valid_top_logprobs(top: int | None) -> None:
     assert check(call("/api/chat", {"logprobs": True, "top_logprobs": top})).top_logprobs == (top or 0)
 
 
-# num_ctx and stops
+# num_ctx and stop strings
 
 
 @pytest.mark.parametrize(
-    ("num_ctx", "window", "seen"),
+    ("num_ctx", "window", "expected"),
     [(256, 2048, 256), (2048, 2048, None), (4096, 2048, None), (0, 2048, None), (-1, 2048, None), (256, None, 256)],
 )
-def test_a_window_smaller_than_the_servers(num_ctx: int, window: int | None, seen: int | None) -> None:
+def test_num_ctx_applies_when_smaller_than_window_of_server(
+    num_ctx: int, window: int | None, expected: int | None
+) -> None:
     body = {"options": {"num_ctx": num_ctx}}
-    assert check(call("/api/chat", body, card=ModelCard("smol", max_model_len=window))).num_ctx == seen
+    assert check(call("/api/chat", body, card=ModelCard("smol", max_model_len=window))).num_ctx == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_client_applies_stop_strings_when_the_reply_may_hold_thinking() -> None:
         ({"keep_alive": "5m"}, "keep_alive is not used on vLLM: a served model stays loaded"),
     ],
 )
-def test_what_has_no_effect_is_told_once_for_each_client(
+def test_ignored_field_is_logged_once_for_each_client(
     body: dict[str, Any], notice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = ClientContext(FakeClock())
@@ -93,6 +95,6 @@ def test_what_has_no_effect_is_told_once_for_each_client(
     assert [record.getMessage()[: len(notice)] for record in caplog.records] == [notice]
 
 
-def test_what_has_its_effect_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_supported_options_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     check(call("/api/chat", {"options": {"temperature": 0.1, "top_k": 5, "num_predict": 9, "seed": 1, "stop": ["a"]}}))
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""Stop strings that are cut off on this side."""
+"""Stop strings that the client applies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TEXT = st.text("ab", max_size=4)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=3), max_size=3)
 
 
-def passed(stops: list[str], *pieces: str) -> tuple[list[str], bool]:
-    """What is passed on of each piece and at the end, and whether it stopped."""
+def filtered(stops: list[str], *pieces: str) -> tuple[list[str], bool]:
+    """The output for each piece and at the end, and whether the filter stopped."""
     filter_ = StopFilter(stops)
     out = [filter_.feed(piece) for piece in pieces]
     return [*out, filter_.finish()], filter_.stopped
@@ -36,22 +36,22 @@ def passed(stops: list[str], *pieces: str) -> tuple[list[str], bool]:
         (["한국"], ["대한", "국"], ["대", "", ""], True),
     ],
 )
-def test_text_goes_on_until_the_first_stop_string(
+def test_filter_outputs_text_before_first_stop_string(
     stops: list[str], pieces: list[str], out: list[str], stopped: bool
 ) -> None:
-    assert passed(stops, *pieces) == (out, stopped)
+    assert filtered(stops, *pieces) == (out, stopped)
 
 
 @given(STOPS, st.lists(TEXT))
 @example(["aba", "b"], ["ab", "a"])  # a stop string within the beginning of another
-def test_text_split_in_any_way_is_cut_at_the_same_place(stops: list[str], pieces: list[str]) -> None:
-    (split, split_stopped), (whole, whole_stopped) = passed(stops, *pieces), passed(stops, "".join(pieces))
+def test_output_does_not_depend_on_chunks(stops: list[str], pieces: list[str]) -> None:
+    (split, split_stopped), (whole, whole_stopped) = filtered(stops, *pieces), filtered(stops, "".join(pieces))
     assert ("".join(split), split_stopped) == ("".join(whole), whole_stopped)
 
 
 @given(STOPS, st.lists(TEXT))
-def test_no_stop_string_is_passed_on(stops: list[str], pieces: list[str]) -> None:
-    out, stopped = passed(stops, *pieces)
+def test_output_contains_no_stop_string(stops: list[str], pieces: list[str]) -> None:
+    out, stopped = filtered(stops, *pieces)
     assert not any(stop in "".join(out) for stop in stops)
     assert stopped is any(stop in "".join(pieces) for stop in stops)
 
@@ -68,5 +68,5 @@ def test_no_stop_string_is_passed_on(stops: list[str], pieces: list[str]) -> Non
         ("a", "", 0),
     ],
 )
-def test_the_longest_end_of_a_text_that_begins_a_marker(text: str, marker: str, length: int) -> None:
+def test_overlap_is_longest_suffix_that_starts_marker(text: str, marker: str, length: int) -> None:
     assert overlap(text, marker) == length

@@ -1,4 +1,4 @@
-"""Chats and generations by a Go template: what vLLM is asked, and how its text becomes Ollama's answer."""
+"""Chat and generate with a Go template: the requests to vLLM, and the answers from its text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ollama_compat.mapping.vllm_schema import ModelCard
 from ollama_compat.operations.catalog import show
 from ollama_compat.operations.chat import chat
 from ollama_compat.operations.generate import generate
-from tests.play import NO_SUCH_PATH, TOO_LONG, Play, call, completed, play, reply, tokens
+from tests.play import NO_SUCH_PATH, TOO_LONG, Play, call, completion_stream, play, reply, tokens
 
 PLAIN = "a {{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}<assistant>"
 FIRST = "<s>" + PLAIN
 LEGACY = "{{ if .System }}[{{ .System }}]{{ end }}{{ .Prompt }}: {{ .Response }}."
 FIM = "{{ if .Suffix }}pre>{{ .Prompt }}<suf>{{ .Suffix }}<mid>{{ else }}{{ .Prompt }}{{ end }}"
-THINKS = (
+THINKING = (
     "a {{ range .Messages }}<{{ .Role }}>"
     "{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ end }}"
     "{{ if .Think }}<think>{{ else }}{{ .IsThinkSet }}{{ end }}"
@@ -32,58 +32,58 @@ HI = [{"role": "user", "content": "hi"}]
 CHAT, COMPLETIONS, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
 
 
-def told(template: str, body: dict[str, Any] | None = None, *script: Any, **profile: Any) -> Play:
-    """The playing of a chat with a profile that has the template."""
-    asked = call("/api/chat", {"messages": HI, **(body or {})}, profile={"template": template, **profile})
-    return play(chat(asked), *script)
+def run_chat(template: str, body: dict[str, Any] | None = None, *script: Any, **profile: Any) -> Play:
+    """Run `/api/chat` with a profile that has the template."""
+    chat_call = call("/api/chat", {"messages": HI, **(body or {})}, profile={"template": template, **profile})
+    return play(chat(chat_call), *script)
 
 
-def made(body: dict[str, Any], *script: Any, **changes: Any) -> Play:
-    """The playing of a generation."""
+def run_generate(body: dict[str, Any], *script: Any, **changes: Any) -> Play:
+    """Run `/api/generate`."""
     return play(generate(call("/api/generate", {"prompt": "hi", **body}, **changes)), *script)
 
 
-def refusal(ask: Any, *arguments: Any, **changes: Any) -> tuple[str, int]:
+def refusal(run: Any, *arguments: Any, **changes: Any) -> tuple[str, int]:
     with pytest.raises(ResponseError) as caught:
-        ask(*arguments, **changes)
+        run(*arguments, **changes)
     return caught.value.error, caught.value.status_code
 
 
-# The prompt
+# Prompt
 
 
-def test_a_chat_is_a_completion_of_the_rendered_prompt() -> None:
-    played = told(PLAIN, {}, completed("Hel", "lo"), system="S")
+def test_chat_sends_rendered_prompt_to_completions() -> None:
+    played = run_chat(PLAIN, {}, completion_stream("Hel", "lo"), system="S")
     assert played.paths == [COMPLETIONS]
     assert played.payload["prompt"] == "a <system>S<user>hi<assistant>"
     assert played.parts[0]["message"] == {"role": "assistant", "content": "Hello"}
     assert (played.parts[0]["prompt_eval_count"], played.parts[0]["done_reason"]) == (7, "stop")
 
 
-def test_a_profiles_template_makes_the_prompt_of_a_generation() -> None:
-    played = made({"system": "S"}, completed("Hi"), profile={"template": LEGACY, "messages": HI})
+def test_generate_uses_template_of_profile() -> None:
+    played = run_generate({"system": "S"}, completion_stream("Hi"), profile={"template": LEGACY, "messages": HI})
     assert played.payload["prompt"] == "[S]hi\n\nhi: "
     assert played.payload["return_token_ids"] is True
     assert played.parts[0]["response"] == "Hi"
 
 
-def test_a_calls_own_template_goes_before_the_profiles() -> None:
-    played = made({"template": "own {{ .Prompt }}"}, completed("Hi"), profile={"template": LEGACY})
+def test_template_of_request_overrides_template_of_profile() -> None:
+    played = run_generate({"template": "own {{ .Prompt }}"}, completion_stream("Hi"), profile={"template": LEGACY})
     assert played.payload["prompt"] == "own hi"
 
 
-def test_a_raw_prompt_goes_through_no_template() -> None:
-    assert made({"raw": True}, completed("Hi"), profile={"template": LEGACY}).payload["prompt"] == "hi"
+def test_raw_prompt_uses_no_template() -> None:
+    assert run_generate({"raw": True}, completion_stream("Hi"), profile={"template": LEGACY}).payload["prompt"] == "hi"
 
 
-def test_a_context_stands_in_front_of_the_rendered_prompt() -> None:
-    played = made({"template": LEGACY, "context": [1, 2]}, tokens(3, 4), completed("Hi"))
+def test_context_precedes_rendered_prompt() -> None:
+    played = run_generate({"template": LEGACY, "context": [1, 2]}, tokens(3, 4), completion_stream("Hi"))
     assert played.requests[0].payload == {"model": "smol", "prompt": "hi: ", "add_special_tokens": False}
     assert played.payload["prompt"] == [1, 2, 3, 4]
 
 
-def test_a_context_needs_the_servers_tokenizer() -> None:
-    text, status = refusal(made, {"template": LEGACY, "context": [1]}, NO_SUCH_PATH)
+def test_context_is_refused_without_tokenize() -> None:
+    text, status = refusal(run_generate, {"template": LEGACY, "context": [1]}, NO_SUCH_PATH)
     assert (text, status) == ("context is not available on vLLM: http://vllm:8001 has no /tokenize", 501)
 
 
@@ -94,130 +94,138 @@ def test_a_context_needs_the_servers_tokenizer() -> None:
         ("{{ .A.B }}", "template: line 1: nil pointer evaluating .B"),
     ],
 )
-def test_a_template_that_is_not_understood_is_ollamas_500(template: str, error: str) -> None:
-    assert refusal(made, {"template": template}) == (error, 500)
+def test_invalid_template_raises_status_500(template: str, error: str) -> None:
+    assert refusal(run_generate, {"template": template}) == (error, 500)
 
 
 @pytest.mark.parametrize("body", [{"template": LEGACY}, {}])
-def test_images_are_refused(body: dict[str, Any]) -> None:
-    error, status = refusal(made, {"images": ["AAAA"], **body}, profile={"template": LEGACY})
+def test_images_are_refused_with_template(body: dict[str, Any]) -> None:
+    error, status = refusal(run_generate, {"images": ["AAAA"], **body}, profile={"template": LEGACY})
     assert error.startswith("images with template is not available on vLLM")
     assert status == 501
 
 
-# The first token
+# First token
 
 
 @pytest.mark.parametrize(("ids", "sent"), [((1, 1), False), ((1,), None), ((0, 27, 82, 29), None)])
-def test_a_first_token_in_the_template_is_not_put_there_twice(ids: tuple[int, ...], sent: bool | None) -> None:
-    played = told(FIRST, {}, tokens(*ids), completed("Hi"))
+def test_first_token_of_template_is_not_duplicated(ids: tuple[int, ...], sent: bool | None) -> None:
+    played = run_chat(FIRST, {}, tokens(*ids), completion_stream("Hi"))
     assert played.requests[0].payload == {"model": "smol", "prompt": "<s>"}
     assert played.payload.get("add_special_tokens") is sent
 
 
-def test_what_a_caller_writes_is_not_asked_about() -> None:
-    assert made({"prompt": "<b>", "template": "{{ .Prompt }}"}, completed("Hi")).paths == [COMPLETIONS]
+def test_first_token_is_not_checked_in_text_of_caller() -> None:
+    assert run_generate({"prompt": "<b>", "template": "{{ .Prompt }}"}, completion_stream("Hi")).paths == [COMPLETIONS]
 
 
-def test_whether_it_is_doubled_is_asked_once() -> None:
-    asked = call("/api/chat", {"messages": HI}, profile={"template": FIRST})
-    play(chat(asked), tokens(1, 1), completed("Hi"))
-    assert play(chat(asked), completed("Hi")).payload["add_special_tokens"] is False
+def test_first_token_is_checked_once() -> None:
+    chat_call = call("/api/chat", {"messages": HI}, profile={"template": FIRST})
+    play(chat(chat_call), tokens(1, 1), completion_stream("Hi"))
+    assert play(chat(chat_call), completion_stream("Hi")).payload["add_special_tokens"] is False
 
 
-# What does not fit
+# Window
 
 
-TALK = [{"role": role, "content": str(i) * 999} for i, role in enumerate(["system", "user", "assistant", "user"])]
+CONVERSATION = [
+    {"role": role, "content": str(i) * 999} for i, role in enumerate(["system", "user", "assistant", "user"])
+]
 
 
 def roles(prompt: Any) -> list[str]:
     return re.findall("<([a-z]+)>", str(prompt))
 
 
-def test_the_oldest_messages_go_where_the_window_is_small() -> None:
-    counts = [tokens(*range(9)), tokens(*range(8)), tokens(*range(7))]  # less one message, less two, what is left
-    played = told(PLAIN, {"messages": TALK, "options": {"num_ctx": 8}}, *counts, completed("Hi"))
-    asked = [roles((request.payload or {})["prompt"]) for request in played.requests]
-    assert asked[0] == ["system", "user", "assistant", "user", "assistant"]  # the system message stays
-    assert asked[1] == asked[2] == asked[3] == ["system", "assistant", "user", "assistant"]
+def test_oldest_messages_are_dropped_when_window_is_small() -> None:
+    # The counts without one message, without two messages, and of the remaining prompt.
+    counts = [tokens(*range(9)), tokens(*range(8)), tokens(*range(7))]
+    played = run_chat(PLAIN, {"messages": CONVERSATION, "options": {"num_ctx": 8}}, *counts, completion_stream("Hi"))
+    sent = [roles((request.payload or {})["prompt"]) for request in played.requests]
+    assert sent[0] == ["system", "user", "assistant", "user", "assistant"]  # the system message stays
+    assert sent[1] == sent[2] == sent[3] == ["system", "assistant", "user", "assistant"]
 
 
-def test_a_server_that_finds_it_too_long_has_it_shortened() -> None:
+def test_oldest_messages_are_dropped_when_server_rejects_length() -> None:
     counts = [tokens(*range(1999)), tokens(*range(1999)), tokens(*range(1500))]
-    played = told(PLAIN, {"messages": TALK}, TOO_LONG, *counts, completed("Hi"))
+    played = run_chat(PLAIN, {"messages": CONVERSATION}, TOO_LONG, *counts, completion_stream("Hi"))
     assert played.paths == [COMPLETIONS, TOKENIZE, TOKENIZE, TOKENIZE, COMPLETIONS]
     assert roles(played.payload["prompt"]) == ["system", "user", "assistant"]
 
 
-def test_a_calls_own_template_has_its_prompt_cut() -> None:
+def test_prompt_of_request_template_is_cut() -> None:
     body = {"template": LEGACY, "system": "S", "prompt": "x" * 99, "options": {"num_ctx": 8, "num_keep": 2}}
-    assert made(body, tokens(*range(99)), completed("Hi")).payload["prompt"] == [0, 1, 96, 97, 98]
+    assert run_generate(body, tokens(*range(99)), completion_stream("Hi")).payload["prompt"] == [0, 1, 96, 97, 98]
 
 
-def test_a_last_message_that_does_not_fit_loses_its_middle() -> None:
+def test_middle_of_last_message_is_cut() -> None:
     body = {"options": {"num_ctx": 8, "num_keep": 2}, "messages": [{"role": "user", "content": "x" * 99}]}
-    played = told(PLAIN, body, tokens(*range(99)), completed("Hi"))
+    played = run_chat(PLAIN, body, tokens(*range(99)), completion_stream("Hi"))
     assert played.payload["prompt"] == [0, 1, 96, 97, 98]
 
 
 # Thinking
 
 
-def test_thoughts_are_told_by_the_tags_of_the_template() -> None:
-    played = told(THINKS, {}, completed("Hm.\n</think>", "\nHi"))
+def test_thinking_is_parsed_with_tags_of_template() -> None:
+    played = run_chat(THINKING, {}, completion_stream("Hm.\n</think>", "\nHi"))
     assert played.payload["prompt"] == "a <user>hi<think>"
     assert played.parts[0]["message"] == {"role": "assistant", "content": "Hi", "thinking": "Hm.\n"}
 
 
-def test_thoughts_that_the_prompt_did_not_open() -> None:
-    template = THINKS.replace("{{ if .Think }}<think>", "{{ if .Think }}")
-    message = told(template, {"think": "high"}, completed("<think>Hm</think>Hi")).parts[0]["message"]
+def test_thinking_is_parsed_when_prompt_does_not_open_it() -> None:
+    template = THINKING.replace("{{ if .Think }}<think>", "{{ if .Think }}")
+    message = run_chat(template, {"think": "high"}, completion_stream("<think>Hm</think>Hi")).parts[0]["message"]
     assert (message["thinking"], message["content"]) == ("Hm", "Hi")
 
 
-def test_without_thinking_the_text_is_the_answer() -> None:
-    played = told(THINKS, {"think": False}, completed("<think>Hi"))
+def test_text_is_content_when_thinking_is_off() -> None:
+    played = run_chat(THINKING, {"think": False}, completion_stream("<think>Hi"))
     assert played.payload["prompt"] == "a <user>hitrue"
     assert played.parts[0]["message"] == {"role": "assistant", "content": "<think>Hi"}
 
 
-def test_a_profile_says_what_unasked_means() -> None:
-    assert told(THINKS, {}, completed("Hi"), thinking={"default": False}).payload["prompt"] == "a <user>hitrue"
+def test_profile_sets_default_of_thinking() -> None:
+    assert (
+        run_chat(THINKING, {}, completion_stream("Hi"), thinking={"default": False}).payload["prompt"]
+        == "a <user>hitrue"
+    )
 
 
-def test_a_template_without_thoughts_is_ollamas_refusal() -> None:
-    assert refusal(told, PLAIN, {"think": True}) == ('"smol" does not support thinking', 400)
-    assert refusal(told, THINKS, {"think": True}, capabilities=["completion"])[1] == 400
+def test_think_is_refused_when_template_has_no_thinking() -> None:
+    assert refusal(run_chat, PLAIN, {"think": True}) == ('"smol" does not support thinking', 400)
+    assert refusal(run_chat, THINKING, {"think": True}, capabilities=["completion"])[1] == 400
 
 
-def test_under_a_format_it_does_not_think() -> None:
-    played = told(THINKS, {"format": "json"}, completed("{}"))
+def test_format_turns_thinking_off() -> None:
+    played = run_chat(THINKING, {"format": "json"}, completion_stream("{}"))
     assert played.payload["prompt"] == "a <user>hitrue"
     assert played.payload["response_format"]["type"] == "json_schema"
     assert played.parts[0]["message"]["content"] == "{}"
 
 
-def test_a_calls_own_template_thinks_as_the_models_family_does() -> None:
+def test_request_template_uses_thinking_of_model_family() -> None:
     card = ModelCard("Qwen/Qwen3-8B", max_model_len=2048)
-    part = made({"template": "{{ .Prompt }}{{ .Think }}"}, completed("<think>Hm</think>Hi"), card=card).parts[0]
+    part = run_generate(
+        {"template": "{{ .Prompt }}{{ .Think }}"}, completion_stream("<think>Hm</think>Hi"), card=card
+    ).parts[0]
     assert (part["thinking"], part["response"]) == ("Hm", "Hi")
 
 
-def test_stop_strings_cut_only_the_answer() -> None:
+def test_stop_strings_cut_content_only() -> None:
     body = {"options": {"stop": ["x"]}}
-    played = told(THINKS, body, completed("a x b</think>Hi x there"))
+    played = run_chat(THINKING, body, completion_stream("a x b</think>Hi x there"))
     assert "stop" not in played.payload
     assert played.parts[0]["message"]["content"] == "Hi "
-    assert told(PLAIN, body, completed("Hi")).payload["stop"] == ["x"]
+    assert run_chat(PLAIN, body, completion_stream("Hi")).payload["stop"] == ["x"]
 
 
 # Tools
 
 
-def test_tools_are_shown_by_the_template_and_calls_told_from_the_text() -> None:
-    answer = completed("Hm <tool_", 'call>{"name": "now", "arguments": {"a": 1}}', "</tool_call>")
-    played = told(TOOLS, {"tools": [TOOL], "stream": True}, answer)
+def test_template_renders_tools_and_calls_are_parsed_from_text() -> None:
+    answer = completion_stream("Hm <tool_", 'call>{"name": "now", "arguments": {"a": 1}}', "</tool_call>")
+    played = run_chat(TOOLS, {"tools": [TOOL], "stream": True}, answer)
     assert '"name":"now"' in played.payload["prompt"]
     assert played.payload["skip_special_tokens"] is False
     assert "tools" not in played.payload
@@ -227,39 +235,47 @@ def test_tools_are_shown_by_the_template_and_calls_told_from_the_text() -> None:
     assert (last["content"], played.parts[-1]["done"]) == ("", True)
 
 
-def test_no_tools_are_an_empty_list() -> None:
-    assert told(TOOLS, {"tools": []}, completed("Hi")).payload["prompt"] == "[]hi"
+def test_template_renders_empty_tools_as_empty_list() -> None:
+    assert run_chat(TOOLS, {"tools": []}, completion_stream("Hi")).payload["prompt"] == "[]hi"
 
 
-def test_a_generations_own_template_has_no_tools_to_show() -> None:
+def test_generate_template_has_no_tools() -> None:
     template = "{{ .Messages | len }}{{ .Tools }}"
-    assert made({"template": template}, completed("Hi")).payload["prompt"] == "1null"
-    assert made({}, completed("Hi"), profile={"template": template}).payload["prompt"] == "1[]"
+    assert run_generate({"template": template}, completion_stream("Hi")).payload["prompt"] == "1null"
+    assert run_generate({}, completion_stream("Hi"), profile={"template": template}).payload["prompt"] == "1[]"
 
 
 @pytest.mark.parametrize(("template", "capabilities"), [(PLAIN, None), (TOOLS, ["completion"])])
-def test_a_template_without_tools_is_ollamas_refusal(template: str, capabilities: Any) -> None:
+def test_tools_are_refused_when_template_has_no_tools(template: str, capabilities: Any) -> None:
     error = "registry.ollama.ai/library/smol:latest does not support tools"
-    assert refusal(told, template, {"tools": [TOOL]}, capabilities=capabilities) == (error, 400)
+    assert refusal(run_chat, template, {"tools": [TOOL]}, capabilities=capabilities) == (error, 400)
 
 
 # Fill in the middle
 
 
-def test_a_template_with_a_suffix_fills_in() -> None:
-    played = made({"suffix": "end"}, completed("mid"), profile={"template": FIM})
+def test_template_with_suffix_fills_in_the_middle() -> None:
+    played = run_generate({"suffix": "end"}, completion_stream("mid"), profile={"template": FIM})
     assert played.payload["prompt"] == "pre>hi<suf>end<mid>"
-    assert made({"suffix": "end", "template": "{{ .Suffix }}"}, completed("mid")).payload["prompt"] == "end"
+    assert (
+        run_generate({"suffix": "end", "template": "{{ .Suffix }}"}, completion_stream("mid")).payload["prompt"]
+        == "end"
+    )
 
 
-def test_a_template_without_a_suffix_is_ollamas_refusal() -> None:
+def test_suffix_is_refused_when_template_has_no_suffix() -> None:
     error = "registry.ollama.ai/library/smol:latest does not support insert"
-    assert refusal(made, {"suffix": "end"}, profile={"template": PLAIN}) == (error, 400)
-    assert refusal(made, {"suffix": "end", "template": PLAIN}, profile={"fim": "{prefix}{suffix}"}) == (error, 400)
+    assert refusal(run_generate, {"suffix": "end"}, profile={"template": PLAIN}) == (error, 400)
+    assert refusal(run_generate, {"suffix": "end", "template": PLAIN}, profile={"fim": "{prefix}{suffix}"}) == (
+        error,
+        400,
+    )
 
 
-def test_a_profiles_fim_helps_a_template_out() -> None:
-    played = made({"suffix": "end"}, completed("mid"), profile={"template": PLAIN, "fim": "{prefix}|{suffix}"})
+def test_fim_of_profile_applies_when_template_has_no_suffix() -> None:
+    played = run_generate(
+        {"suffix": "end"}, completion_stream("mid"), profile={"template": PLAIN, "fim": "{prefix}|{suffix}"}
+    )
     assert played.payload["prompt"] == "hi|end"
 
 
@@ -272,10 +288,10 @@ def test_a_profiles_fim_helps_a_template_out() -> None:
         (PLAIN, ["completion"]),
         (TOOLS, ["completion", "tools"]),
         (FIM, ["completion", "insert"]),
-        (THINKS, ["completion", "thinking"]),
+        (THINKING, ["completion", "thinking"]),
     ],
 )
-def test_show_tells_the_template_and_what_it_can(template: str, capabilities: list[str]) -> None:
+def test_show_returns_template_and_its_capabilities(template: str, capabilities: list[str]) -> None:
     paths = reply({"paths": {"/v1/completions": {}}})
     part = play(show(call("/api/show", profile={"template": template})), paths).parts[0]
     assert part["template"] == template
@@ -283,7 +299,7 @@ def test_show_tells_the_template_and_what_it_can(template: str, capabilities: li
     assert part["capabilities"] == capabilities
 
 
-def test_a_profiles_fim_is_a_capability_too() -> None:
+def test_show_returns_insert_capability_of_fim() -> None:
     profile = {"template": PLAIN, "fim": "{prefix}{suffix}"}
     part = play(show(call("/api/show", profile=profile)), reply({"paths": {}})).parts[0]
     assert part["capabilities"] == ["completion", "insert"]

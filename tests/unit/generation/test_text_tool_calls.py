@@ -1,4 +1,4 @@
-"""Tool calls in an answer's text: told as Ollama tells them, however the text is split."""
+"""Tool calls in the text of an answer. The parser finds the same calls as Ollama, however the text is split."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ CALL = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
 ROME = ("get_weather", {"city": "Rome"})
 
 
-def read(tag: str, *pieces: str) -> tuple[str, list[tuple[str, Any]]]:
-    """The content and the calls of an answer that comes in these pieces."""
-    reader = TextToolCallParser(tag, TOOLS)
+def parse(tag: str, *pieces: str) -> tuple[str, list[tuple[str, Any]]]:
+    """The content and the tool calls of an answer that arrives in these pieces."""
+    parser = TextToolCallParser(tag, TOOLS)
     content, calls = "", []
     for piece in pieces:
-        text, found = reader.feed(piece)
+        text, found = parser.feed(piece)
         content += text
         calls += [(call["function"]["name"], call["function"]["arguments"]) for call in found]
-    return content + reader.finish(), calls
+    return content + parser.finish(), calls
 
 
 @pytest.mark.parametrize(
@@ -56,22 +56,22 @@ def read(tag: str, *pieces: str) -> tuple[str, list[tuple[str, Any]]]:
         ("[", "No.", "No.", []),
     ],
 )
-def test_what_is_a_call_and_what_is_content(tag: str, text: str, content: str, calls: list[tuple[str, Any]]) -> None:
-    assert read(tag, text) == (content, calls)
-    assert read(tag, *text) == (content, calls)
+def test_parser_separates_calls_from_content(tag: str, text: str, content: str, calls: list[tuple[str, Any]]) -> None:
+    assert parse(tag, text) == (content, calls)
+    assert parse(tag, *text) == (content, calls)
 
 
 WORDS = ["<tool_call>", "<tool", CALL, '{"get": {}}', "[", "]", "{", "}", '"', "\\", "get", " ", "é"]
 
 
 @given(st.sampled_from(["<tool_call>", "{", "["]), st.lists(st.sampled_from(WORDS), max_size=8).map("".join), st.data())
-def test_it_does_not_matter_how_the_text_is_split(tag: str, text: str, data: st.DataObject) -> None:
+def test_calls_do_not_depend_on_chunks(tag: str, text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(tag, *pieces) == read(tag, text)
+    assert parse(tag, *pieces) == parse(tag, text)
 
 
-def test_calls_are_counted() -> None:
+def test_calls_are_numbered() -> None:
     _, calls = TextToolCallParser("<tool_call>", TOOLS).feed(f"<tool_call>{CALL}{CALL}")
     assert calls[1] == {
         "id": "call_00000001",

@@ -1,4 +1,4 @@
-"""Thinking between tags in text that arrives in pieces."""
+"""The parser of thinking between tags, for text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ollama_compat.generation.thinking_parser import ThinkingParser
 from ollama_compat.mapping.model_families import THINK_TAGS
 
 
-def told(pieces: list[str], *, opened: bool = False, tags: tuple[str, str] = THINK_TAGS) -> tuple[str, str]:
-    """The thoughts and the answer of a text in pieces."""
-    splitter = ThinkingParser(tags, opened=opened)
-    settled = [*map(splitter.feed, pieces), splitter.finish()]
-    return "".join(thought for thought, _ in settled), "".join(answer for _, answer in settled)
+def parse(pieces: list[str], *, opened: bool = False, tags: tuple[str, str] = THINK_TAGS) -> tuple[str, str]:
+    """The thinking and the content of a text in pieces."""
+    parser = ThinkingParser(tags, opened=opened)
+    parts = [*map(parser.feed, pieces), parser.finish()]
+    return "".join(thinking for thinking, _ in parts), "".join(content for _, content in parts)
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "answer"),
+    ("text", "thinking", "content"),
     [
         ("Hi", "", "Hi"),
         ("", "", ""),
@@ -37,12 +37,12 @@ def told(pieces: list[str], *, opened: bool = False, tags: tuple[str, str] = THI
         ("<think>a</think>  ", "a", ""),
     ],
 )
-def test_a_text_with_tags(text: str, thought: str, answer: str) -> None:
-    assert told([text]) == (thought, answer)
+def test_parser_separates_thinking_from_content(text: str, thinking: str, content: str) -> None:
+    assert parse([text]) == (thinking, content)
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "answer"),
+    ("text", "thinking", "content"),
     [
         ("Two and one.\n</think>\n4", "Two and one.\n", "4"),
         ("\nTwo", "Two", ""),
@@ -50,19 +50,19 @@ def test_a_text_with_tags(text: str, thought: str, answer: str) -> None:
         ("a<think>b</think>c", "a<think>b", "c"),
     ],
 )
-def test_a_text_that_begins_within_a_thought(text: str, thought: str, answer: str) -> None:
-    assert told([text], opened=True) == (thought, answer)
+def test_parser_starts_in_thinking_when_prompt_opens_it(text: str, thinking: str, content: str) -> None:
+    assert parse([text], opened=True) == (thinking, content)
 
 
-def test_a_family_may_have_tags_of_its_own() -> None:
-    assert told(["[THINK]a[/THINK]b"], tags=("[THINK]", "[/THINK]")) == ("a", "b")
+def test_parser_uses_tags_of_family() -> None:
+    assert parse(["[THINK]a[/THINK]b"], tags=("[THINK]", "[/THINK]")) == ("a", "b")
 
 
-def test_an_answer_is_not_held_back() -> None:
+def test_content_is_not_held_back() -> None:
     assert ThinkingParser(THINK_TAGS).feed("Hi") == ("", "Hi")
 
 
-def test_a_thought_is_not_held_back() -> None:
+def test_thinking_is_not_held_back() -> None:
     assert ThinkingParser(THINK_TAGS, opened=True).feed("Well") == ("Well", "")
 
 
@@ -73,7 +73,7 @@ PIECE = st.sampled_from(
 
 @given(st.lists(PIECE, max_size=10), st.booleans())
 @example(["<think>", "\n", "a", "</thi", "nk>", "\n", "b"], False)
-def test_a_text_split_in_any_way_is_told_the_same(pieces: list[str], opened: bool) -> None:
-    whole = told(["".join(pieces)], opened=opened)
-    assert told(pieces, opened=opened) == whole
-    assert told(list("".join(pieces)), opened=opened) == whole
+def test_result_does_not_depend_on_chunks(pieces: list[str], opened: bool) -> None:
+    whole = parse(["".join(pieces)], opened=opened)
+    assert parse(pieces, opened=opened) == whole
+    assert parse(list("".join(pieces)), opened=opened) == whole

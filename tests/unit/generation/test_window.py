@@ -1,4 +1,4 @@
-"""What is left of a conversation, or of a prompt, that does not fit."""
+"""Fitting a conversation or a prompt to the context window."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numbers(kept: Any) -> str:
     ("roles", "number", "kept"),
     [("uau", 0, "012"), ("uau", 1, "12"), ("suau", 2, "023"), ("suasu", 4, "034"), ("uau", 2, "2")],
 )
-def test_the_oldest_go_and_system_messages_stay(roles: str, number: int, kept: str) -> None:
+def test_oldest_messages_are_dropped_and_system_messages_stay(roles: str, number: int, kept: str) -> None:
     assert numbers(without_oldest(messages(roles), number)) == kept
 
 
@@ -105,7 +105,7 @@ def test_tools_count_as_bytes_and_images_never_surely_fit() -> None:
 
 
 def test_conversation_that_the_chat_template_refuses_does_not_fit() -> None:
-    """Many templates expect a conversation to begin with a question."""
+    """Many templates require that a conversation starts with a user message."""
     script = [tokens(*range(9)), refused("roles must alternate"), tokens(1)]
     played = fitted(messages("uauau"), 5, *script)
     assert [len(request.payload["messages"]) for request in played.requests if request.payload] == [3, 2, 1]
@@ -133,12 +133,12 @@ def test_too_long_chat_with_tools_is_refused_with_ollamas_error() -> None:
         (1, 4, list(range(10))),
     ],
 )
-def test_the_first_tokens_and_the_last_ones_stay(window: int, keep: int, kept: list[int]) -> None:
+def test_cut_middle_keeps_first_and_last_tokens(window: int, keep: int, kept: list[int]) -> None:
     assert cut_middle(range(10), window, keep) == kept
 
 
 @given(st.integers(0, 60), st.integers(2, 40), st.integers(-2, 50))
-def test_what_is_cut_fits_with_room_for_an_answer(length: int, window: int, keep: int) -> None:
+def test_cut_prompt_leaves_room_for_answer(length: int, window: int, keep: int) -> None:
     kept = cut_middle(range(length), window, keep)
     assert len(kept) < window
     assert kept == sorted(kept)
@@ -146,5 +146,5 @@ def test_what_is_cut_fits_with_room_for_an_answer(length: int, window: int, keep
 
 
 @pytest.mark.parametrize(("text", "limit", "known"), [("x" * 9, 10, True), ("x" * 10, 10, False), ("한" * 3, 9, False)])
-def test_a_prompt_that_surely_fits(text: str, limit: int, known: bool) -> None:
+def test_text_fits_when_it_has_fewer_bytes_than_limit(text: str, limit: int, known: bool) -> None:
     assert text_fits(text, limit) is known

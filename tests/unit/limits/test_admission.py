@@ -1,4 +1,4 @@
-"""When a call may begin: its rate, then a place, first come first served."""
+"""Admission of a call: first the rate of its operation, then a concurrency slot, in order of arrival."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER = {"message": "hi"}
 
 
 class Client:
-    """The limits of one client, and its calls."""
+    """The admission of one client, and its calls."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = StillClock()
@@ -29,8 +29,8 @@ class Client:
             self.admission = Admission(self.clock, limits.max_concurrent, rates, RATES)
 
     def call(self, operation: str = "chat", timeout_s: float | None = None) -> tuple[CallRecord, Steps[None]]:
-        running = CallRecord(operation, "smol", started=self.clock.now)
-        return running, admitted(self.admission, running, timeout_s, _answer())
+        record = CallRecord(operation, "smol", started=self.clock.now)
+        return record, admitted(self.admission, record, timeout_s, _answer())
 
     def answered(self, operation: str = "chat", timeout_s: float | None = None, **rates: list[Any]) -> Play:
         return Play(rates=rates).run(self.call(operation, timeout_s)[1])
@@ -39,8 +39,8 @@ class Client:
 def admitted(
     admission: Admission | None, record: CallRecord, timeout_s: float | None, steps: Steps[None]
 ) -> Steps[None]:
-    """What the dispatcher does: acquire a slot, run the steps, release the slot."""
-    if admission is None or not admission.limits(record.operation):
+    """Acquire a slot, run the steps, and release the slot, as the dispatcher does."""
+    if admission is None or record.operation not in RATES:
         yield from steps
         return
     yield from admission.acquire(record, timeout_s)
@@ -62,62 +62,62 @@ def limited(**settings: Any) -> Client:
 
 
 @pytest.mark.parametrize("operation", ["chat", "generate", "embed", "show"])
-def test_without_limits_there_is_nothing_to_wait_for(operation: str) -> None:
+def test_call_does_not_wait_without_limits(operation: str) -> None:
     client = Client()
-    running, exchange = client.call(operation)
-    assert next(exchange) == ANSWER
-    assert not running.waiting
+    record, steps = client.call(operation)
+    assert next(steps) == ANSWER
+    assert not record.waiting
 
 
 @pytest.mark.parametrize("operation", ["show", "pull", "systemone"])
-def test_what_has_no_rate_has_no_turn_either(operation: str) -> None:
+def test_operation_without_rate_needs_no_admission(operation: str) -> None:
     played = limited(vllm_max_concurrent=1).answered(operation)
     assert (played.parts, played.spent, played.entered) == ([ANSWER], [], [])
 
 
-def test_how_a_call_ends_is_not_changed() -> None:
-    running = CallRecord("chat", "smol", 0)
+def test_error_of_call_is_raised_unchanged() -> None:
+    record = CallRecord("chat", "smol", 0)
 
-    def refuses() -> Steps[None]:
+    def failing_steps() -> Steps[None]:
         yield NEXT_EVENT
-        raise ValueError("mine")
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError, match="mine"):
-        play(admitted(limited().admission, running, None, refuses()))
+    with pytest.raises(ValueError, match="failed"):
+        play(admitted(limited().admission, record, None, failing_steps()))
 
 
 # With limits
 
 
 @pytest.mark.parametrize("operation", ["chat", "generate", "embed"])
-def test_a_call_waits_at_its_rate_and_then_for_a_place(operation: str) -> None:
-    running, exchange = limited().call(operation)
-    assert isinstance(next(exchange), AcquireSlot), "the head of the queue"
-    assert exchange.send(True) == TakeToken(operation)
-    assert isinstance(exchange.send(0.0), AcquireSlot), "a place"
-    assert running.waiting
-    assert exchange.send(True) == ANSWER
-    assert not running.waiting
+def test_call_waits_for_rate_and_then_for_slot(operation: str) -> None:
+    record, steps = limited().call(operation)
+    assert isinstance(next(steps), AcquireSlot), "the queue of the operation"
+    assert steps.send(True) == TakeToken(operation)
+    assert isinstance(steps.send(0.0), AcquireSlot), "the concurrency slot"
+    assert record.waiting
+    assert steps.send(True) == ANSWER
+    assert not record.waiting
 
 
-def test_places_alone_need_no_rate() -> None:
+def test_max_concurrent_works_without_rates() -> None:
     played = Client(vllm_max_concurrent=2).answered()
     assert (played.parts, played.spent, played.entered) == ([ANSWER], [], [None])
 
 
-def test_while_its_rate_is_spent_a_call_sleeps_as_long_as_it_is_told() -> None:
+def test_call_sleeps_until_rate_admits_it() -> None:
     played = limited().answered(chat=[0.5, 0.25, 0.0])
     assert played.sleeps == [0.5, 0.25]
     assert played.spent == ["chat"] * 3
     assert played.parts == [ANSWER]
 
 
-def test_whoever_sleeps_at_the_head_keeps_others_of_the_operation_waiting_and_no_more() -> None:
+def test_sleeping_call_delays_calls_of_same_operation_only() -> None:
     client = limited()
     _, first = client.call("chat")
-    enter = next(first)
-    assert isinstance(enter, AcquireSlot)
-    assert enter.queue.green_acquire(blocking=False)
+    acquire = next(first)
+    assert isinstance(acquire, AcquireSlot)
+    assert acquire.queue.green_acquire(blocking=False)
     first.send(True)
     assert first.send(3.0) == Sleep(3.0)
     with pytest.raises(RateLimited):
@@ -127,7 +127,7 @@ def test_whoever_sleeps_at_the_head_keeps_others_of_the_operation_waiting_and_no
     assert client.answered("chat").parts == [ANSWER]
 
 
-def test_the_head_of_the_queue_is_free_before_a_place_is_waited_for() -> None:
+def test_queue_is_released_before_call_waits_for_slot() -> None:
     client = limited(vllm_max_concurrent=1)
     _, held = client.call()
     begin(held)
@@ -136,22 +136,22 @@ def test_the_head_of_the_queue_is_free_before_a_place_is_waited_for() -> None:
             client.answered()
 
 
-# Given back
+# Release
 
 
-def begin(exchange: Steps[None]) -> None:
-    """Play a call up to its first part, which it keeps waiting for more."""
-    step = next(exchange)
+def begin(steps: Steps[None]) -> None:
+    """Run a call up to its first part. The call keeps its slot."""
+    step = next(steps)
     while step != ANSWER:
-        step = exchange.send(step.queue.green_acquire(blocking=False) if isinstance(step, AcquireSlot) else 0.0)
+        step = steps.send(step.queue.green_acquire(blocking=False) if isinstance(step, AcquireSlot) else 0.0)
 
 
-def test_a_place_is_given_back_when_the_answer_is_over() -> None:
+def test_slot_is_released_after_answer() -> None:
     client = limited(vllm_max_concurrent=1)
     assert [client.answered().parts for _ in range(3)] == [[ANSWER]] * 3
 
 
-def test_a_place_is_held_until_the_answer_is_over() -> None:
+def test_slot_is_held_until_end_of_answer() -> None:
     client = limited(vllm_max_concurrent=2)
     (_, one), (_, two) = client.call(), client.call("embed")
     begin(one)
@@ -162,51 +162,51 @@ def test_a_place_is_held_until_the_answer_is_over() -> None:
     assert client.answered("generate").parts == [ANSWER]
 
 
-def test_a_place_is_given_back_when_the_answer_is_given_up() -> None:
+def test_slot_is_released_when_answer_is_closed() -> None:
     client = limited(vllm_max_concurrent=1)
-    _, exchange = client.call()
-    begin(exchange)
-    exchange.close()
+    _, steps = client.call()
+    begin(steps)
+    steps.close()
     assert client.answered().parts == [ANSWER]
 
 
-def test_a_place_is_given_back_when_the_answer_fails() -> None:
+def test_slot_is_released_when_answer_fails() -> None:
     client = limited(vllm_max_concurrent=1)
-    _, exchange = client.call()
-    begin(exchange)
+    _, steps = client.call()
+    begin(steps)
     with pytest.raises(ConnectionError):
-        exchange.throw(ConnectionError())
+        steps.throw(ConnectionError())
     assert client.answered().parts == [ANSWER]
 
 
-def test_the_head_is_given_back_when_the_rate_cannot_be_asked() -> None:
+def test_queue_is_released_when_rate_storage_fails() -> None:
     client = limited()
     with pytest.raises(ConnectionError, match="redis"):
         client.answered(chat=[ConnectionError("redis is gone")])
     assert client.answered().parts == [ANSWER]
 
 
-def test_the_head_is_given_back_when_the_rate_refuses() -> None:
+def test_queue_is_released_when_rate_refuses() -> None:
     client = limited()
     with pytest.raises(RateLimited):
         client.answered(timeout_s=1.0, chat=[2.0])
     assert client.answered().parts == [ANSWER]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2])
-def test_whoever_goes_away_while_waiting_leaves_the_queue(steps: int) -> None:
+@pytest.mark.parametrize("outcomes", [0, 1, 2])
+def test_cancelled_call_leaves_queue(outcomes: int) -> None:
     client = limited(vllm_max_concurrent=1)
-    _, exchange = client.call()
-    step = next(exchange)
-    for outcome in [True, 3.0][:steps]:
+    _, steps = client.call()
+    step = next(steps)
+    for outcome in [True, 3.0][:outcomes]:
         if isinstance(step, AcquireSlot):
             assert step.queue.green_acquire(blocking=False)
-        step = exchange.send(outcome)
-    exchange.close()
+        step = steps.send(outcome)
+    steps.close()
     assert client.answered().parts == [ANSWER]
 
 
-def test_nothing_is_given_back_that_was_not_taken() -> None:
+def test_call_without_slot_releases_none() -> None:
     client = limited(vllm_max_concurrent=1)
     _, held = client.call()
     begin(held)
@@ -221,41 +221,41 @@ def test_nothing_is_given_back_that_was_not_taken() -> None:
         client.answered()
 
 
-# How long
+# Timeouts
 
 
 @pytest.mark.parametrize(("timeout_s", "waits"), [(None, None), (5.0, 5.0), (0.0, 0.0)])
-def test_a_queue_is_waited_in_as_long_as_the_callers_timeout(timeout_s: float | None, waits: float | None) -> None:
-    _, exchange = limited().call(timeout_s=timeout_s)
-    enter = next(exchange)
-    assert isinstance(enter, AcquireSlot)
-    assert enter.timeout == waits
+def test_wait_is_bounded_by_timeout_of_caller(timeout_s: float | None, waits: float | None) -> None:
+    _, steps = limited().call(timeout_s=timeout_s)
+    acquire = next(steps)
+    assert isinstance(acquire, AcquireSlot)
+    assert acquire.timeout == waits
 
 
-def test_what_was_waited_at_the_rate_is_no_longer_left_for_a_place() -> None:
+def test_wait_for_rate_shortens_wait_for_slot() -> None:
     client = limited()
-    _, exchange = client.call(timeout_s=5.0)
-    next(exchange)
+    _, steps = client.call(timeout_s=5.0)
+    next(steps)
     client.clock.now = 2 * SECOND
-    exchange.send(True)
-    enter = exchange.send(0.0)
-    assert isinstance(enter, AcquireSlot)
-    assert enter.timeout == 3.0
+    steps.send(True)
+    acquire = steps.send(0.0)
+    assert isinstance(acquire, AcquireSlot)
+    assert acquire.timeout == 3.0
 
 
-def test_a_timeout_that_is_over_is_no_negative_one() -> None:
+def test_expired_timeout_becomes_zero() -> None:
     client = limited()
-    _, exchange = client.call(timeout_s=1.0)
-    next(exchange)
+    _, steps = client.call(timeout_s=1.0)
+    next(steps)
     client.clock.now = 9 * SECOND
-    exchange.send(True)
-    enter = exchange.send(0.0)
-    assert isinstance(enter, AcquireSlot)
-    assert enter.timeout == 0.0
+    steps.send(True)
+    acquire = steps.send(0.0)
+    assert isinstance(acquire, AcquireSlot)
+    assert acquire.timeout == 0.0
 
 
 @pytest.mark.parametrize(("wait", "refused"), [(4.9, False), (5.0, False), (5.1, True)])
-def test_a_rate_that_refuses_for_longer_than_the_timeout_refuses_at_once(wait: float, refused: bool) -> None:
+def test_call_is_refused_without_wait_when_rate_exceeds_timeout(wait: float, refused: bool) -> None:
     client = limited()
     if not refused:
         assert client.answered(timeout_s=5.0, chat=[wait]).sleeps == [wait]
@@ -266,43 +266,43 @@ def test_a_rate_that_refuses_for_longer_than_the_timeout_refuses_at_once(wait: f
     assert played.sleeps == []
 
 
-# The refusal
+# Errors
 
 
-def test_a_refusal_is_ollamas_429_and_says_which_limit() -> None:
+def test_rate_limited_error_has_status_429_and_names_limit() -> None:
     client = limited(vllm_chat_rate="7/second")
-    _, exchange = client.call(timeout_s=3.0)
-    next(exchange)
+    _, steps = client.call(timeout_s=3.0)
+    next(steps)
     client.clock.now = SECOND * 5 // 4
-    exchange.send(True)
+    steps.send(True)
     with pytest.raises(RateLimited) as caught:
-        exchange.send(2.0)
-    said = (
+        steps.send(2.0)
+    message = (
         "too many requests: chat waited 1.25 s for admission "
         "(7/second, VLLM_CHAT_RATE; the rate allows the next call in 2.0 s, and the caller's timeout ends in 1.8 s)"
     )
-    assert (caught.value.error, caught.value.status_code) == (said, 429)
+    assert (caught.value.error, caught.value.status_code) == (message, 429)
 
 
-def test_a_head_that_does_not_come_free_is_the_rates_refusal() -> None:
-    running, exchange = limited().call("embed", timeout_s=3.0)
-    next(exchange)
+def test_error_names_rate_when_queue_is_not_released() -> None:
+    record, steps = limited().call("embed", timeout_s=3.0)
+    next(steps)
     with pytest.raises(RateLimited, match=r"embed waited 0.00 s for admission \(6000/minute, VLLM_EMBED_RATE\)"):
-        exchange.send(False)
-    assert running.waiting, "it never had its turn; the guard tells of its end"
+        steps.send(False)
+    assert record.waiting, "the call was not admitted; the dispatcher ends its record"
 
 
-def test_a_place_that_does_not_come_free_is_refused_with_its_variable() -> None:
-    _, exchange = Client(vllm_max_concurrent=3).call("embed")
-    next(exchange)
+def test_error_names_max_concurrent_when_no_slot_is_released() -> None:
+    _, steps = Client(vllm_max_concurrent=3).call("embed")
+    next(steps)
     with pytest.raises(RateLimited, match=r"\(3 at once, VLLM_MAX_CONCURRENT\)"):
-        exchange.send(False)
+        steps.send(False)
 
 
-def test_where_limits_are_on_ten_calls_may_be_in_flight() -> None:
+def test_limits_admit_ten_concurrent_calls_by_default() -> None:
     client = limited()
     held = [client.call()[1] for _ in range(10)]
-    for exchange in held:
-        begin(exchange)
+    for steps in held:
+        begin(steps)
     with pytest.raises(RateLimited, match="10 at once"):
         client.answered()

@@ -17,7 +17,7 @@ from ollama_compat.mapping.model_families import (
     tool_parser_of,
 )
 
-# The table of families
+# Thinking
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ from ollama_compat.mapping.model_families import (
         ("Qwen/Qwen2.5-7B-Instruct", None),
     ],
 )
-def test_a_served_name_tells_its_family(served: str, style: ThinkingStyle | None) -> None:
+def test_thinking_style_follows_served_name(served: str, style: ThinkingStyle | None) -> None:
     assert thinking_style(served, None) == style
 
 
-def test_the_root_tells_the_family_of_a_renamed_model() -> None:
+def test_thinking_style_of_renamed_model_follows_root() -> None:
     assert thinking_style("assistant", "/models/Qwen3-8B") == ThinkingStyle(True, "enable_thinking")
 
 
@@ -58,11 +58,11 @@ def test_the_root_tells_the_family_of_a_renamed_model() -> None:
         ({"tags": ("<t>", "</t>")}, ThinkingStyle(True, "enable_thinking", tags=("<t>", "</t>"))),
     ],
 )
-def test_a_profile_goes_over_the_family(profile: dict[str, Any], style: ThinkingStyle) -> None:
+def test_thinking_style_of_profile_overrides_family(profile: dict[str, Any], style: ThinkingStyle) -> None:
     assert thinking_style("Qwen3-8B", None, **profile) == style
 
 
-def test_a_profile_speaks_for_a_model_that_no_family_speaks_of() -> None:
+def test_thinking_style_of_profile_applies_without_family() -> None:
     assert thinking_style("smol", None, default=True) == ThinkingStyle(True)
 
 
@@ -87,7 +87,7 @@ def test_a_profile_speaks_for_a_model_that_no_family_speaks_of() -> None:
         (ThinkingStyle(True, levels=True), False, {"reasoning_effort": "low"}),
     ],
 )
-def test_what_a_request_says_of_thinking(
+def test_thinking_fields_follow_style_and_think(
     style: ThinkingStyle, think: bool | str | None, payload: dict[str, Any]
 ) -> None:
     assert thinking_fields(style, think) == payload
@@ -103,9 +103,7 @@ def test_what_a_request_says_of_thinking(
         ("Qwen/Qwen3-Coder-30B-A3B-Instruct", False, None, THINK_TAGS),
     ],
 )
-def test_a_name_is_of_the_family_that_it_is_most_surely_of(
-    served: str, default: bool, switch: str | None, tags: tuple[str, str]
-) -> None:
+def test_most_specific_family_applies(served: str, default: bool, switch: str | None, tags: tuple[str, str]) -> None:
     style = thinking_style(served, None)
     assert style is not None
     assert (style.default, style.switch, style.tags) == (default, switch, tags)
@@ -126,7 +124,7 @@ def test_a_name_is_of_the_family_that_it_is_most_surely_of(
         ("mistralai/Codestral-22B-v0.1", "[SUFFIX]B[PREFIX] A"),
     ],
 )
-def test_a_served_name_tells_the_familys_prompt(served: str, prompt: str) -> None:
+def test_infill_prompt_follows_served_name(served: str, prompt: str) -> None:
     infill = infill_of(served, None)
     assert infill is not None
     assert fill(infill.prompt, "A", "B") == prompt
@@ -135,7 +133,7 @@ def test_a_served_name_tells_the_familys_prompt(served: str, prompt: str) -> Non
 @pytest.mark.parametrize(
     "served", ["smol", "Qwen/Qwen3-8B", "LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "granite-3.3-8b-instruct"]
 )
-def test_other_models_have_none(served: str) -> None:
+def test_infill_is_none_for_other_models(served: str) -> None:
     assert infill_of(served, None) is None
 
 
@@ -143,7 +141,7 @@ def test_infill_of_a_renamed_model_follows_its_root() -> None:
     assert infill_of("coder", "/models/Qwen2.5-Coder-7B") is not None
 
 
-def test_braces_in_either_text_stay_what_they_are() -> None:
+def test_fill_keeps_braces_of_texts() -> None:
     assert fill("<{prefix}|{suffix}>", "{suffix} {x} \\1", "{prefix}") == "<{suffix} {x} \\1|{prefix}>"
 
 
@@ -161,7 +159,5 @@ def test_braces_in_either_text_stay_what_they_are() -> None:
         ("HuggingFaceTB/SmolLM2-135M-Instruct", None, None),
     ],
 )
-def test_family_names_the_parsers_that_vllm_needs(
-    served: str, tool_parser: str | None, reasoning_parser: str | None
-) -> None:
+def test_parsers_follow_family(served: str, tool_parser: str | None, reasoning_parser: str | None) -> None:
     assert (tool_parser_of(served, None), reasoning_parser_of(served, None)) == (tool_parser, reasoning_parser)

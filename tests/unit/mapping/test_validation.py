@@ -15,7 +15,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
 @pytest.mark.parametrize("think", [None, True, False, "low", "medium", "high", "max"])
-def test_what_ollama_takes_for_think(think: Any) -> None:
+def test_check_think_accepts_values_of_ollama(think: Any) -> None:
     check_think(think)
 
 
@@ -28,7 +28,7 @@ def test_what_ollama_takes_for_think(think: Any) -> None:
         ([], 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'),
     ],
 )
-def test_what_ollama_refuses_for_think(think: Any, text: str) -> None:
+def test_check_think_raises_error_of_ollama(think: Any, text: str) -> None:
     with pytest.raises(ResponseError) as caught:
         check_think(think)
     assert (caught.value.error, caught.value.status_code) == (text, 400)
@@ -40,7 +40,7 @@ def test_what_ollama_refuses_for_think(think: Any, text: str) -> None:
 @pytest.mark.parametrize(
     "value", [None, 0, -1, 300, 1.5, "5m", "1h30m", "0", "-1s", "1.5h", "100ms", ".5s", "300us", "1µs"]
 )
-def test_a_keep_alive_that_ollama_takes(value: Any) -> None:
+def test_check_keep_alive_accepts_values_of_ollama(value: Any) -> None:
     check_keep_alive(value)
 
 
@@ -55,19 +55,19 @@ def test_a_keep_alive_that_ollama_takes(value: Any) -> None:
         ("m5", 'time: invalid duration "m5"'),
     ],
 )
-def test_a_keep_alive_that_is_no_duration_of_go(value: str, text: str) -> None:
+def test_check_keep_alive_refuses_invalid_go_duration(value: str, text: str) -> None:
     with pytest.raises(ResponseError) as caught:
         check_keep_alive(value)
     assert (caught.value.error, caught.value.status_code) == (text, 400)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, "0", "0s", "0m0s", "-0s"])
-def test_a_keep_alive_of_nothing_unloads(value: Any) -> None:
+def test_zero_keep_alive_unloads(value: Any) -> None:
     assert unloads(value)
 
 
 @pytest.mark.parametrize("value", [None, 1, -1, "5m", "0m1s", "0.5s", "10s"])
-def test_any_other_keep_alive_does_not(value: Any) -> None:
+def test_other_keep_alive_does_not_unload(value: Any) -> None:
     assert not unloads(value)
 
 
@@ -75,12 +75,12 @@ def test_any_other_keep_alive_does_not(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_no_format(value: Any) -> None:
+def test_response_format_is_none_without_format(value: Any) -> None:
     assert response_format(value) is None
 
 
 @pytest.mark.parametrize(
     ("value", "schema"), [("json", {"type": "object"}), ({}, {"type": "object"}), (SCHEMA, SCHEMA)]
 )
-def test_a_format_is_a_json_schema(value: Any, schema: Any) -> None:
+def test_response_format_is_json_schema(value: Any, schema: Any) -> None:
     assert response_format(value) == {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}

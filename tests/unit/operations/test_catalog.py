@@ -1,4 +1,4 @@
-"""tags, ps, show, pull: what the servers say of themselves, as Ollama's catalogue."""
+"""tags, ps, show, pull: the models of the servers in Ollama's format."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.play import NO_SUCH_PATH, URL, FakeClock, Play, call, play, reply, to
 PATHS = reply({"paths": {"/v1/chat/completions": {}, "/tokenize": {}}})
 EMBEDS = reply({"paths": {"/v1/embeddings": {}}})
 PLAIN, CHANGED = tokens(1), tokens(1, 2)
-NO_THOUGHTS, THOUGHTS = (PLAIN, PLAIN, PLAIN), (CHANGED, PLAIN, PLAIN)
+NO_THINKING, THINKING = (PLAIN, PLAIN, PLAIN), (CHANGED, PLAIN, PLAIN)
 NO_TOOLS, TOOLS, IMAGES = (PLAIN, PLAIN, NO_SUCH_PATH), (PLAIN, CHANGED, NO_SUCH_PATH), (PLAIN, PLAIN, PLAIN)
 QWEN = ModelCard("Qwen/Qwen3-8B-AWQ", created=1795488452, max_model_len=4096)
 
 
 def listed(path: str, *cards: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
-    """The models of a list."""
-    made = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(URL,), **settings), FakeClock())
-    exchange = made.dispatch(path, None)
-    assert exchange is not None
-    models: list[dict[str, Any]] = play(exchange, reply({"data": cards})).parts[0]["models"]
+    """The models that the path lists."""
+    dispatcher = Dispatcher(Settings(backend_mode="vllm", vllm_urls=(URL,), **settings), FakeClock())
+    steps = dispatcher.dispatch(path, None)
+    assert steps is not None
+    models: list[dict[str, Any]] = play(steps, reply({"data": cards})).parts[0]["models"]
     return models
 
 
@@ -34,10 +34,10 @@ def shown(*script: Any, card: ModelCard = QWEN, **changes: Any) -> Play:
     return play(show(call("/api/show", card=card, **changes)), *script)
 
 
-# Lists
+# tags and ps
 
 
-def test_tags_lists_a_model_as_ollama_does() -> None:
+def test_tags_lists_model_in_ollama_format() -> None:
     assert listed("/api/tags", {"id": "org/Exaone-32B-AWQ", "created": 1795488452, "root": "/models/x"}) == [
         {
             "name": "org/Exaone-32B-AWQ:latest",
@@ -57,7 +57,7 @@ def test_tags_lists_a_model_as_ollama_does() -> None:
     ]
 
 
-def test_ps_lists_a_model_as_one_that_stays_loaded() -> None:
+def test_ps_lists_model_that_stays_loaded() -> None:
     model = listed("/api/ps", {"id": "smol", "max_model_len": 2048})[0]
     assert (model["name"], model["context_length"]) == ("smol:latest", 2048)
     assert model["expires_at"].startswith("2318-")
@@ -74,7 +74,7 @@ def test_ps_lists_a_model_as_one_that_stays_loaded() -> None:
         ({"vllm_model_map": {"OTHER": "other"}}, ["OTHER:latest", "org/Smol:latest"]),
     ],
 )
-def test_a_list_has_the_names_that_services_use(settings: dict[str, Any], names: list[str]) -> None:
+def test_tags_lists_names_of_model_map_and_profiles(settings: dict[str, Any], names: list[str]) -> None:
     assert [model["name"] for model in listed("/api/tags", {"id": "org/Smol"}, {"id": "other"}, **settings)] == names
 
 
@@ -85,28 +85,30 @@ def test_a_list_has_the_names_that_services_use(settings: dict[str, Any], names:
     ("script", "card", "profile", "capabilities"),
     [
         ((EMBEDS,), ModelCard("kure"), {}, ["embedding"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("smol"), {}, ["completion"]),
-        ((PATHS, *NO_THOUGHTS, *TOOLS), ModelCard("smol"), {}, ["completion", "tools"]),
-        ((PATHS, *NO_THOUGHTS, *IMAGES), ModelCard("smol"), {}, ["completion", "vision"]),
-        ((PATHS, *THOUGHTS, *NO_TOOLS), ModelCard("smol"), {}, ["completion", "thinking"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), QWEN, {}, ["completion", "thinking"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("starcoder2"), {}, ["completion", "insert"]),
-        ((PATHS, *NO_THOUGHTS, *NO_TOOLS), ModelCard("smol"), {"fim": "{prefix}"}, ["completion", "insert"]),
+        ((PATHS, *NO_THINKING, *NO_TOOLS), ModelCard("smol"), {}, ["completion"]),
+        ((PATHS, *NO_THINKING, *TOOLS), ModelCard("smol"), {}, ["completion", "tools"]),
+        ((PATHS, *NO_THINKING, *IMAGES), ModelCard("smol"), {}, ["completion", "vision"]),
+        ((PATHS, *THINKING, *NO_TOOLS), ModelCard("smol"), {}, ["completion", "thinking"]),
+        ((PATHS, *NO_THINKING, *NO_TOOLS), QWEN, {}, ["completion", "thinking"]),
+        ((PATHS, *NO_THINKING, *NO_TOOLS), ModelCard("starcoder2"), {}, ["completion", "insert"]),
+        ((PATHS, *NO_THINKING, *NO_TOOLS), ModelCard("smol"), {"fim": "{prefix}"}, ["completion", "insert"]),
         ((NO_SUCH_PATH, *[NO_SUCH_PATH] * 6), ModelCard("smol"), {}, ["completion"]),
         ((), QWEN, {"capabilities": ["completion", "vision"]}, ["completion", "vision"]),
     ],
 )
-def test_what_a_model_can_do(script: Any, card: ModelCard, profile: dict[str, Any], capabilities: list[str]) -> None:
+def test_show_returns_capabilities(
+    script: Any, card: ModelCard, profile: dict[str, Any], capabilities: list[str]
+) -> None:
     assert shown(*script, card=card, profile=profile).parts[0]["capabilities"] == capabilities
 
 
-def test_a_server_is_asked_once_what_a_model_can_do() -> None:
+def test_capabilities_are_determined_once() -> None:
     context = ClientContext(FakeClock())
-    shown(PATHS, *NO_THOUGHTS, *TOOLS, context=context)
+    shown(PATHS, *NO_THINKING, *TOOLS, context=context)
     assert shown(context=context).parts[0]["capabilities"] == ["completion", "tools", "thinking"]
 
 
-def test_what_is_known_of_a_model() -> None:
+def test_show_returns_modelfile_and_model_info() -> None:
     profile = {"system": "Arr", "parameters": {"top_k": 5, "stop": ["a", "b"]}, "capabilities": ["completion"]}
     part = shown(profile=profile).parts[0]
     assert part["modelfile"] == (
@@ -123,7 +125,7 @@ def test_what_is_known_of_a_model() -> None:
     assert part["details"]["parameter_size"] == "8B"
 
 
-def test_parameters_are_written_as_in_a_modelfile() -> None:
+def test_show_writes_parameters_like_modelfile() -> None:
     profile = {"parameters": {"temperature": 0.1, "stop": ["<a>", "b"]}, "capabilities": []}
     assert [line.split() for line in shown(profile=profile).parts[0]["parameters"].splitlines()] == [
         ["stop", '"<a>"'],
@@ -132,7 +134,7 @@ def test_parameters_are_written_as_in_a_modelfile() -> None:
     ]
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_show_omits_unknown_fields() -> None:
     part = shown(card=ModelCard("x"), profile={"capabilities": []}).parts[0]
     assert part["model_info"] == {"general.basename": "x"}
     assert "system" not in part
@@ -141,9 +143,9 @@ def test_what_is_not_known_is_left_out() -> None:
 # pull
 
 
-def test_what_is_served_is_there_already() -> None:
+def test_pull_of_served_model_succeeds() -> None:
     assert play(pull(call("/api/pull"))).parts == [{"status": "success"}]
 
 
-def test_a_profile_that_has_a_licence_shows_it() -> None:
+def test_show_returns_license_of_profile() -> None:
     assert shown(profile={"license": "MIT", "capabilities": []}).parts[0]["license"] == "MIT"

@@ -1,4 +1,4 @@
-"""`/api/chat` on `/v1/chat/completions`: what is sent, and what comes back."""
+"""`/api/chat` on `/v1/chat/completions`: the request and the reply."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.play import (
     FakeClock,
     Play,
     call,
-    completed,
+    chat_stream,
+    completion_stream,
     delta,
     play,
     refused,
-    said,
     tokens,
 )
 
@@ -33,22 +33,24 @@ WEATHER = {"type": "function", "function": {"name": "weather"}}
 SCHEMA = {"type": "object"}
 
 
-def ask(body: dict[str, Any] | None = None, *script: Any, **changes: Any) -> Play:
-    """The playing of a chat."""
-    return play(chat(call("/api/chat", {"messages": [USER], **(body or {})}, **changes)), *(script or (said("Hi"),)))
+def run(body: dict[str, Any] | None = None, *script: Any, **changes: Any) -> Play:
+    """Run the steps of `/api/chat`."""
+    return play(
+        chat(call("/api/chat", {"messages": [USER], **(body or {})}, **changes)), *(script or (chat_stream("Hi"),))
+    )
 
 
 def refusal(body: dict[str, Any], *script: Any, **changes: Any) -> ResponseError:
     with pytest.raises(ResponseError) as caught:
-        ask(body, *script, **changes)
+        run(body, *script, **changes)
     return caught.value
 
 
-# What is sent
+# Request
 
 
-def test_a_chat_is_a_chat_completion_with_ollamas_defaults() -> None:
-    played = ask()
+def test_request_has_defaults_of_ollama() -> None:
+    played = run()
     assert played.paths == [CHAT]
     assert played.payload == {
         "model": "smol",
@@ -83,8 +85,8 @@ def test_a_chat_is_a_chat_completion_with_ollamas_defaults() -> None:
         ({"think": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
     ],
 )
-def test_what_else_is_sent(body: dict[str, Any], sent: dict[str, Any]) -> None:
-    payload = ask(body).payload
+def test_request_has_translated_field(body: dict[str, Any], sent: dict[str, Any]) -> None:
+    payload = run(body).payload
     assert {key: payload.get(key) for key in sent} == sent
 
 
@@ -103,46 +105,46 @@ def test_what_else_is_sent(body: dict[str, Any], sent: dict[str, Any]) -> None:
         ({"keep_alive": "5m"}, "keep_alive"),
     ],
 )
-def test_what_is_not_sent(body: dict[str, Any], absent: str) -> None:
-    assert absent not in ask(body).payload
+def test_request_omits_field(body: dict[str, Any], absent: str) -> None:
+    assert absent not in run(body).payload
 
 
-def test_a_trailing_assistant_message_is_continued() -> None:
-    payload = ask({"messages": [USER, {"role": "assistant", "content": "The capital of"}]}).payload
+def test_trailing_assistant_message_is_continued() -> None:
+    payload = run({"messages": [USER, {"role": "assistant", "content": "The capital of"}]}).payload
     assert (payload["add_generation_prompt"], payload["continue_final_message"]) == (False, True)
 
 
-def test_any_other_message_is_answered() -> None:
-    assert "continue_final_message" not in ask().payload
+def test_trailing_user_message_is_answered() -> None:
+    assert "continue_final_message" not in run().payload
 
 
-def test_neighbours_of_one_role_are_joined() -> None:
-    assert ask({"messages": [USER, USER]}).payload["messages"] == [{"role": "user", "content": "hi\n\nhi"}]
+def test_consecutive_messages_of_one_role_are_joined() -> None:
+    assert run({"messages": [USER, USER]}).payload["messages"] == [{"role": "user", "content": "hi\n\nhi"}]
 
 
-def test_a_profile_begins_the_conversation_and_sets_options() -> None:
-    payload = ask(profile={"system": "Arr", "parameters": {"top_k": 5}}).payload
+def test_profile_adds_system_message_and_options() -> None:
+    payload = run(profile={"system": "Arr", "parameters": {"top_k": 5}}).payload
     assert payload["messages"] == [{"role": "system", "content": "Arr"}, USER]
     assert payload["top_k"] == 5
 
 
-# What comes back
+# Reply
 
 
-def test_an_answer_is_a_message() -> None:
-    part = ask().parts[0]
+def test_reply_is_a_message() -> None:
+    part = run().parts[0]
     assert part["message"] == {"role": "assistant", "content": "Hi"}
     assert (part["model"], part["created_at"], part["done"], part["done_reason"]) == ("smol", STAMP, True, "stop")
 
 
-def test_the_model_comes_back_as_it_was_asked_for() -> None:
-    assert ask(model="SMOL:latest").parts[0]["model"] == "SMOL:latest"
+def test_reply_has_requested_model_name() -> None:
+    assert run(model="SMOL:latest").parts[0]["model"] == "SMOL:latest"
 
 
-def test_thoughts_and_calls_are_fields_of_the_message() -> None:
+def test_reply_has_thinking_and_tool_calls() -> None:
     pieces = [{"index": 0, "id": "tool-12345678", "function": {"name": "weather", "arguments": "{}"}}]
     script = [delta(reasoning="Hm"), delta(tool_calls=pieces), delta("tool_calls")]
-    part = ask({"tools": [WEATHER], "think": True}, tokens(1, 2), tokens(1), tokens(1), script).parts[0]
+    part = run({"tools": [WEATHER], "think": True}, tokens(1, 2), tokens(1), tokens(1), script).parts[0]
     assert part["message"] == {
         "role": "assistant",
         "content": "",
@@ -152,7 +154,7 @@ def test_thoughts_and_calls_are_fields_of_the_message() -> None:
 
 
 @pytest.mark.parametrize(("keep_alive", "reason"), [(None, "load"), ("5m", "load"), (0, "unload"), ("0s", "unload")])
-def test_no_messages_are_no_work(keep_alive: Any, reason: str) -> None:
+def test_empty_messages_load_or_unload_without_request(keep_alive: Any, reason: str) -> None:
     played = play(chat(call("/api/chat", {"messages": [], "keep_alive": keep_alive})))
     assert played.parts == [
         {
@@ -165,19 +167,19 @@ def test_no_messages_are_no_work(keep_alive: Any, reason: str) -> None:
     ]
 
 
-def test_stop_strings_cut_the_answer_and_not_the_thoughts() -> None:
+def test_stop_strings_cut_content_only_when_thinking_is_on() -> None:
     script = [delta(reasoning="a X b"), delta(content="c X d"), delta("stop")]
-    played = ask({"think": True, "options": {"stop": ["X"]}}, tokens(1, 2), tokens(1), tokens(1), script)
+    played = run({"think": True, "options": {"stop": ["X"]}}, tokens(1, 2), tokens(1), tokens(1), script)
     assert "stop" not in played.payload
     assert played.parts[0]["message"] == {"role": "assistant", "content": "c ", "thinking": "a X b"}
 
 
-def test_a_fifth_stop_string_is_cut_off_here() -> None:
-    played = ask({"options": {"stop": ["1", "2", "3", "4", "5"]}}, said("a5b")[:-3])
+def test_client_applies_more_than_four_stop_strings() -> None:
+    played = run({"options": {"stop": ["1", "2", "3", "4", "5"]}}, chat_stream("a5b")[:-3])
     assert played.parts[0]["message"]["content"] == "a"
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -188,30 +190,30 @@ def test_a_fifth_stop_string_is_cut_off_here() -> None:
         (refused('"auto" tool choice requires --enable-auto-tool-choice and'), "the vLLM server at", 400),
     ],
 )
-def test_a_refusal_of_vllms(reply: Any, text: str, status: int) -> None:
+def test_error_reply_raises_ollama_error(reply: Any, text: str, status: int) -> None:
     error = refusal({}, reply)
     assert error.error.startswith(text)
     assert error.status_code == status
 
 
-def test_a_model_that_is_gone_is_for_the_dispatcher_to_find_again() -> None:
+def test_missing_model_raises_model_gone() -> None:
     with pytest.raises(Exception, match="does not exist") as caught:
-        ask({}, MODEL_MISSING)
+        run({}, MODEL_MISSING)
     assert type(caught.value).__name__ == "ModelGone"
 
 
-def test_tools_on_a_profile_that_has_none_are_ollamas_refusal() -> None:
+def test_tools_are_refused_when_profile_has_no_tools() -> None:
     error = refusal({"tools": [WEATHER]}, profile={"capabilities": ["completion"]})
     assert error.error == "registry.ollama.ai/library/smol:latest does not support tools"
     assert error.status_code == 400
 
 
 @pytest.mark.parametrize("body", [{"images": ["no base64!"]}])
-def test_a_broken_image_is_ollamas_refusal(body: dict[str, Any]) -> None:
+def test_invalid_image_raises_ollama_error(body: dict[str, Any]) -> None:
     assert refusal({"messages": [{**USER, **body}]}).error == "illegal base64 data at input byte 0"
 
 
-# Too long a conversation
+# Window
 
 FITS = tokens(*range(200))
 LONG = [
@@ -227,52 +229,52 @@ def kept(played: Play) -> list[str]:
     return [message["content"] for message in played.payload["messages"]]
 
 
-def test_the_oldest_messages_go_until_it_fits() -> None:
-    played = ask({"messages": LONG}, TOO_LONG, tokens(*range(3000)), FITS, FITS, said("Hi"))
+def test_oldest_messages_are_dropped_until_conversation_fits() -> None:
+    played = run({"messages": LONG}, TOO_LONG, tokens(*range(3000)), FITS, FITS, chat_stream("Hi"))
     assert played.paths == [CHAT, TOKENIZE, TOKENIZE, TOKENIZE, CHAT]
     assert kept(played) == ["S", "two", "three"]
 
 
-def test_a_conversation_that_fits_costs_no_further_request() -> None:
-    assert ask({"messages": LONG}).paths == [CHAT]
+def test_fitting_conversation_needs_one_request() -> None:
+    assert run({"messages": LONG}).paths == [CHAT]
 
 
-def test_a_smaller_window_is_asked_for_by_num_ctx() -> None:
+def test_num_ctx_limits_window() -> None:
     many = tokens(*range(300))
-    played = ask({"messages": LONG, "options": {"num_ctx": 256}}, many, many, FITS, said("Hi"))
+    played = run({"messages": LONG, "options": {"num_ctx": 256}}, many, many, FITS, chat_stream("Hi"))
     assert played.paths == [TOKENIZE, TOKENIZE, TOKENIZE, CHAT]
     assert kept(played) == ["S", "three"]
 
 
-def test_a_small_conversation_in_a_small_window_is_not_counted() -> None:
-    assert ask({"options": {"num_ctx": 256}}).paths == [CHAT]
+def test_small_conversation_is_not_counted_when_num_ctx_is_small() -> None:
+    assert run({"options": {"num_ctx": 256}}).paths == [CHAT]
 
 
-def test_a_message_that_does_not_fit_by_itself_loses_its_middle() -> None:
-    played = ask({"options": {"num_ctx": 8, "num_keep": 2}}, tokens(*range(100)), completed("Hi"))
+def test_middle_of_single_message_is_cut() -> None:
+    played = run({"options": {"num_ctx": 8, "num_keep": 2}}, tokens(*range(100)), completion_stream("Hi"))
     assert played.paths == [TOKENIZE, COMPLETIONS]
     assert played.payload["prompt"] == [0, 1, 97, 98, 99]
     assert played.parts[0]["message"]["content"] == "Hi"
 
 
-def test_thoughts_are_told_in_the_answer_to_a_cut_prompt_too() -> None:
-    script = (tokens(1, 2), tokens(1), tokens(1), tokens(*range(100)), completed("<think>Hm</think>", "Hi"))
-    played = ask({"think": True, "options": {"num_ctx": 8}}, *script)
+def test_thinking_is_parsed_when_prompt_is_cut() -> None:
+    script = (tokens(1, 2), tokens(1), tokens(1), tokens(*range(100)), completion_stream("<think>Hm</think>", "Hi"))
+    played = run({"think": True, "options": {"num_ctx": 8}}, *script)
     assert played.parts[0]["message"] == {"role": "assistant", "content": "Hi", "thinking": "Hm"}
 
 
-def test_a_prompt_with_tools_is_not_cut_but_refused() -> None:
+def test_too_long_prompt_with_tools_is_refused() -> None:
     error = refusal({"tools": [WEATHER], "options": {"num_ctx": 8}}, tokens(*range(100)))
     assert "request (100 tokens) exceeds the available context size (8 tokens)" in error.error
     assert error.status_code == 400
 
 
-def test_a_server_without_tokenize_is_asked_with_all_messages() -> None:
+def test_all_messages_are_sent_without_tokenize() -> None:
     error = refusal({"messages": LONG}, TOO_LONG, NO_SUCH_PATH, NO_SUCH_PATH, TOO_LONG)
     assert "maximum context length" in error.error
 
 
-def test_without_a_known_window_a_refusal_is_the_servers() -> None:
+def test_length_error_of_server_is_raised_when_window_is_unknown() -> None:
     assert "maximum context length" in refusal({}, TOO_LONG, card=ModelCard("smol")).error
 
 
@@ -282,51 +284,56 @@ QWQ = ModelCard("Qwen/QwQ-32B", max_model_len=2048)
 OPENS = [tokens(1, strings=["<think>"])] * 3
 
 
-def test_a_format_binds_from_the_first_token_so_there_is_no_thought() -> None:
-    played = ask({"format": "json"}, *OPENS, said('{"a": 1}'), card=QWQ)
+def test_format_leaves_no_thinking() -> None:
+    played = run({"format": "json"}, *OPENS, chat_stream('{"a": 1}'), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": '{"a": 1}'}
 
 
-def test_an_answer_that_goes_on_from_the_callers_beginning_is_no_thought() -> None:
+def test_continued_assistant_message_has_no_thinking() -> None:
     messages = [USER, {"role": "assistant", "content": "The capital"}]
-    played = ask({"messages": messages}, *OPENS, said(" of France"), card=QWQ)
+    played = run({"messages": messages}, *OPENS, chat_stream(" of France"), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": " of France"}
 
 
-def test_without_either_the_template_has_begun_a_thought() -> None:
-    played = ask({}, *OPENS, said("hm</think>42"), card=QWQ)
+def test_reply_starts_in_thinking_when_template_opens_it() -> None:
+    played = run({}, *OPENS, chat_stream("hm</think>42"), card=QWQ)
     assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
 
 
-def told(prompt: str, *pieces: str) -> list[Any]:
-    """A stream whose first event tells the text of the prompt."""
-    first, *rest = said(*pieces)
+def stream_with_prompt(prompt: str, *pieces: str) -> list[Any]:
+    """A stream whose first event contains the text of the prompt."""
+    first, *rest = chat_stream(*pieces)
     return [json.dumps({**json.loads(first), "prompt_text": prompt}).encode(), *rest]
 
 
-def test_an_unlisted_model_is_asked_once_whether_its_prompt_opens_a_thought() -> None:
+def test_prompt_text_of_unlisted_model_is_requested_once() -> None:
     context = ClientContext(FakeClock())
-    first = ask({}, told("<user>hi<assistant><think>\n", "hm</think>42"), context=context)
-    second = ask({}, said("hm</think>42"), context=context)
+    first = run({}, stream_with_prompt("<user>hi<assistant><think>\n", "hm</think>42"), context=context)
+    second = run({}, chat_stream("hm</think>42"), context=context)
     assert (first.payload.get("return_prompt_text"), second.payload.get("return_prompt_text")) == (True, None)
     for played in (first, second):
         assert played.parts[0]["message"] == {"role": "assistant", "content": "42", "thinking": "hm"}
 
 
-def test_a_prompt_that_opens_nothing_is_remembered_too() -> None:
+def test_prompt_that_opens_no_thinking_is_cached() -> None:
     context = ClientContext(FakeClock())
-    first = ask({}, told("<user>hi<assistant>", "a </think> b"), context=context)
+    first = run({}, stream_with_prompt("<user>hi<assistant>", "a </think> b"), context=context)
     assert first.parts[0]["message"]["content"] == "a </think> b"
-    assert "return_prompt_text" not in ask(context=context).payload
+    assert "return_prompt_text" not in run(context=context).payload
 
 
 @pytest.mark.parametrize("body", [{"format": "json"}, {"messages": [USER, {"role": "assistant", "content": "so"}]}])
-def test_a_call_whose_prompt_tells_nothing_does_not_ask_for_it(body: dict[str, Any]) -> None:
-    assert "return_prompt_text" not in ask(body).payload
+def test_prompt_text_is_not_requested_for_format_or_continuation(body: dict[str, Any]) -> None:
+    assert "return_prompt_text" not in run(body).payload
 
 
-def test_what_a_template_is_told_decides_what_its_prompt_opens() -> None:
+def test_template_kwargs_are_part_of_prompt_text_cache_key() -> None:
     context = ClientContext(FakeClock())
-    ask({}, told("<assistant>", "Hi"), context=context)
-    other = ask({}, told("<think>", "hm</think>42"), context=context, profile={"chat_template_kwargs": {"deep": True}})
+    run({}, stream_with_prompt("<assistant>", "Hi"), context=context)
+    other = run(
+        {},
+        stream_with_prompt("<think>", "hm</think>42"),
+        context=context,
+        profile={"chat_template_kwargs": {"deep": True}},
+    )
     assert other.parts[0]["message"]["thinking"] == "hm"

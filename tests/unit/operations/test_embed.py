@@ -30,26 +30,26 @@ def vectors(*lists: tuple[float, ...], tokens: int = 2) -> Any:
     return reply({"data": data, "usage": {"prompt_tokens": tokens}})
 
 
-def ask(body: dict[str, Any], *script: Any, **changes: Any) -> Play:
+def run_embed(body: dict[str, Any], *script: Any, **changes: Any) -> Play:
     return play(embed(call("/api/embed", body, card=KURE, model="kure", **changes)), *script)
 
 
-def ask_older(body: dict[str, Any], *script: Any) -> Play:
+def run_embeddings(body: dict[str, Any], *script: Any) -> Play:
     return play(embeddings(call("/api/embeddings", body, card=KURE, model="kure")), *script)
 
 
-def refusal(asked: Any, body: dict[str, Any], *script: Any) -> tuple[str, int]:
+def refusal(run: Any, body: dict[str, Any], *script: Any) -> tuple[str, int]:
     with pytest.raises(ResponseError) as caught:
-        asked(body, *script)
+        run(body, *script)
     return caught.value.error, caught.value.status_code
 
 
 # embed
 
 
-@pytest.mark.parametrize(("given_", "sent"), [("hi", ["hi"]), (["a", "b"], ["a", "b"]), (["", "b"], ["", "b"])])
-def test_one_text_or_many_are_one_request(given_: Any, sent: list[str]) -> None:
-    played = ask({"input": given_}, vectors(*[(1.0, 0.0)] * len(sent)))
+@pytest.mark.parametrize(("texts", "sent"), [("hi", ["hi"]), (["a", "b"], ["a", "b"]), (["", "b"], ["", "b"])])
+def test_all_texts_are_one_request(texts: Any, sent: list[str]) -> None:
+    played = run_embed({"input": texts}, vectors(*[(1.0, 0.0)] * len(sent)))
     assert played.paths == ["/v1/embeddings"]
     assert played.payload == {
         "model": "kure",
@@ -60,8 +60,8 @@ def test_one_text_or_many_are_one_request(given_: Any, sent: list[str]) -> None:
     }
 
 
-def test_the_answer_has_the_vectors_and_the_counts() -> None:
-    assert ask({"input": ["a", "b"]}, vectors((1.0, 0.0), (0.0, 1.0), tokens=5)).parts == [
+def test_reply_has_vectors_durations_and_count() -> None:
+    assert run_embed({"input": ["a", "b"]}, vectors((1.0, 0.0), (0.0, 1.0), tokens=5)).parts == [
         {
             "model": "kure",
             "embeddings": [[1.0, 0.0], [0.0, 1.0]],
@@ -72,29 +72,31 @@ def test_the_answer_has_the_vectors_and_the_counts() -> None:
     ]
 
 
-@pytest.mark.parametrize("given_", ["", [], None])
-def test_no_text_is_no_work(given_: Any) -> None:
-    assert ask({"input": given_}).parts == [{"model": "kure", "embeddings": []}]
+@pytest.mark.parametrize("texts", ["", [], None])
+def test_empty_input_returns_no_vectors_without_request(texts: Any) -> None:
+    assert run_embed({"input": texts}).parts == [{"model": "kure", "embeddings": []}]
 
 
-def test_vectors_come_in_the_order_of_their_texts() -> None:
+def test_vectors_have_order_of_texts() -> None:
     data = [{"index": 1, "embedding": packed(0, 1)}, {"index": 0, "embedding": packed(1, 0)}]
-    assert ask({"input": ["a", "b"]}, reply({"data": data})).parts[0]["embeddings"] == [[1, 0], [0, 1]]
+    assert run_embed({"input": ["a", "b"]}, reply({"data": data})).parts[0]["embeddings"] == [[1, 0], [0, 1]]
 
 
-def test_a_vector_is_made_a_unit_vector() -> None:
-    assert ask({"input": "a"}, vectors((3.0, 4.0))).parts[0]["embeddings"] == [pytest.approx([0.6, 0.8])]
+def test_vector_is_normalized() -> None:
+    assert run_embed({"input": "a"}, vectors((3.0, 4.0))).parts[0]["embeddings"] == [pytest.approx([0.6, 0.8])]
 
 
-def test_dimensions_cut_here_and_make_a_unit_vector_again() -> None:
-    played = ask({"input": "a", "dimensions": 2}, vectors((3.0, 4.0, 12.0)))
+def test_dimensions_shorten_and_normalize_vector_on_client() -> None:
+    played = run_embed({"input": "a", "dimensions": 2}, vectors((3.0, 4.0, 12.0)))
     assert played.parts[0]["embeddings"] == [pytest.approx([0.6, 0.8])]
     assert "dimensions" not in played.payload
 
 
 @pytest.mark.parametrize("dimensions", [None, 0, 5])
-def test_dimensions_that_cut_nothing(dimensions: int | None) -> None:
-    assert ask({"input": "a", "dimensions": dimensions}, vectors((1.0, 0.0))).parts[0]["embeddings"] == [[1.0, 0.0]]
+def test_dimensions_without_effect_keep_vector(dimensions: int | None) -> None:
+    assert run_embed({"input": "a", "dimensions": dimensions}, vectors((1.0, 0.0))).parts[0]["embeddings"] == [
+        [1.0, 0.0]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,53 +112,53 @@ def test_dimensions_that_cut_nothing(dimensions: int | None) -> None:
         ({"truncate": False, "options": {"num_ctx": 100}}, None),
     ],
 )
-def test_how_much_of_a_text_is_kept(body: dict[str, Any], cut: int | None) -> None:
-    assert ask({"input": "a", **body}, vectors((1.0,))).payload.get("truncate_prompt_tokens") == cut
+def test_truncate_and_num_ctx_limit_prompt_tokens(body: dict[str, Any], cut: int | None) -> None:
+    assert run_embed({"input": "a", **body}, vectors((1.0,))).payload.get("truncate_prompt_tokens") == cut
 
 
-def test_a_profiles_options_are_used() -> None:
-    played = ask({"input": "a"}, vectors((1.0,)), profile={"parameters": {"num_ctx": 64}})
+def test_options_of_profile_apply() -> None:
+    played = run_embed({"input": "a"}, vectors((1.0,)), profile={"parameters": {"num_ctx": 64}})
     assert played.payload["truncate_prompt_tokens"] == 64
 
 
 # embeddings
 
 
-def test_the_older_call_gives_the_servers_own_vector() -> None:
-    played = ask_older({"prompt": "a"}, vectors((3.0, 4.0)))
+def test_embeddings_returns_vector_without_normalization() -> None:
+    played = run_embeddings({"prompt": "a"}, vectors((3.0, 4.0)))
     assert played.parts == [{"embedding": [3.0, 4.0]}]
     assert played.payload == {"model": "kure", "input": ["a"], "encoding_format": "base64"}
 
 
-def test_the_older_call_of_nothing_is_no_work() -> None:
-    assert ask_older({"prompt": ""}).parts == [{"embedding": []}]
+def test_embeddings_of_empty_prompt_returns_no_vector() -> None:
+    assert run_embeddings({"prompt": ""}).parts == [{"embedding": []}]
 
 
-# Refusals
+# Errors
 
 
-@pytest.mark.parametrize(("asked", "status"), [(ask, 400), (ask_older, 500)])
-def test_too_long_a_text_that_may_not_be_cut(asked: Any, status: int) -> None:
-    assert refusal(asked, {"input": "a", "prompt": "a", "truncate": False}, TOO_LONG) == (
+@pytest.mark.parametrize(("run", "status"), [(run_embed, 400), (run_embeddings, 500)])
+def test_too_long_text_is_refused_when_truncate_is_false(run: Any, status: int) -> None:
+    assert refusal(run, {"input": "a", "prompt": "a", "truncate": False}, TOO_LONG) == (
         "the input length exceeds the context length",
         status,
     )
 
 
-@pytest.mark.parametrize("asked", [ask, ask_older])
-def test_a_chat_model_is_ollamas_refusal(asked: Any) -> None:
-    assert refusal(asked, {"input": "a", "prompt": "a"}, NO_SUCH_PATH) == (
+@pytest.mark.parametrize("run", [run_embed, run_embeddings])
+def test_chat_model_is_refused(run: Any) -> None:
+    assert refusal(run, {"input": "a", "prompt": "a"}, NO_SUCH_PATH) == (
         "This server does not support embeddings. Start it with `--embeddings`",
         501,
     )
 
 
 @pytest.mark.parametrize("wrong", [5, [1], {"a": 1}, ["a", 1], ["a", None]])
-def test_what_is_no_text_is_ollamas_refusal(wrong: Any) -> None:
-    assert refusal(ask, {"input": wrong}) == ("invalid input type", 400)
+def test_invalid_input_type_is_refused(wrong: Any) -> None:
+    assert refusal(run_embed, {"input": wrong}) == ("invalid input type", 400)
 
 
-@pytest.mark.parametrize("asked", [ask, ask_older])
+@pytest.mark.parametrize("run", [run_embed, run_embeddings])
 @pytest.mark.parametrize(
     ("field", "text"),
     [
@@ -164,36 +166,39 @@ def test_what_is_no_text_is_ollamas_refusal(wrong: Any) -> None:
         ({"options": {"num_ctx": "big"}}, 'option "num_ctx" must be of type integer'),
     ],
 )
-def test_what_every_call_checks(asked: Any, field: dict[str, Any], text: str) -> None:
-    assert refusal(asked, {"input": "a", "prompt": "a", **field})[0] == text
+def test_keep_alive_and_options_are_checked(run: Any, field: dict[str, Any], text: str) -> None:
+    assert refusal(run, {"input": "a", "prompt": "a", **field})[0] == text
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_vector_with_no_length_is_ollamas_refusal(number: float) -> None:
-    assert refusal(ask, {"input": "a"}, vectors((number, 1.0))) == ("embedding contains NaN or Inf values", 500)
+def test_vector_with_nan_or_inf_is_refused(number: float) -> None:
+    assert refusal(run_embed, {"input": "a"}, vectors((number, 1.0))) == ("embedding contains NaN or Inf values", 500)
 
 
-def test_a_vector_too_few_is_an_error() -> None:
-    assert refusal(ask, {"input": ["a", "b"]}, vectors((1.0,))) == (f"{URL} returned 1 embeddings for 2 texts", 500)
+def test_missing_vector_raises_error() -> None:
+    assert refusal(run_embed, {"input": ["a", "b"]}, vectors((1.0,))) == (
+        f"{URL} returned 1 embeddings for 2 texts",
+        500,
+    )
 
 
-def test_a_model_that_is_gone_is_for_the_dispatcher_to_find_again() -> None:
+def test_missing_model_raises_model_gone() -> None:
     with pytest.raises(Exception, match="does not exist") as caught:
-        ask({"input": "a"}, MODEL_MISSING)
+        run_embed({"input": "a"}, MODEL_MISSING)
     assert type(caught.value).__name__ == "ModelGone"
 
 
-# Length
+# Unit vectors
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1).filter(lambda numbers: math.hypot(*numbers) > 1e-3))
-def test_any_vector_becomes_one_of_length_one(numbers: list[float]) -> None:
+def test_unit_returns_vector_of_length_one(numbers: list[float]) -> None:
     assert math.isclose(math.hypot(*unit(numbers)), 1, abs_tol=1e-4)
 
 
-def test_a_vector_of_zeros_stays() -> None:
+def test_unit_returns_zero_vector_unchanged() -> None:
     assert unit([0.0, 0.0]) == [0.0, 0.0]
 
 
-def test_a_unit_vector_is_not_touched() -> None:
+def test_unit_returns_unit_vector_unchanged() -> None:
     assert unit([0.6000001, 0.8]) == [0.6000001, 0.8]

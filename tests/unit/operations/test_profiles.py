@@ -1,4 +1,4 @@
-"""create, copy, delete: models made from served ones."""
+"""create, copy, delete: profiles that derive a model from a served one."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ PIRATE = {"model": "pirate", "from": "smol", "system": "Arr", "parameters": {"te
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Dispatcher:
-    """One server with `smol`, and a profile of the settings."""
+def dispatcher(tmp_path: Path) -> Dispatcher:
+    """A dispatcher with one server that serves `smol`, and a profile in the settings."""
     settings = Settings(backend_mode="vllm", vllm_urls=(URL,), models={"fixed": Profile(system="F")})
     return Dispatcher(settings, FakeClock(), ProfileFile(tmp_path))
 
 
-def ask(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> Play:
-    exchange = made.dispatch(path, body)
-    assert exchange is not None
-    return play(exchange, *script)
+def run(dispatcher: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> Play:
+    steps = dispatcher.dispatch(path, body)
+    assert steps is not None
+    return play(steps, *script)
 
 
-def refusal(made: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> tuple[str, int]:
+def refusal(dispatcher: Dispatcher, path: str, body: dict[str, Any], *script: Any) -> tuple[str, int]:
     with pytest.raises(ResponseError) as caught:
-        ask(made, path, body, *script)
+        run(dispatcher, path, body, *script)
     return caught.value.error, caught.value.status_code
 
 
 # create
 
 
-def test_a_model_is_made_from_a_served_one(made: Dispatcher) -> None:
-    assert ask(made, "/api/create", PIRATE, SMOL).parts == [{"status": "success"}]
-    assert made.resolver.served("Pirate:latest") == "smol"
-    assert made.resolver.profile("pirate") == Profile.model_validate(
+def test_create_derives_model_from_served_model(dispatcher: Dispatcher) -> None:
+    assert run(dispatcher, "/api/create", PIRATE, SMOL).parts == [{"status": "success"}]
+    assert dispatcher.resolver.served("Pirate:latest") == "smol"
+    assert dispatcher.resolver.profile("pirate") == Profile.model_validate(
         {"from": "smol", "system": "Arr", "parameters": {"temperature": 0.1}}
     )
 
 
-def test_a_stream_tells_the_steps(made: Dispatcher) -> None:
-    assert [part["status"] for part in ask(made, "/api/create", {**PIRATE, "stream": True}, SMOL).parts] == [
+def test_create_streams_status_of_each_step(dispatcher: Dispatcher) -> None:
+    assert [part["status"] for part in run(dispatcher, "/api/create", {**PIRATE, "stream": True}, SMOL).parts] == [
         "using existing model smol",
         "writing manifest",
         "success",
     ]
 
 
-def test_a_model_is_made_from_a_made_one(made: Dispatcher) -> None:
-    ask(made, "/api/create", PIRATE, SMOL)
-    ask(made, "/api/create", {"model": "captain", "from": "pirate", "parameters": {"top_k": 5}})
-    captain = made.resolver.profile("captain")
+def test_create_derives_model_from_created_model(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", PIRATE, SMOL)
+    run(dispatcher, "/api/create", {"model": "captain", "from": "pirate", "parameters": {"top_k": 5}})
+    captain = dispatcher.resolver.profile("captain")
     assert (captain.system, captain.parameters) == ("Arr", {"temperature": 0.1, "top_k": 5})
-    assert made.resolver.served("captain") == "smol"
+    assert dispatcher.resolver.served("captain") == "smol"
 
 
-def test_making_it_again_replaces_it(made: Dispatcher) -> None:
-    ask(made, "/api/create", PIRATE, SMOL)
-    ask(made, "/api/create", {**PIRATE, "system": "Ahoy"})
-    assert made.resolver.profile("pirate").system == "Ahoy"
+def test_create_replaces_existing_model(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", PIRATE, SMOL)
+    run(dispatcher, "/api/create", {**PIRATE, "system": "Ahoy"})
+    assert dispatcher.resolver.profile("pirate").system == "Ahoy"
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,22 @@ def test_making_it_again_replaces_it(made: Dispatcher) -> None:
         ({**PIRATE, "model": "fixed"}, "'fixed' is a profile in the file that OLLAMA_COMPAT_CONFIG names", 501),
     ],
 )
-def test_what_cant_be_made(made: Dispatcher, body: dict[str, Any], text: str, status: int) -> None:
-    error, code = refusal(made, "/api/create", body)
+def test_create_refuses_unsupported_request(
+    dispatcher: Dispatcher, body: dict[str, Any], text: str, status: int
+) -> None:
+    error, code = refusal(dispatcher, "/api/create", body)
     assert error.startswith(text)
     assert code == status
 
 
-def test_nothing_is_made_from_what_is_not_served(made: Dispatcher) -> None:
-    assert refusal(made, "/api/create", {**PIRATE, "from": "nope"}, SMOL)[1] == 404
-    assert "pirate" not in list(made.resolver)
+def test_create_refuses_unknown_base_model(dispatcher: Dispatcher) -> None:
+    assert refusal(dispatcher, "/api/create", {**PIRATE, "from": "nope"}, SMOL)[1] == 404
+    assert "pirate" not in list(dispatcher.resolver)
 
 
-def test_a_wrong_option_is_found_when_the_model_is_made(made: Dispatcher) -> None:
+def test_create_checks_options(dispatcher: Dispatcher) -> None:
     body = {**PIRATE, "parameters": {"temperature": "hot"}}
-    text, status = refusal(made, "/api/create", body, SMOL)
+    text, status = refusal(dispatcher, "/api/create", body, SMOL)
     assert text in (
         'parameters: option "temperature" must be of type float32',
         'option "temperature" must be of type float32',
@@ -101,33 +103,33 @@ def test_a_wrong_option_is_found_when_the_model_is_made(made: Dispatcher) -> Non
     assert status in (400, 500)
 
 
-def test_a_template_is_kept_and_inherited(made: Dispatcher) -> None:
-    ask(made, "/api/create", {**PIRATE, "template": "{{ .Prompt }}"}, SMOL)
-    ask(made, "/api/create", {"model": "captain", "from": "pirate"})
-    assert made.resolver.profile("captain").template == "{{ .Prompt }}"
-    ask(made, "/api/create", {"model": "admiral", "from": "pirate", "template": "{{ .System }}"})
-    assert made.resolver.profile("admiral").template == "{{ .System }}"
+def test_create_stores_and_inherits_template(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", {**PIRATE, "template": "{{ .Prompt }}"}, SMOL)
+    run(dispatcher, "/api/create", {"model": "captain", "from": "pirate"})
+    assert dispatcher.resolver.profile("captain").template == "{{ .Prompt }}"
+    run(dispatcher, "/api/create", {"model": "admiral", "from": "pirate", "template": "{{ .System }}"})
+    assert dispatcher.resolver.profile("admiral").template == "{{ .System }}"
 
 
-def test_a_wrong_template_is_found_when_the_model_is_made(made: Dispatcher) -> None:
+def test_create_checks_template(dispatcher: Dispatcher) -> None:
     body = {**PIRATE, "template": "a\n{{ if .X }}"}
     error = "template: line 2: the template ends before the {{end}} of a block"
-    assert refusal(made, "/api/create", body, SMOL) == (error, 400)
-    assert "pirate" not in list(made.resolver)
+    assert refusal(dispatcher, "/api/create", body, SMOL) == (error, 400)
+    assert "pirate" not in list(dispatcher.resolver)
 
 
 # copy
 
 
-def test_a_copy_is_the_same_model(made: Dispatcher) -> None:
-    ask(made, "/api/create", PIRATE, SMOL)
-    ask(made, "/api/copy", {"source": "pirate", "destination": "corsair"})
-    assert made.resolver.profile("corsair") == made.resolver.profile("pirate")
+def test_copy_has_profile_of_source(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", PIRATE, SMOL)
+    run(dispatcher, "/api/copy", {"source": "pirate", "destination": "corsair"})
+    assert dispatcher.resolver.profile("corsair") == dispatcher.resolver.profile("pirate")
 
 
-def test_a_copy_of_a_served_model_is_a_further_name(made: Dispatcher) -> None:
-    ask(made, "/api/copy", {"source": "smol", "destination": "small"}, SMOL)
-    assert made.resolver.served("small") == "smol"
+def test_copy_of_served_model_adds_name(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/copy", {"source": "smol", "destination": "small"}, SMOL)
+    assert dispatcher.resolver.served("small") == "smol"
 
 
 @pytest.mark.parametrize(
@@ -138,19 +140,21 @@ def test_a_copy_of_a_served_model_is_a_further_name(made: Dispatcher) -> None:
         ({"source": "smol", "destination": "a b//c"}, 'destination "a b//c" is invalid', 400),
     ],
 )
-def test_what_cant_be_copied(made: Dispatcher, body: dict[str, Any], text: str, status: int) -> None:
-    ask(made, "/api/tags", {}, SMOL)
+def test_copy_refuses_unknown_source_and_invalid_names(
+    dispatcher: Dispatcher, body: dict[str, Any], text: str, status: int
+) -> None:
+    run(dispatcher, "/api/tags", {}, SMOL)
     script = [SMOL] if status == 404 else []
-    assert refusal(made, "/api/copy", body, *script) == (text, status)
+    assert refusal(dispatcher, "/api/copy", body, *script) == (text, status)
 
 
 # delete
 
 
-def test_a_made_model_can_be_deleted(made: Dispatcher) -> None:
-    ask(made, "/api/create", PIRATE, SMOL)
-    ask(made, "/api/delete", {"model": "PIRATE"})
-    assert "pirate" not in list(made.resolver)
+def test_delete_removes_created_model(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", PIRATE, SMOL)
+    run(dispatcher, "/api/delete", {"model": "PIRATE"})
+    assert "pirate" not in list(dispatcher.resolver)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +164,15 @@ def test_a_made_model_can_be_deleted(made: Dispatcher) -> None:
         ("smol", f"'smol' is served by {URL}: to remove it, stop that vLLM server", 501),
     ],
 )
-def test_a_served_model_cant_be_deleted(made: Dispatcher, name: str, text: str, status: int) -> None:
-    assert refusal(made, "/api/delete", {"model": name}, SMOL) == (text, status)
+def test_delete_refuses_unknown_and_served_model(dispatcher: Dispatcher, name: str, text: str, status: int) -> None:
+    assert refusal(dispatcher, "/api/delete", {"model": name}, SMOL) == (text, status)
 
 
-def test_a_profile_of_the_settings_cant_be_deleted(made: Dispatcher) -> None:
-    assert refusal(made, "/api/delete", {"model": "fixed"})[1] == 501
+def test_delete_refuses_profile_of_settings(dispatcher: Dispatcher) -> None:
+    assert refusal(dispatcher, "/api/delete", {"model": "fixed"})[1] == 501
 
 
-def test_made_models_are_listed(made: Dispatcher) -> None:
-    ask(made, "/api/create", PIRATE, SMOL)
-    listed = ask(made, "/api/tags", {}, SMOL).parts[0]["models"]
+def test_tags_lists_created_models(dispatcher: Dispatcher) -> None:
+    run(dispatcher, "/api/create", PIRATE, SMOL)
+    listed = run(dispatcher, "/api/tags", {}, SMOL).parts[0]["models"]
     assert [model["name"] for model in listed] == ["pirate:latest", "smol:latest"]

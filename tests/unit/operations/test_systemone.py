@@ -1,4 +1,4 @@
-"""`/v1/systemone`, which vLLM has under the same name."""
+"""`/v1/systemone`, which vLLM provides at the same path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ollama_compat import ResponseError
 from ollama_compat.operations.systemone import systemone
 from tests.play import NO_SUCH_PATH, URL, Play, call, play, reply
 
-ASKED = {"state": "s", "questions": {"q": {"type": "noul", "instructions": "?"}}}
+REQUEST = {"state": "s", "questions": {"q": {"type": "noul", "instructions": "?"}}}
 ANSWER = {
     "model": "org/Smol",
     "answers": {"q": {"type": "noul", "noul": 0.5}},
@@ -18,18 +18,18 @@ ANSWER = {
 }
 
 
-def ask(*script: Any, **body: Any) -> Play:
-    return play(systemone(call("/v1/systemone", {**ASKED, **body}, model="SMOL")), *script)
+def run(*script: Any, **body: Any) -> Play:
+    return play(systemone(call("/v1/systemone", {**REQUEST, **body}, model="SMOL")), *script)
 
 
-def test_the_questions_go_out_as_they_are() -> None:
-    played = ask(reply(ANSWER), keep_alive="5m")
+def test_request_is_sent_unchanged() -> None:
+    played = run(reply(ANSWER), keep_alive="5m")
     assert played.paths == ["/v1/systemone"]
-    assert played.payload == {"model": "smol", **ASKED}
+    assert played.payload == {"model": "smol", **REQUEST}
 
 
-def test_the_answers_come_back_under_the_name_that_was_asked_for() -> None:
-    assert ask(reply(ANSWER)).parts == [{**ANSWER, "model": "SMOL"}]
+def test_reply_has_requested_model_name() -> None:
+    assert run(reply(ANSWER)).parts == [{**ANSWER, "model": "SMOL"}]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_answers_come_back_under_the_name_that_was_asked_for() -> None:
         (None, {"keep_alive": "soon"}, 'time: invalid duration "soon"'),
     ],
 )
-def test_what_is_refused(script: Any, body: dict[str, Any], text: str) -> None:
+def test_error_is_raised(script: Any, body: dict[str, Any], text: str) -> None:
     with pytest.raises(ResponseError) as caught:
-        ask(*filter(None, [script]), **body)
+        run(*filter(None, [script]), **body)
     assert caught.value.error.startswith(text)

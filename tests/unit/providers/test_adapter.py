@@ -17,7 +17,7 @@ from ollama_compat.providers.dialects import CHAT, COMPLETIONS, EMBEDDINGS
 from ollama_compat.settings import PROVIDERS, Provider
 from ollama_compat.steps import JsonObject, Reply, Request, Send, Steps, intercept
 from tests.payloads import VLLM_ONLY
-from tests.play import Play, call, completed, delta, play, refused, reply, said, usage
+from tests.play import Play, call, chat_stream, completion_stream, delta, play, refused, reply, usage
 
 DEEPSEEK = PROVIDERS["deepseek"]
 
@@ -78,7 +78,7 @@ def test_chat_is_sent_to_the_provider_and_returns_its_reply() -> None:
     provider = Provider(base_url="https://api.deepseek.com", models={"smol": "deepseek-v4-flash"})
     warnings: list[str] = []
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "options": {"temperature": 0.5}}
-    played = through(chat(call("/api/chat", body)), said("Hel", "lo"), provider=provider, warnings=warnings)
+    played = through(chat(call("/api/chat", body)), chat_stream("Hel", "lo"), provider=provider, warnings=warnings)
     request = played.requests[0]
     assert len(played.requests) == 1
     assert (request.url, request.credential) == ("https://api.deepseek.com/v1/chat/completions", "cloud")
@@ -109,7 +109,7 @@ def test_raw_prompt_is_sent_only_to_providers_that_support_it() -> None:
     with pytest.raises(ResponseError, match="does not support generate"):
         through(generate(call("/api/generate", body)))
     provider = Provider(base_url="https://api.together.ai/v1")
-    played = through(generate(call("/api/generate", body)), completed("upon"), provider=provider)
+    played = through(generate(call("/api/generate", body)), completion_stream("upon"), provider=provider)
     assert played.parts[-1]["response"] == "upon"
 
 

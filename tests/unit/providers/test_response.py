@@ -17,7 +17,7 @@ from ollama_compat.providers.response import FINISHES, SHAPES, STATUSES, StreamN
 from ollama_compat.settings import Provider
 from ollama_compat.steps import JsonObject, Reply, intercept
 from ollama_compat.transport.sse import EventDecoder
-from tests.play import Play, call, choice, completed, delta, event, play, reply, said, usage
+from tests.play import Play, call, chat_stream, choice, completion_stream, delta, event, play, reply, usage
 
 PROVIDER = Provider(base_url="https://llm.example/v1", api_key_env="LLM_KEY")
 HI: JsonObject = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -71,9 +71,9 @@ def silent() -> ProviderAdapter:
 @pytest.mark.parametrize("detail", [{"type": "reasoning.text", "text": "Hm."}, {"type": "x", "summary": "Hm."}])
 def test_reasoning_details_become_thinking_when_there_is_no_reasoning(detail: JsonObject) -> None:
     alone = delta(content="", reasoning_details=[detail, {"type": "reasoning.encrypted", "data": "aGk="}])
-    assert message(alone, *said("Hello")) == {"role": "assistant", "content": "Hello", "thinking": "Hm."}
+    assert message(alone, *chat_stream("Hello")) == {"role": "assistant", "content": "Hello", "thinking": "Hm."}
     beside = delta(content="", reasoning="Hm.", reasoning_details=[detail])
-    assert message(beside, *said("Hello"))["thinking"] == "Hm."
+    assert message(beside, *chat_stream("Hello"))["thinking"] == "Hm."
 
 
 # Tool calls
@@ -131,9 +131,9 @@ def test_finish_reason_becomes_one_of_vllm(row: Any, write: Any) -> None:
     warnings: list[str] = []
     if row.means == "error":
         with pytest.raises(ResponseError, match="stopped generating"):
-            answered(*said("Hel", finish=write(row.prefix)), warnings=warnings)
+            answered(*chat_stream("Hel", finish=write(row.prefix)), warnings=warnings)
         return
-    played = answered(*said("Hel", "lo", finish=write(row.prefix)), warnings=warnings)
+    played = answered(*chat_stream("Hel", "lo", finish=write(row.prefix)), warnings=warnings)
     assert played.parts[-1]["message"]["content"] == "Hello"
     assert played.parts[-1]["done_reason"] == ("length" if row.means == "length" else "stop")
     assert [line for line in warnings if "sent" in line] == (
@@ -143,7 +143,7 @@ def test_finish_reason_becomes_one_of_vllm(row: Any, write: Any) -> None:
 
 def test_unknown_finish_reason_becomes_stop_with_a_warning() -> None:
     warnings: list[str] = []
-    assert answered(*said("Hi", finish="tired"), warnings=warnings).parts[-1]["done_reason"] == "stop"
+    assert answered(*chat_stream("Hi", finish="tired"), warnings=warnings).parts[-1]["done_reason"] == "stop"
     assert "provider cloud sent the unknown finish_reason 'tired' (it is handled as 'stop')" in warnings
 
 
@@ -158,7 +158,7 @@ def test_warning_quotes_finish_reason_shortened_and_printable() -> None:
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
 def test_finish_reasons_of_vllm_cause_no_warning(reason: str) -> None:
     warnings: list[str] = []
-    answered(*said("Hi", finish=reason), warnings=warnings)
+    answered(*chat_stream("Hi", finish=reason), warnings=warnings)
     assert not [line for line in warnings if "sent" in line]
 
 
@@ -387,7 +387,7 @@ def test_invalid_json_is_unchanged(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "events",
-    [said("Hel", "lo"), completed("Hel", "lo"), [delta(reasoning="Hm"), delta("stop"), usage()]],
+    [chat_stream("Hel", "lo"), completion_stream("Hel", "lo"), [delta(reasoning="Hm"), delta("stop"), usage()]],
     ids=["chat", "raw", "thinking"],
 )
 def test_events_of_vllm_only_lose_their_nulls(events: list[Any]) -> None:

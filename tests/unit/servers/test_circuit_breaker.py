@@ -1,4 +1,4 @@
-"""The circuit breaker of a server: when it is left alone, and when it is tried again."""
+"""The circuit breaker of a server: when it opens, and when a half-open probe tests the server."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from tests.play import SECOND
 
 OPEN = int(OPEN_S * SECOND)
 NOW = 100 * SECOND
-"""When the circuit of `opened()` opened."""
+"""The time at which `open_breaker()` opened (ticks)."""
 
 
-def opened() -> CircuitBreaker:
+def open_breaker() -> CircuitBreaker:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
         breaker.record_failure(NOW, "refused")
     return breaker
 
 
-def on_trial() -> CircuitBreaker:
-    breaker = opened()
+def half_open_breaker() -> CircuitBreaker:
+    breaker = open_breaker()
     assert breaker.admit(NOW + OPEN)
     return breaker
 
 
-def test_what_the_numbers_are() -> None:
+def test_circuit_opens_for_ten_seconds_after_five_failures() -> None:
     assert (FAILURES, OPEN_S) == (5, 10.0)
 
 
 # Closed
 
 
-def test_while_all_is_well_every_call_goes_through() -> None:
+def test_closed_circuit_admits_every_call() -> None:
     breaker = CircuitBreaker()
     assert breaker.closed
     assert breaker.state(NOW) == "closed"
@@ -42,21 +42,21 @@ def test_while_all_is_well_every_call_goes_through() -> None:
     assert all(breaker.allows(NOW) and breaker.admit(NOW) for _ in range(100))
 
 
-def test_the_fifth_failure_in_a_row_opens_it_and_no_earlier_one() -> None:
+def test_fifth_consecutive_failure_opens_circuit() -> None:
     breaker = CircuitBreaker()
     assert [breaker.record_failure(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
     assert not breaker.closed
 
 
-def test_a_success_between_failures_begins_the_count_anew() -> None:
+def test_success_resets_failure_count() -> None:
     breaker = CircuitBreaker()
     for _ in range(4):
         breaker.record_failure(NOW, "refused")
-    assert not breaker.record_success(NOW), "it was not open, so it was not closed"
+    assert not breaker.record_success(NOW), "a closed circuit does not close again"
     assert [breaker.record_failure(NOW, "refused") for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> None:
+def test_timeout_counts_when_server_has_not_answered_recently() -> None:
     breaker, quiet = CircuitBreaker(), int(QUIET_S * SECOND)
     breaker.record_success(NOW)
     assert [breaker.record_timeout(NOW + quiet - 1, "late") for _ in range(50)] == [False] * 50
@@ -64,12 +64,12 @@ def test_a_timeout_counts_once_the_server_has_answered_nobody_for_a_while() -> N
     assert [breaker.record_timeout(NOW + quiet, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_a_timeout_of_a_server_that_has_never_answered_counts() -> None:
+def test_timeout_counts_when_server_has_never_answered() -> None:
     breaker = CircuitBreaker()
     assert [breaker.record_timeout(NOW, "late") for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_what_the_last_failure_said_is_kept() -> None:
+def test_breaker_keeps_message_of_last_failure() -> None:
     breaker = CircuitBreaker()
     breaker.record_failure(NOW, "refused")
     breaker.record_failure(NOW, "reset")
@@ -80,54 +80,54 @@ def test_what_the_last_failure_said_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("after_s", "left_s"), [(0, 10.0), (4, 6.0), (9.5, 0.5)])
-def test_open_means_that_nothing_goes_through_for_ten_seconds(after_s: float, left_s: float) -> None:
-    breaker, now = opened(), NOW + int(after_s * SECOND)
+def test_open_circuit_admits_no_call_for_ten_seconds(after_s: float, left_s: float) -> None:
+    breaker, now = open_breaker(), NOW + int(after_s * SECOND)
     assert breaker.state(now) == "open"
     assert not breaker.allows(now)
     assert not breaker.admit(now)
     assert breaker.seconds_left(now) == left_s
 
 
-def test_open_ends_after_exactly_ten_seconds() -> None:
-    breaker = opened()
+def test_open_circuit_is_half_open_after_exactly_ten_seconds() -> None:
+    breaker = open_breaker()
     assert (breaker.state(NOW + OPEN - 1), breaker.allows(NOW + OPEN - 1)) == ("open", False)
     assert (breaker.state(NOW + OPEN), breaker.allows(NOW + OPEN)) == ("half-open", True)
     assert breaker.seconds_left(NOW + OPEN + SECOND) == 0
 
 
-def test_failures_of_calls_from_before_do_not_put_the_trial_off() -> None:
-    breaker = opened()
+def test_failures_of_earlier_calls_do_not_delay_half_open_probe() -> None:
+    breaker = open_breaker()
     assert [breaker.record_failure(NOW + 5 * SECOND, "reset") for _ in range(10)] == [False] * 10
     assert breaker.admit(NOW + OPEN)
 
 
 @pytest.mark.parametrize("after", [SECOND, OPEN + SECOND])
-def test_a_success_of_a_call_from_before_does_not_close_it(after: int) -> None:
-    breaker = opened()
+def test_success_of_earlier_call_does_not_close_circuit(after: int) -> None:
+    breaker = open_breaker()
     assert not breaker.record_success(NOW)
     assert not breaker.closed
     assert breaker.failures == FAILURES
     assert breaker.allows(NOW + after) is (after > OPEN)
 
 
-# On trial
+# Half-open
 
 
-def test_after_that_one_call_goes_through_on_trial() -> None:
-    breaker, later = opened(), NOW + OPEN
+def test_half_open_circuit_admits_one_probe() -> None:
+    breaker, later = open_breaker(), NOW + OPEN
     assert [breaker.admit(later) for _ in range(5)] == [True, False, False, False, False]
     assert not breaker.allows(later)
     assert breaker.state(later) == "half-open"
 
 
-def test_of_many_threads_that_ask_at_once_one_goes_through() -> None:
-    breaker, barrier, admitted = opened(), threading.Barrier(32), []
+def test_half_open_circuit_admits_one_probe_of_concurrent_threads() -> None:
+    breaker, barrier, admitted = open_breaker(), threading.Barrier(32), []
 
-    def ask() -> None:
+    def admit() -> None:
         barrier.wait()
         admitted.append(breaker.admit(NOW + OPEN))
 
-    threads = [threading.Thread(target=ask) for _ in range(32)]
+    threads = [threading.Thread(target=admit) for _ in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -135,49 +135,49 @@ def test_of_many_threads_that_ask_at_once_one_goes_through() -> None:
     assert sorted(admitted) == [False] * 31 + [True]
 
 
-def test_a_trial_that_succeeds_closes_it() -> None:
-    breaker = on_trial()
-    assert breaker.record_success(NOW), "that is worth telling"
+def test_successful_probe_closes_circuit() -> None:
+    breaker = half_open_breaker()
+    assert breaker.record_success(NOW)
     assert breaker.state(NOW + OPEN) == "closed"
     assert breaker.admit(NOW + OPEN)
     assert breaker.failures == 0
 
 
-def test_after_it_has_closed_it_takes_five_failures_again() -> None:
-    breaker = on_trial()
+def test_closed_circuit_opens_again_after_five_failures() -> None:
+    breaker = half_open_breaker()
     breaker.record_success(NOW)
     assert [breaker.record_failure(NOW + OPEN, "refused") for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_a_trial_that_fails_opens_it_for_as_long_again() -> None:
-    breaker = on_trial()
+def test_failed_probe_opens_circuit_for_ten_more_seconds() -> None:
+    breaker = half_open_breaker()
     failed_at = NOW + OPEN + 3 * SECOND
-    assert breaker.record_failure(failed_at, "refused"), "that is worth telling"
+    assert breaker.record_failure(failed_at, "refused")
     assert breaker.seconds_left(failed_at) == OPEN_S
     assert not breaker.admit(failed_at + OPEN - 1)
     assert breaker.admit(failed_at + OPEN)
 
 
-def test_a_trial_that_tells_nothing_makes_room_for_another() -> None:
-    breaker = on_trial()
+def test_released_probe_admits_next_probe() -> None:
+    breaker = half_open_breaker()
     breaker.release_probe()
     assert not breaker.closed
     assert breaker.admit(NOW + OPEN)
 
 
-def test_a_trial_that_is_never_told_of_makes_room_for_another_after_ten_seconds() -> None:
-    breaker = on_trial()
+def test_probe_without_result_expires_after_ten_seconds() -> None:
+    breaker = half_open_breaker()
     assert not breaker.admit(NOW + 2 * OPEN - 1)
     assert breaker.admit(NOW + 2 * OPEN)
 
 
-def test_to_leave_means_nothing_when_no_trial_runs() -> None:
-    closed, open_ = CircuitBreaker(), opened()
+def test_release_probe_has_no_effect_without_probe() -> None:
+    closed, open_ = CircuitBreaker(), open_breaker()
     closed.release_probe()
     open_.release_probe()
     assert closed.closed
     assert not open_.admit(NOW)
 
 
-def test_its_lock_is_not_shown() -> None:
+def test_repr_omits_lock() -> None:
     assert "lock" not in repr(CircuitBreaker())

@@ -1,4 +1,4 @@
-"""What each failure of a call allows: the whole table, row by row."""
+"""The table of failures: the row of each exception, and what the row allows."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ EXAMPLES = [
     # no connection
     (unreachable(URL, "smol", "refused"), "unreachable"),
     (nowhere({URL: ""}, (), "smol"), "unreachable"),
-    (ServerUnreachable("dark"), "unreachable"),
-    (httpx.ConnectTimeout("dark"), "unreachable"),
+    (ServerUnreachable("unreachable"), "unreachable"),
+    (httpx.ConnectTimeout("slow"), "unreachable"),
     (server_timeout(URL, 5.0, "smol"), "unreachable"),
     (connections_exhausted(URL, "Too many open files"), "exhausted"),
     (circuit_open(URL, 5, "refused", 3.0), "circuit_open"),
-    # no answer
+    # no reply
     (incomplete_reply(URL, "RemoteProtocolError"), "reset"),
     (httpx.ReadTimeout("slow"), "timeout"),
     (httpx.WriteTimeout("slow"), "timeout"),
     (httpx.PoolTimeout("no connection is free"), "other"),
-    # no protocol
-    (malformed_reply(URL, "a page"), "malformed"),
-    (redirected(URL, "https://elsewhere"), "malformed"),
+    # malformed reply
+    (malformed_reply(URL, "an HTML page"), "malformed"),
+    (redirected(URL, "https://other"), "malformed"),
     # no model
-    (ModelGone("not here any more"), "gone"),
+    (ModelGone("unloaded"), "gone"),
     (response_error("model 'smol' not found", 404), "not_found"),
-    # its turn
+    # no admission
     (rate_limited("chat", "600/minute", 1.0), "limited"),
-    # what is no failure of a server
-    (TypeError("a mistake of the caller's"), "other"),
+    # no failure of a server
+    (TypeError("wrong argument"), "other"),
     (RuntimeError("cannot schedule new futures"), "other"),
     (OSError("disk full"), "other"),
-    # statuses
+    # status codes
     *((response_error("no", status), "refused") for status in (400, 405, 409, 413, 415, 422, 451, 499)),
     *((response_error("no", status), "unauthorized") for status in (401, 402, 403)),
     (response_error("too many requests", 429), "busy"),
@@ -61,7 +61,7 @@ EXAMPLES = [
     *((response_error("boom", status), "server_error") for status in (500, 504, 505, 507, 520, 529, 599)),
     (response_error("no such endpoint", 501), "other"),
     (ResponseError("no status"), "server_error"),
-    (response_error("a reply of another kind", 304), "server_error"),
+    (response_error("not modified", 304), "server_error"),
 ]
 
 
@@ -71,7 +71,7 @@ def _name(example: object) -> str:
 
 
 @pytest.mark.parametrize(("error", "kind"), EXAMPLES, ids=_name)
-def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
+def test_classify_returns_kind_of_error(error: Exception, kind: str) -> None:
     assert classify(error, delivered=False).kind == kind
 
 
@@ -96,12 +96,14 @@ def test_the_row_of_each_failure(error: Exception, kind: str) -> None:
         ("other", False, False, False, False),
     ],
 )
-def test_what_a_row_allows(kind: str, retry: bool, other_server: bool, fallback: bool, counts: bool) -> None:
+def test_kind_allows_retry_other_server_and_fallback(
+    kind: str, retry: bool, other_server: bool, fallback: bool, counts: bool
+) -> None:
     (row,) = [row for row in FAILURES if row.kind == kind]
     assert (row.retry, row.other_server, row.fallback, row.counts) == (retry, other_server, fallback, counts)
 
 
-def test_the_table_has_every_row_once() -> None:
+def test_table_lists_each_failure_once() -> None:
     rows = [value for value in vars(failures).values() if isinstance(value, Failure)]
     assert list(FAILURES) == rows
     assert len({row.kind for row in rows}) == len(rows) == 16
@@ -109,7 +111,7 @@ def test_the_table_has_every_row_once() -> None:
 
 
 @pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=_name)
-def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Exception) -> None:
+def test_no_failure_allows_another_attempt_after_delivery(error: Exception) -> None:
     failure = classify(error, delivered=True)
     assert (failure.retry, failure.other_server, failure.fallback) == (False, False, False)
 
@@ -122,12 +124,12 @@ def test_once_the_answer_has_begun_nothing_is_asked_again_anywhere(error: Except
         (response_error("boom", 500), "cut_off"),
         (httpx.ReadTimeout("slow"), "cut_off"),
         (unreachable(URL, None, "refused"), "cut_off"),
-        (response_error("the prompt is wrong after all", 400), "refused"),
-        (ValueError("a callback of the caller's"), "other"),
+        (response_error("invalid prompt", 400), "refused"),
+        (ValueError("raised by a callback"), "other"),
     ],
     ids=_name,
 )
-def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str) -> None:
+def test_server_failure_is_cut_off_after_delivery(error: Exception, kind: str) -> None:
     assert classify(error, delivered=True).kind == kind
 
 
@@ -135,7 +137,7 @@ def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str
     ("error", "timeout"),
     [
         (httpx.ReadTimeout("slow"), True),
-        (httpx.ConnectTimeout("dark"), True),
+        (httpx.ConnectTimeout("slow"), True),
         (server_timeout(URL, 5.0), True),
         (unreachable(URL, None, "refused"), False),
         (connections_exhausted(URL, "Too many open files"), False),
@@ -143,10 +145,10 @@ def test_what_is_the_servers_fault_is_then_a_cut_off(error: Exception, kind: str
     ],
     ids=_name,
 )
-def test_that_a_time_was_up_is_told_apart(error: Exception, timeout: bool) -> None:
+def test_is_timeout_detects_timeouts_only(error: Exception, timeout: bool) -> None:
     assert is_timeout(error) is timeout
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=_name)
-def test_what_ends_a_program_is_nobodys_failure(error: BaseException) -> None:
+def test_program_exit_does_not_count_as_server_failure(error: BaseException) -> None:
     assert not classify(error, delivered=False).counts

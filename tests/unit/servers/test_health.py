@@ -18,7 +18,7 @@ from tests.play import SECOND, Play, StillClock, play, reply
 A, B = "http://a:8001", "http://b:8002"
 OK = Reply(200, b"")
 SMOL, OTHER = reply({"data": [{"id": "smol"}]}), reply({"data": [{"id": "other"}, {"id": "third"}]})
-REFUSES = unreachable(A, None, "refused")
+UNREACHABLE = unreachable(A, None, "refused")
 HEALTHY = {"status": "healthy", "circuit_breaker": "closed", "in_flight": 0, "error": None}
 
 
@@ -35,7 +35,7 @@ def health(registry: ServerRegistry | None, *outcomes: Any) -> Any:
 
 def open_circuit(registry: ServerRegistry, server: int = 0, seconds_ago: float = 0) -> None:
     for _ in range(FAILURES):
-        registry.servers[server].record_failure(registry.clock.ticks() - int(seconds_ago * SECOND), REFUSES)
+        registry.servers[server].record_failure(registry.clock.ticks() - int(seconds_ago * SECOND), UNREACHABLE)
 
 
 def test_health_check_sends_all_requests_concurrently_with_one_timeout(registry: ServerRegistry) -> None:
@@ -56,14 +56,14 @@ def test_health_lists_models_of_each_server_when_all_are_healthy(registry: Serve
 
 
 def test_health_is_plain_json(registry: ServerRegistry) -> None:
-    result = health(registry, OK, SMOL, REFUSES, REFUSES)
+    result = health(registry, OK, SMOL, UNREACHABLE, UNREACHABLE)
     assert json.loads(json.dumps(result)) == result
 
 
 @pytest.mark.parametrize(
     ("alive", "models", "error"),
     [
-        (REFUSES, REFUSES, "refused"),
+        (UNREACHABLE, UNREACHABLE, "refused"),
         (TimeoutError("no answer within 2 s"), SMOL, "no answer within 2 s"),
         (OK, httpx.ReadTimeout(""), "ReadTimeout"),
         (Reply(503, b""), SMOL, "status 503 from http://a:8001"),
@@ -86,7 +86,7 @@ def test_health_contains_error_of_unhealthy_server(
 
 
 def test_health_is_unhealthy_when_all_servers_fail(registry: ServerRegistry) -> None:
-    result = health(registry, REFUSES, REFUSES, Reply(500, b"boom"), REFUSES)
+    result = health(registry, UNREACHABLE, UNREACHABLE, Reply(500, b"boom"), UNREACHABLE)
     assert result["status"] == "unhealthy"
     assert [server["status"] for server in result["servers"]] == ["unhealthy"] * 2
 
@@ -110,7 +110,7 @@ def test_health_reports_worst_circuit_breaker_state(registry: ServerRegistry) ->
 
 def test_health_check_does_not_change_servers(registry: ServerRegistry) -> None:
     open_circuit(registry, seconds_ago=OPEN_S)
-    for outcomes in ([OK, SMOL, OK, OTHER], [REFUSES] * 4):
+    for outcomes in ([OK, SMOL, OK, OTHER], [UNREACHABLE] * 4):
         health(registry, *outcomes)
     first, second = registry.servers
     assert first.breaker.admit(registry.clock.ticks()), "the half-open probe is left to a call"
@@ -140,7 +140,7 @@ def test_health_check_requests_version_of_ollama_without_registry() -> None:
     ]
 
 
-@pytest.mark.parametrize("outcome", [REFUSES, TimeoutError("no answer within 2 s"), Reply(500, b"boom")])
+@pytest.mark.parametrize("outcome", [UNREACHABLE, TimeoutError("no answer within 2 s"), Reply(500, b"boom")])
 def test_ollama_is_unhealthy_when_request_fails(outcome: Any) -> None:
     result = health(None, outcome)
     assert result["status"] == result["servers"][0]["status"] == "unhealthy"

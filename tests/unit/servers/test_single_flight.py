@@ -1,4 +1,4 @@
-"""Work that one call does while the others wait for its outcome."""
+"""Single flight: one call does the work, and the other calls wait for its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ollama_compat.servers.single_flight import SingleFlight
 from ollama_compat.steps import AcquireSlot, Sleep, Steps
 
 
-class Office:
-    """Calls that want the same work done, driven by hand."""
+class Calls:
+    """Calls that share a single flight. The test runs each call step by step."""
 
     def __init__(self) -> None:
         self.flight, self.done = SingleFlight(), 0
@@ -23,13 +23,13 @@ class Office:
         self.done += 1
 
     def call(self, times: int = 1) -> tuple[Steps[None], Any]:
-        """A call that wants it done so many times, and the first thing that it asks for."""
+        """A call that needs the work to be done `times` times, and its first step."""
         call = self.flight.run(lambda: self.done < times, self._work(), 5.0)
         return call, next(call)
 
 
-def over(call: Steps[None], outcome: Any = None) -> bool:
-    """Whether the call is over with this outcome."""
+def ends(call: Steps[None], outcome: Any = None) -> bool:
+    """Whether the call ends with this outcome."""
     try:
         call.send(outcome)
     except StopIteration:
@@ -37,149 +37,149 @@ def over(call: Steps[None], outcome: Any = None) -> bool:
     return False
 
 
-def entered(step: Any) -> bool:
-    """Whether a place in the queue that is waited in has come free."""
+def released(step: Any) -> bool:
+    """Whether the wait of the step has ended."""
     assert isinstance(step, AcquireSlot)
     return step.queue.green_acquire(blocking=False)
 
 
-def test_one_works_and_the_others_wait_for_its_end() -> None:
-    office = Office()
-    first, step = office.call()
-    others = [office.call() for _ in range(3)]
+def test_one_call_works_and_other_calls_wait() -> None:
+    calls = Calls()
+    first, step = calls.call()
+    others = [calls.call() for _ in range(3)]
     assert isinstance(step, Sleep)
-    assert [entered(wait) for _, wait in others] == [False] * 3
-    assert over(first)
-    assert [entered(wait) for _, wait in others] == [True] * 3
-    assert all(over(call, True) for call, _ in others)
-    assert office.done == 1
+    assert [released(wait) for _, wait in others] == [False] * 3
+    assert ends(first)
+    assert [released(wait) for _, wait in others] == [True] * 3
+    assert all(ends(call, True) for call, _ in others)
+    assert calls.done == 1
 
 
-def test_a_wait_has_an_end() -> None:
-    office = Office()
-    working, _ = office.call()
-    _, wait = office.call()
+def test_wait_is_bounded() -> None:
+    calls = Calls()
+    working, _ = calls.call()
+    _, wait = calls.call()
     assert wait.timeout == 5.0
     working.close()
 
 
-def test_while_nobody_works_it_is_not_busy() -> None:
-    office = Office()
-    assert not office.flight.busy
-    call, _ = office.call()
-    assert office.flight.busy
-    assert over(call)
-    assert not office.flight.busy
+def test_flight_is_busy_only_while_a_call_works() -> None:
+    calls = Calls()
+    assert not calls.flight.busy
+    call, _ = calls.call()
+    assert calls.flight.busy
+    assert ends(call)
+    assert not calls.flight.busy
 
 
-def test_when_it_is_needed_again_the_next_call_does_it() -> None:
-    office = Office()
-    assert [over(office.call(1)[0]), over(office.call(2)[0])] == [True, True]
-    assert office.done == 2
+def test_next_call_works_when_work_is_needed_again() -> None:
+    calls = Calls()
+    assert [ends(calls.call(1)[0]), ends(calls.call(2)[0])] == [True, True]
+    assert calls.done == 2
 
 
-def test_what_is_not_needed_is_not_done() -> None:
-    office = Office()
-    assert list(office.flight.run(lambda: False, office._work(), 5.0)) == []
-    assert office.done == 0
+def test_unneeded_work_is_not_done() -> None:
+    calls = Calls()
+    assert list(calls.flight.run(lambda: False, calls._work(), 5.0)) == []
+    assert calls.done == 0
 
 
-def test_when_the_one_at_work_goes_away_one_of_the_others_works_and_the_rest_wait_for_that() -> None:
-    office = Office()
-    first, _ = office.call()
-    (second, wait), (third, other) = office.call(), office.call()
+def test_waiting_call_takes_over_when_leading_call_is_cancelled() -> None:
+    calls = Calls()
+    first, _ = calls.call()
+    (second, wait), (third, other) = calls.call(), calls.call()
     first.close()
-    assert entered(wait)
-    assert entered(other)
+    assert released(wait)
+    assert released(other)
     assert isinstance(second.send(True), Sleep)
     again = third.send(True)
-    assert not entered(again)
-    assert over(second)
-    assert entered(again)
-    assert over(third, True)
-    assert office.done == 1
+    assert not released(again)
+    assert ends(second)
+    assert released(again)
+    assert ends(third, True)
+    assert calls.done == 1
 
 
-def test_a_failure_is_raised_where_the_work_is_done_and_nowhere_else() -> None:
-    office = Office()
-    first, _ = office.call()
-    second, wait = office.call()
+def test_failure_is_raised_in_leading_call_only() -> None:
+    calls = Calls()
+    first, _ = calls.call()
+    second, wait = calls.call()
     with pytest.raises(ZeroDivisionError):
         first.throw(ZeroDivisionError)
-    assert entered(wait)
+    assert released(wait)
     assert isinstance(second.send(True), Sleep)
-    assert over(second)
+    assert ends(second)
 
 
-def test_who_goes_away_while_it_waits_is_not_waited_for() -> None:
-    office = Office()
-    first, _ = office.call()
-    second, _ = office.call()
+def test_cancelled_waiting_call_does_not_block_flight() -> None:
+    calls = Calls()
+    first, _ = calls.call()
+    second, _ = calls.call()
     second.close()
-    assert over(first)
-    assert not office.flight.busy
+    assert ends(first)
+    assert not calls.flight.busy
 
 
-def test_who_has_waited_for_too_long_works_itself_and_later_ones_wait_for_that() -> None:
-    office = Office()
-    lost, _ = office.call()
-    second, _ = office.call()
+def test_call_whose_wait_times_out_leads_new_flight() -> None:
+    calls = Calls()
+    lost, _ = calls.call()
+    second, _ = calls.call()
     assert isinstance(second.send(False), Sleep)
-    third, wait = office.call()
+    third, wait = calls.call()
     lost.close()
-    assert not entered(wait)
-    assert over(second)
-    assert entered(wait)
-    assert over(third, True)
+    assert not released(wait)
+    assert ends(second)
+    assert released(wait)
+    assert ends(third, True)
 
 
-def test_where_another_calls_work_does_not_do_one_of_those_who_wait_works_too() -> None:
-    office = Office()
-    first, _ = office.call()
-    (second, wait), (third, other) = office.call(2), office.call(2)
-    assert over(first)
-    assert entered(wait)
-    assert entered(other)
+def test_waiting_call_works_when_work_of_leading_call_does_not_suffice() -> None:
+    calls = Calls()
+    first, _ = calls.call()
+    (second, wait), (third, other) = calls.call(2), calls.call(2)
+    assert ends(first)
+    assert released(wait)
+    assert released(other)
     assert isinstance(second.send(True), Sleep)
     again = third.send(True)
-    assert over(second)
-    assert entered(again)
-    assert over(third, True)
-    assert office.done == 2
+    assert ends(second)
+    assert released(again)
+    assert ends(third, True)
+    assert calls.done == 2
 
 
-def test_work_that_another_thread_has_done_in_that_moment_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    office = Office()
-    boarded = office.flight._join
+def test_work_is_not_repeated_when_another_thread_ends_it_before_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    join = calls.flight._join
 
-    def board(late: Any) -> Any:
-        office.done = 1
-        return boarded(late)
+    def join_late(late: Any) -> Any:
+        calls.done = 1
+        return join(late)
 
-    monkeypatch.setattr(office.flight, "_join", board)
+    monkeypatch.setattr(calls.flight, "_join", join_late)
     with pytest.raises(StopIteration):
-        office.call()
-    assert office.done == 1
-    assert not office.flight.busy
+        calls.call()
+    assert calls.done == 1
+    assert not calls.flight.busy
 
 
-def test_who_finds_it_over_as_it_comes_to_wait_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    office = Office()
-    first, _ = office.call()
-    boarded = office.flight._join
+def test_call_does_not_wait_when_flight_ends_before_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    first, _ = calls.call()
+    join = calls.flight._join
 
-    def board(*arguments: Any) -> Any:
-        found = boarded(*arguments)
-        assert over(first)
+    def join_late(*arguments: Any) -> Any:
+        found = join(*arguments)
+        assert ends(first)
         return found
 
-    monkeypatch.setattr(office.flight, "_join", board)
+    monkeypatch.setattr(calls.flight, "_join", join_late)
     with pytest.raises(StopIteration):
-        office.call()
-    assert office.done == 1
+        calls.call()
+    assert calls.done == 1
 
 
-def test_a_call_that_meets_no_other_imports_no_queue() -> None:
+def test_call_without_concurrent_call_does_not_import_aiologic() -> None:
     script = (
         "import sys\n"
         "from ollama_compat.servers.single_flight import SingleFlight\n"

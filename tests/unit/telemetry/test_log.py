@@ -109,7 +109,7 @@ def test_number_and_length_of_remembered_subjects_are_bounded(caplog: pytest.Log
 def test_model_not_served_notice_is_printable_and_lists_few_models(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Client(a=(EVIL.removesuffix("\ud800"), *(f"model-{number}" for number in range(1000)))).fails(model="nope")
+    Client(a=(EVIL.removesuffix("\ud800"), *(f"model-{number}" for number in range(1000)))).failing_call(model="nope")
     record = only_record(caplog)
     assert record.getMessage().isprintable()
     assert len(record.getMessage()) < 2 * MAX_FACT_LENGTH
