@@ -299,8 +299,8 @@ def test_client_side_stop_string_ends_answer_with_current_counts() -> None:
     assert (played.parts[-1]["done_reason"], played.parts[-1]["eval_count"]) == ("stop", 2)
 
 
-def test_held_back_text_is_in_the_last_part_if_it_is_no_call() -> None:
-    assert texts(answer(chat_stream("so <"), **IN_TEXT)) == ["so ", "<"]
+def test_held_back_text_arrives_at_the_end() -> None:
+    assert texts(answer(chat_stream("on", "e tw"), client_stops=("two",))) == ["on", "e ", "tw", ""]
 
 
 def test_client_side_stop_string_does_not_cut_thinking() -> None:
