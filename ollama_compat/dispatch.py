@@ -113,7 +113,8 @@ class Dispatcher:
         `timeout_s` is the caller's timeout (seconds): discovery, admission and waits stay within it.
         """
         body = body or {}
-        if self._is_for_ollama(path, body):
+        known = path in FALLBACK_PATHS and body.get("model") in self._chains  # a call to this model was answered here
+        if not known and self._is_for_ollama(path, body):
             return None
         operation = OPERATIONS.get(path)
         if operation is not None:
