@@ -40,6 +40,8 @@ _EXTENDED = (
     "launch/",
     "docker/",
     "conformance/",
+    "integration/test_korean.py",
+    "integration/test_options.py",
     "integration/test_providers.py",
     "integration/test_rates_redis.py",
     "integration/test_templates.py",
