@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .client import Client
-from .mapping.errors import printable
+from .mapping.text import printable
 from .servers.health import Health
 from .settings import SettingsError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .call import ClientContext, Progress
 from .exceptions import ModelGone, ServerNotReady
-from .mapping.errors import model_not_found
+from .mapping.ollama_errors import model_not_found
 from .servers.backends import VLLM, Backend
 from .servers.failures import EXHAUSTED, GONE, OTHER, UNAUTHORIZED, UNREACHABLE, classify
 from .servers.registry import ServerRegistry

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from ollama import ResponseError
 
-from .mapping.errors import response_error
+from .mapping.ollama_errors import response_error
 from .servers.server import Target
 from .settings import Profile
 from .steps import Clock, JsonObject, Reply, Request, Send, Steps, SystemClock

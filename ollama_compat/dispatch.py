@@ -15,8 +15,8 @@ from typing import Any, Literal
 from .attempts import Attempts, CallState, FallbackChain
 from .call import Call, ClientContext, Progress
 from .limits.admission import Admission
-from .mapping.errors import model_required, response_error
 from .mapping.model_names import MAX_CACHED_LENGTH, is_cloud
+from .mapping.ollama_errors import model_required, response_error
 from .operations import catalog, profiles
 from .operations.catalog_context import CatalogContext
 from .operations.chat import chat

@@ -8,8 +8,9 @@ call, `stream_interval` makes vLLM send the whole answer in one event, which cos
 from __future__ import annotations
 
 from ..call import Call
-from ..mapping.errors import Refusal, incomplete_reply, refusal, response_error
-from ..mapping.errors import failure as stream_error
+from ..mapping.errors import incomplete_reply
+from ..mapping.ollama_errors import response_error
+from ..mapping.refusals import Refusal, refusal, stream_error
 from ..mapping.vllm_schema import DECODE_ERRORS, Chunk, decode_chunk, undecodable
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Steps
 from .protocol import CHAT_PATH, Prompt

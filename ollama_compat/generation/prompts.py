@@ -10,8 +10,8 @@ import msgspec
 
 from ..call import Call
 from ..mapping import tools
-from ..mapping.errors import lacks
 from ..mapping.messages import continues, joined, to_openai
+from ..mapping.ollama_errors import lacks
 from ..steps import JsonObject, Steps
 from .protocol import CHAT_PATH, COMPLETIONS_PATH, Messages
 from .reader import PartField, ReplyFormat

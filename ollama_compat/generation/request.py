@@ -11,7 +11,9 @@ from ollama import ResponseError
 from ..call import Call
 from ..exceptions import ModelGone
 from ..mapping import options
-from ..mapping.errors import Refusal, response_error
+from ..mapping.model_families import tool_parser_of
+from ..mapping.ollama_errors import response_error
+from ..mapping.refusals import Refusal
 from ..mapping.validation import (
     check_keep_alive,
     check_think,
@@ -124,7 +126,7 @@ def explain_refusal(call: Call, refused: Refusal, operation: str | None = None) 
         return ModelGone(refused.message)
     if refused.endpoint_missing:
         return call.unsupported(operation or call.path.removeprefix("/api/"))
-    return refused.error()
+    return refused.error(tool_parser=tool_parser_of(call.served, call.target.card.root))
 
 
 def loaded(call: Call, fields: JsonObject) -> JsonObject:

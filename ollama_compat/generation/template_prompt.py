@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..call import Call
 from ..go_template import TemplateError
 from ..go_template.prompt import PromptTemplate, read
-from ..mapping.errors import lacks, response_error
+from ..mapping.ollama_errors import lacks, response_error
 from ..steps import JsonObject, Steps
 from .prompts import TokenPrompt, after_context, text_fits
 from .protocol import COMPLETIONS_PATH, Messages, Prompt

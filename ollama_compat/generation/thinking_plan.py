@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 from ollama import ResponseError
 
 from ..call import Call
-from ..mapping.errors import response_error
 from ..mapping.model_families import THINK_TAGS, UNKNOWN, ThinkingStyle, thinking_fields, thinking_style
+from ..mapping.ollama_errors import response_error
 from ..settings import Profile
 from ..steps import JsonObject, Steps
 from .template_analysis import analyse_thinking

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..call import Call
-from ..mapping.errors import window_exceeded
+from ..mapping.ollama_errors import window_exceeded
 from ..mapping.vllm_schema import Tokens, decode
 from ..steps import JsonObject, Reply, Steps
 from .protocol import Messages, Prompt

@@ -1,8 +1,4 @@
-"""Constructors of this package's exceptions: one function for each situation, with the text of its message.
-
-The errors of the two submodules are also available here: Ollama's own errors (`ollama_errors`), and error replies of
-servers (`refusals`).
-"""
+"""Constructors of this package's exceptions: one function for each situation, with the text of its message."""
 
 from __future__ import annotations
 
@@ -20,33 +16,8 @@ from ..exceptions import (
     ServerTimeout,
     ServerUnreachable,
 )
-from .ollama_errors import error_of, lacks, model_not_found, model_required, response_error, window_exceeded
-from .refusals import Refusal, failure, refusal
+from .ollama_errors import error_of, response_error
 from .text import printable, shortened
-
-__all__ = [
-    "Refusal",
-    "circuit_open",
-    "connections_exhausted",
-    "elsewhere",
-    "failure",
-    "incomplete_reply",
-    "lacks",
-    "malformed_reply",
-    "model_not_found",
-    "model_required",
-    "no_vllm",
-    "nowhere",
-    "printable",
-    "rate_limited",
-    "redirected",
-    "refusal",
-    "response_error",
-    "server_not_ready",
-    "server_timeout",
-    "unreachable",
-    "window_exceeded",
-]
 
 
 def unreachable(url: str, model: str | None, reason: str) -> ServerUnreachable:
@@ -79,7 +50,7 @@ def connections_exhausted(server: str, reason: str) -> ConnectionsExhausted:
     )
 
 
-def nowhere(away: Mapping[str, str], reached: tuple[str, ...], model: str) -> ServerUnreachable:
+def servers_unreachable(away: Mapping[str, str], reached: tuple[str, ...], model: str) -> ServerUnreachable:
     """No reachable server serves `model`, and an unreachable server may serve it.
 
     `away`: the URL of each unreachable server -> what it did ("": no connection). `reached`: the URLs of the others.
@@ -131,7 +102,7 @@ def redirected(url: str, location: str) -> MalformedReply:
     )
 
 
-def elsewhere(error: MalformedReply, instead: str, url: str | None = None) -> MalformedReply:
+def with_advice(error: MalformedReply, instead: str, url: str | None = None) -> MalformedReply:
     """`error` with other advice, for a server that is not in VLLM_URLS: Ollama or a provider.
 
     `instead` is the advice. `url` replaces the URL of the error.
@@ -150,7 +121,7 @@ def rate_limited(operation: str, why: str, waited_s: float) -> RateLimited:
     return error_of(RateLimited, f"too many requests: {operation} waited {waited_s:.2f} s for admission ({why})", 429)
 
 
-def no_vllm(url: str, status: int, message: str) -> ResponseError:
+def not_a_vllm_server(url: str, status: int, message: str) -> ResponseError:
     """The server at `url` does not list its models as an OpenAI server does. `message` is the text of its reply."""
     return response_error(
         f"{url} does not answer like a vLLM server: GET {url}/v1/models returned status {status} "

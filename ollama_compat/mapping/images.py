@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .errors import response_error
+from .ollama_errors import response_error
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam

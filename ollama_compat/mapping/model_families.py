@@ -154,11 +154,6 @@ def tool_parser_of(served: str, root: str | None) -> str | None:
     return _first(served, root, _tool_parser)
 
 
-def reasoning_parser_of(served: str, root: str | None) -> str | None:
-    """The `--reasoning-parser` of a served model; None: none, or not known."""
-    return _first(served, root, _reasoning_parser)
-
-
 def fill(template: str, prefix: str, suffix: str) -> str:
     """A fill-in-the-middle prompt. Braces in either text stay what they are."""
     return re.sub(r"\{(prefix|suffix)\}", lambda mark: prefix if mark[1] == "prefix" else suffix, template)
@@ -194,10 +189,6 @@ def _infill(row: Family) -> Infill | None:
 
 def _tool_parser(row: Family) -> str | None:
     return row.tool_parser
-
-
-def _reasoning_parser(row: Family) -> str | None:
-    return row.reasoning_parser
 
 
 @lru_cache(maxsize=1024)

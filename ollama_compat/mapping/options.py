@@ -15,7 +15,7 @@ from typing import Any
 
 from ollama import ResponseError
 
-from .errors import response_error
+from .ollama_errors import response_error
 
 
 @dataclass(frozen=True, slots=True)

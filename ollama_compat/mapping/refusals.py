@@ -49,11 +49,14 @@ class Refusal:
             self.param in ("input_tokens", "input_text") or "maximum context length" in self.message
         )
 
-    def error(self) -> ResponseError:
-        """The exception for this refusal by a vLLM server: Ollama's text if it has one, otherwise what to do."""
+    def error(self, *, tool_parser: str | None = None) -> ResponseError:
+        """The exception for this refusal by a vLLM server: Ollama's text if it has one, otherwise what to do.
+
+        `tool_parser`: the `--tool-call-parser` of the model, if it is known.
+        """
         for needle, text in _TRANSLATIONS:
             if needle in self.message:
-                return response_error(text.format(url=self.url), self.status)
+                return response_error(text.format(url=self.url, parser=tool_parser or "NAME"), self.status)
         if self.status in (401, 403):
             return response_error(
                 f"{self.message or 'unauthorized'} ({self.url} requires a valid API key: check VLLM_API_KEY)",
@@ -67,7 +70,7 @@ _TRANSLATIONS = (
     (
         "requires --enable-auto-tool-choice",
         "the vLLM server at {url} was started without tool calling: "
-        "start it with --enable-auto-tool-choice --tool-call-parser NAME",
+        "start it with --enable-auto-tool-choice --tool-call-parser {parser}",
     ),
     (
         "is not a multimodal model",
@@ -108,7 +111,7 @@ def _parsed(url: str, status: int, body: bytes) -> Refusal:
     return Refusal(url, status, detail if isinstance(detail, str) else shortened(json.dumps(detail)))
 
 
-def failure(url: str, event: bytes) -> ResponseError:
+def stream_error(url: str, event: bytes) -> ResponseError:
     """The exception for an error event in a stream. Its `code`, if any, is the status; otherwise the status is 500."""
     parsed = refusal(url, 500, event)
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from .errors import response_error
 from .model_families import LEVELS
+from .ollama_errors import response_error
 
 if TYPE_CHECKING:
     from openai.types.shared_params import ResponseFormatJSONSchema

@@ -13,7 +13,8 @@ from ..call import Call
 from ..exceptions import ModelGone
 from ..generation.request import notice_unused
 from ..mapping import options
-from ..mapping.errors import refusal, response_error
+from ..mapping.ollama_errors import response_error
+from ..mapping.refusals import refusal
 from ..mapping.validation import check_keep_alive, context_limit
 from ..mapping.vllm_schema import Embeddings, decode, vector
 from ..steps import JsonObject, Steps

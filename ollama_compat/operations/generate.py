@@ -9,9 +9,9 @@ from ..generation.protocol import Prompt
 from ..generation.reader import ReplyFormat
 from ..generation.request import GenerationRequest, check, loaded, unavailable
 from ..generation.template_prompt import conversation_prompt, insertion_prompt, inserts, template_of
-from ..mapping.errors import lacks, response_error
 from ..mapping.messages import begun
 from ..mapping.model_families import fill, infill_of
+from ..mapping.ollama_errors import lacks, response_error
 from ..steps import JsonObject, Steps
 
 

@@ -12,7 +12,7 @@ from ollama import ResponseError
 
 from ..call import Call
 from ..exceptions import MalformedReply
-from ..mapping.errors import elsewhere, incomplete_reply, malformed_reply
+from ..mapping.errors import incomplete_reply, malformed_reply, with_advice
 from ..mapping.messages import begun
 from ..settings import OLLAMA
 from ..steps import NEXT_EVENT, JsonObject, OpenStream, Reply, Request, Send, Steps
@@ -28,7 +28,7 @@ def passthrough(call: Call) -> Steps[None]:
             reply: Reply = yield Send(request)
             yield _part(call, _checked(call, reply))
     except MalformedReply as error:
-        raise elsewhere(error, "Please check OLLAMA_HOST.", "Ollama") from None
+        raise with_advice(error, "Please check OLLAMA_HOST.", "Ollama") from None
 
 
 def _stream(call: Call, request: Request) -> Steps[None]:

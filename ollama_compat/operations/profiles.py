@@ -13,8 +13,8 @@ from ollama import ResponseError
 from pydantic import ValidationError
 
 from ..generation.request import unavailable
-from ..mapping.errors import model_not_found, response_error
 from ..mapping.model_names import canonical
+from ..mapping.ollama_errors import model_not_found, response_error
 from ..servers.backends import not_served
 from ..settings import Profile
 from ..steps import JsonObject, Steps

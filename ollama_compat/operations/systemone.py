@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..call import Call
 from ..generation.request import explain_refusal, notice_unused
-from ..mapping.errors import refusal
+from ..mapping.refusals import refusal
 from ..mapping.validation import check_keep_alive
 from ..mapping.vllm_schema import Decisions, decode
 from ..steps import Steps

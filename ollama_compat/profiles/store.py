@@ -15,8 +15,8 @@ from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
-from ..mapping.errors import response_error
 from ..mapping.model_names import same
+from ..mapping.ollama_errors import response_error
 from ..settings import Profile
 
 _APP = "ollama-compat"

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import MalformedReply
-from ..mapping.errors import elsewhere, refusal, response_error
+from ..mapping.errors import with_advice
+from ..mapping.ollama_errors import response_error
+from ..mapping.refusals import refusal
 from ..steps import Interceptor, NextEvent, OpenStream, Reply, Request, Send, Step
 from .dialects import dialect_of
 from .request import converted, location
@@ -94,7 +96,7 @@ class ProviderAdapter(Interceptor):
         """The error for the caller: a `MalformedReply` names the provider's `base_url`; other errors stay unchanged."""
         if not isinstance(error, MalformedReply):
             return error
-        return elsewhere(error, f"Please check base_url in [providers.{self._name}]: {self._provider.base_url}")
+        return with_advice(error, f"Please check base_url in [providers.{self._name}]: {self._provider.base_url}")
 
     def _warn(self, event: str, what: str, text: str) -> None:
         self._notice(event, f"{self._name} {what}", text, provider=self._name, what=what)

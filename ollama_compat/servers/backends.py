@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..mapping.errors import model_not_found, response_error
 from ..mapping.model_names import canonical, is_cloud, same
+from ..mapping.ollama_errors import model_not_found, response_error
 from ..mapping.vllm_schema import ModelCard
 from ..profiles.resolver import ModelResolver
 from ..settings import NO_PROFILE, OLLAMA, Profile, Settings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 from ollama import ResponseError
 
 from ..exceptions import MalformedReply
-from ..mapping.errors import elsewhere, refusal
+from ..mapping.errors import with_advice
+from ..mapping.refusals import refusal
 from ..mapping.vllm_schema import ModelList, decode
 from ..settings import OLLAMA
 from ..steps import MODELS_PATH, Reply, Request, SendAll, Steps
@@ -90,7 +91,7 @@ def _ollama_steps(timeout_s: float, redact: Callable[[str], str], url: str) -> S
 
 def _ollama_error(url: str, reply: Reply | Exception) -> str | None:
     if isinstance(reply, MalformedReply):
-        reply = elsewhere(reply, "Please check OLLAMA_HOST.", url)
+        reply = with_advice(reply, "Please check OLLAMA_HOST.", url)
     if isinstance(reply, Reply) and reply.status in (401, 403):
         message = refusal(url, reply.status, reply.body).message or "unauthorized"
         return f"{message} ({url} rejected the API key: check OLLAMA_API_KEY and the client's headers)"

@@ -20,7 +20,8 @@ from functools import partial
 from ollama import ResponseError
 
 from ..exceptions import ConnectionsExhausted, ServerTimeout, ServerUnreachable
-from ..mapping.errors import no_vllm, nowhere, refusal, server_not_ready, server_timeout, unreachable
+from ..mapping.errors import not_a_vllm_server, server_not_ready, server_timeout, servers_unreachable, unreachable
+from ..mapping.refusals import refusal
 from ..mapping.vllm_schema import ModelCard, ModelList, decode
 from ..steps import MODELS_PATH, Clock, Reply, Request, SendAll, Steps
 from .failures import UNREACHABLE, classify
@@ -143,7 +144,7 @@ class ServerRegistry:
                 raise error
         reachable = tuple(server.url for server in self.servers if server.last_error is None)
         missing = {url: error.reason if isinstance(error, ServerTimeout) else "" for url, error in errors.items()}
-        raise nowhere(missing, reachable, name)
+        raise servers_unreachable(missing, reachable, name)
 
     def _due(self, server: Server, now: int) -> bool:
         """Whether it is time to request the list of a server whose list is not known."""
@@ -248,7 +249,7 @@ def _model_list(url: str, reply: Reply) -> tuple[ModelCard, ...]:
     refused = refusal(url, reply.status, reply.body)
     if refused.status == 429 or refused.status >= 500:
         raise server_not_ready(url, refused.status, refused.message, reply.retry_after)
-    raise refused.error() if refused.status in (401, 403) else no_vllm(url, refused.status, refused.message)
+    raise refused.error() if refused.status in (401, 403) else not_a_vllm_server(url, refused.status, refused.message)
 
 
 def _discovery_timeout(left_s: float | None) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 
-from ..mapping.errors import printable
+from ..mapping.text import printable
 
 NOTICES = logging.getLogger("ollama_compat")
 DECISIONS = logging.getLogger("ollama_compat.dispatch")

@@ -38,10 +38,6 @@ class Credentials:
         """Return the headers of a destination. Do not change them."""
         return self.by_destination.get(credential, _NO_HEADERS)
 
-    def is_provider(self, credential: str) -> bool:
-        """Whether the destination is neither vLLM nor Ollama."""
-        return credential not in ("vllm", OLLAMA)
-
     def redact(self, body: bytes) -> bytes:
         """Return `body` with `[key]` in place of each key."""
         for secret in self._secrets:

@@ -8,7 +8,8 @@ import os
 import httpx
 
 from ..exceptions import ServerUnreachable
-from ..mapping.errors import connections_exhausted, incomplete_reply, response_error, server_timeout, unreachable
+from ..mapping.errors import connections_exhausted, incomplete_reply, server_timeout, unreachable
+from ..mapping.ollama_errors import response_error
 from ..settings import OLLAMA
 from ..steps import Request
 

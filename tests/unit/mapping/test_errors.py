@@ -10,13 +10,13 @@ import pytest
 from ollama_compat import ResponseError, ServerUnreachable
 from ollama_compat.mapping.errors import (
     connections_exhausted,
-    nowhere,
     redirected,
-    response_error,
     server_not_ready,
     server_timeout,
+    servers_unreachable,
     unreachable,
 )
+from ollama_compat.mapping.ollama_errors import response_error
 
 URL = "http://vllm:8001"
 
@@ -41,7 +41,7 @@ def test_unreachable_names_no_model_if_the_call_has_none() -> None:
 
 
 def test_nowhere_names_unreachable_and_reachable_servers() -> None:
-    text = str(nowhere({"http://a": "", "http://b": "did not answer"}, ("http://c",), "smol"))
+    text = str(servers_unreachable({"http://a": "", "http://b": "did not answer"}, ("http://c",), "smol"))
     start = "Failed to connect to the vLLM servers http://a, http://b (it did not answer) for model 'smol'."
     assert text.startswith(start)
     assert "The reachable servers do not serve it (http://c)." in text

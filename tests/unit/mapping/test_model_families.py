@@ -11,7 +11,6 @@ from ollama_compat.mapping.model_families import (
     ThinkingStyle,
     fill,
     infill_of,
-    reasoning_parser_of,
     thinking_fields,
     thinking_style,
     tool_parser_of,
@@ -149,15 +148,15 @@ def test_fill_keeps_braces_of_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("served", "tool_parser", "reasoning_parser"),
+    ("served", "parser"),
     [
-        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "hermes", "deepseek_v3"),
-        ("Qwen/Qwen3-8B", "hermes", "qwen3"),
-        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3_coder", "qwen3"),
-        ("openai/gpt-oss-20b", "openai", "openai_gptoss"),
-        ("meta-llama/Llama-3.1-8B-Instruct", "llama3_json", None),
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", None, None),
+        ("LGAI-EXAONE/EXAONE-4.0-32B-AWQ", "hermes"),
+        ("Qwen/Qwen3-8B", "hermes"),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3_coder"),
+        ("openai/gpt-oss-20b", "openai"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama3_json"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", None),
     ],
 )
-def test_parsers_follow_family(served: str, tool_parser: str | None, reasoning_parser: str | None) -> None:
-    assert (tool_parser_of(served, None), reasoning_parser_of(served, None)) == (tool_parser, reasoning_parser)
+def test_tool_parser_follows_family(served: str, parser: str | None) -> None:
+    assert tool_parser_of(served, None) == parser

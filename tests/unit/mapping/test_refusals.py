@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ollama_compat.mapping.refusals import Refusal, failure, refusal
+from ollama_compat.mapping.refusals import Refusal, refusal, stream_error
 
 URL = "http://vllm:8001"
 
@@ -113,5 +113,5 @@ def test_refusal_becomes_an_error_with_ollamas_text_or_advice(status: int, messa
     ],
 )
 def test_error_event_has_the_status_of_its_code_or_500(event: Any, status: int) -> None:
-    error = failure(URL, json.dumps(event).encode())
+    error = stream_error(URL, json.dumps(event).encode())
     assert (error.error, error.status_code) == (f"boom (status {status} from {URL})", status)

@@ -196,6 +196,13 @@ def test_error_reply_raises_ollama_error(reply: Any, text: str, status: int) -> 
     assert error.status_code == status
 
 
+def test_server_without_tool_parser_gets_the_parser_of_the_family_in_the_error() -> None:
+    reply = refused('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+    llama = ModelCard("meta-llama/Llama-3.1-8B-Instruct")
+    assert "--tool-call-parser llama3_json" in refusal({}, reply, card=llama).error
+    assert "--tool-call-parser NAME" in refusal({}, reply, card=ModelCard("unknown")).error
+
+
 def test_missing_model_raises_model_gone() -> None:
     with pytest.raises(Exception, match="does not exist") as caught:
         run({}, MODEL_MISSING)

@@ -12,14 +12,14 @@ from ollama_compat.mapping.errors import (
     connections_exhausted,
     incomplete_reply,
     malformed_reply,
-    nowhere,
     rate_limited,
     redirected,
-    response_error,
     server_not_ready,
     server_timeout,
+    servers_unreachable,
     unreachable,
 )
+from ollama_compat.mapping.ollama_errors import response_error
 from ollama_compat.servers import failures
 from ollama_compat.servers.failures import FAILURES, Failure, classify, is_timeout
 
@@ -28,7 +28,7 @@ URL = "http://a:8001"
 EXAMPLES = [
     # no connection
     (unreachable(URL, "smol", "refused"), "unreachable"),
-    (nowhere({URL: ""}, (), "smol"), "unreachable"),
+    (servers_unreachable({URL: ""}, (), "smol"), "unreachable"),
     (ServerUnreachable("unreachable"), "unreachable"),
     (httpx.ConnectTimeout("slow"), "unreachable"),
     (server_timeout(URL, 5.0, "smol"), "unreachable"),

@@ -101,11 +101,6 @@ def test_each_key_is_sent_to_one_destination(credential: str) -> None:
     assert [name for name in ("vllm", "ollama", "deepseek", "groq") if f"{name}-secret" in sent] == [credential]
 
 
-def test_is_provider_excludes_vllm_and_ollama() -> None:
-    found = credentials(providers=GROQ)
-    assert [name for name in ("vllm", "ollama", "deepseek", "groq") if found.is_provider(name)] == ["deepseek", "groq"]
-
-
 # Redaction
 
 
