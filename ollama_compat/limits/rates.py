@@ -242,7 +242,7 @@ class SyncRates:
             self._retry_at = self._clock.ticks() + round(RETRY_S * 1e9)
         if first:
             log_decision(
-                "rate_storage_failed",
+                "rate storage failed",
                 redact_error(error, self._url),
                 storage=redact_url(self._url),
                 retry_s=RETRY_S,
@@ -254,7 +254,7 @@ class SyncRates:
             restored = self._retry_at is not None
             self._retry_at = None
         if restored:
-            log_decision("rate_storage_restored", storage=redact_url(self._url), action="clients share the rates again")
+            log_decision("rate storage restored", storage=redact_url(self._url), action="clients share the rates again")
 
 
 class AsyncRates:

@@ -286,12 +286,12 @@ def test_limiter_recovers_after_redis_restarts(
     assert admit_all(limiter, "chat")[0] == 10  # counted in memory, with the full rate
     retry_clock.now_s += RETRY_S
     assert spend(limiter, "chat") > 0
-    assert [vars(record)["event"] for record in caplog.records] == ["rate_storage_failed"]
+    assert [vars(record)["event"] for record in caplog.records] == ["rate storage failed"]
     server.start()
     retry_clock.now_s += RETRY_S
     assert spend(limiter, "chat") == 0.0
     assert server.keys() == {"ollama-compat:chat/10/1/minute": 1}
-    assert [vars(record)["event"] for record in caplog.records] == ["rate_storage_failed", "rate_storage_restored"]
+    assert [vars(record)["event"] for record in caplog.records] == ["rate storage failed", "rate storage restored"]
 
 
 @both
@@ -308,7 +308,7 @@ def test_limiter_counts_in_memory_while_redis_does_not_reply(
     server.thaw()
     retry_clock.now_s += RETRY_S
     assert spend(limiter, "chat") == 0.0
-    assert vars(caplog.records[-1])["event"] == "rate_storage_restored"
+    assert vars(caplog.records[-1])["event"] == "rate storage restored"
     assert spend(limiter, "chat") == 0.0  # a late reply is not taken for the reply to a later request
 
 

@@ -298,14 +298,14 @@ def test_failure_and_recovery_of_redis_are_each_logged_once(
     assert (
         vars(failed).items()
         >= {
-            "event": "rate_storage_failed",
+            "event": "rate storage failed",
             "storage": "redis://***@127.0.0.1:6379/0",
             "cause": "ConnectionError: refused",
             "retry_s": 10.0,
         }.items()
     )
     assert (
-        vars(restored).items() >= {"event": "rate_storage_restored", "storage": "redis://***@127.0.0.1:6379/0"}.items()
+        vars(restored).items() >= {"event": "rate storage restored", "storage": "redis://***@127.0.0.1:6379/0"}.items()
     )
     assert "this client counts its own calls" in failed.getMessage()
     assert "again" in restored.getMessage()
@@ -354,7 +354,7 @@ def test_logs_of_all_libraries_do_not_contain_password(scheme: str, caplog: pyte
     address = {"redis+unix": "/no/such/file.sock", "redis+sentinel": "127.0.0.1:1/service"}.get(scheme, "127.0.0.1:1")
     limiter = SyncRates(f"{scheme}://app:{PASSWORD}@{address}", RATES)
     assert limiter.spend("chat") == 0.0
-    assert "rate_storage_failed" in [vars(record).get("event") for record in caplog.records]
+    assert "rate storage failed" in [vars(record).get("event") for record in caplog.records]
     logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert PASSWORD not in logged
 
