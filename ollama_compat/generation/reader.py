@@ -147,7 +147,7 @@ class ReplyReader:
             self._add_answer(self._reasoning_text, delta)
             if self._stops is not None:
                 delta.content += self._stops.finish()
-            if delta.content:  # nobody requested thinking; but an answer is never empty
+            if delta.content:  # the call did not request thinking, and an answer is never empty
                 delta.thinking = ""
 
     def held_back(self) -> str:

@@ -1,4 +1,4 @@
-"""Rate limits and concurrency limits: when a call may start.
+"""Rate limits and concurrency limits: when a call may begin.
 
-It imports settings, mapping, steps and telemetry. dispatch, client, settings (validation) and transport import it.
+Imports telemetry, mapping and steps. Imported by settings (to check rates), transport, dispatch and client.
 """

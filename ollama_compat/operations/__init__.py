@@ -1,4 +1,4 @@
 """One file for each endpoint of the Ollama API: a generator that turns a call into steps and Ollama's parts.
 
-Imports generation, providers, servers, profiles, mapping and steps. Imported by dispatch.
+Imports generation, call, servers, profiles, mapping and steps. Imported by dispatch.
 """

@@ -1,4 +1,4 @@
-"""Model profiles: the file of created profiles (store) and the resolution of Ollama names (resolver).
+"""Model names and profiles: the file of created profiles (store.py) and the resolution of names (resolver.py).
 
-May import settings and mapping. Imported by servers, operations and dispatch.
+Imports settings and mapping. Imported by servers, operations and dispatch.
 """

@@ -1,4 +1,4 @@
 """Converts requests and replies between vLLM's API and other OpenAI-compatible services.
 
-Imports steps, exceptions, settings and mapping. servers.backends, settings and settings_checks import it.
+Imports mapping, exceptions and steps. Imported by settings and settings_checks (the table), and by dispatch.
 """

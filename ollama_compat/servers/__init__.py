@@ -1,4 +1,4 @@
-"""The servers that answer calls: which server has which model, circuit breakers, failures, retries, fallback chains.
+"""The servers that answer calls: discovery, circuit breakers, failures, retries, fallback chains, health.
 
-Imports profiles, settings, mapping, telemetry.log and steps. Imported by dispatch, operations and client.
+Imports profiles, settings, telemetry, mapping and steps. Imported by call, generation, operations, dispatch and client.
 """

@@ -1,4 +1,4 @@
-"""Call records and their observers, statistics, the health check, the log.
+"""Call records and their observers, statistics, notices and the log.
 
-It imports mapping, steps, exceptions, settings, and for the health check servers. All layers above settings import it.
+Imports mapping, exceptions and steps. Imported by every layer above.
 """

@@ -1,4 +1,4 @@
-"""All network I/O: HTTP drivers of the steps, credentials, errors of httpx, and the abort of a request.
+"""All network I/O: the drivers of the steps, credentials, errors of httpx, and the abort of a request.
 
-May import settings, mapping, steps and exceptions. Imported by client and telemetry.
+Imports settings, limits, mapping, exceptions and steps. Imported by client alone.
 """
