@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ..steps import JsonObject
+from .model_families import family_name
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?(?:x\d+(?:\.\d+)?)?)([bm])(?![a-z0-9])", re.I)
 _QUANTISATION = re.compile(
@@ -16,19 +17,12 @@ _QUANTISATION = re.compile(
     r"(?![a-z0-9])",
     re.I,
 )
-# Model families whose models' names begin with the family name.
-_FAMILY = re.compile(
-    r"(exaone|qwen|llama|gemma|mistral|mixtral|ministral|magistral|codestral|phi|deepseek|granite|gpt-?oss|glm|falcon"
-    r"|smollm|starcoder|codellama|command|yi|solar|olmo|nemotron|kimi|hunyuan|minimax|bge|e5|gte|nomic)",
-    re.I,
-)
 
 
 def details(served: str, root: str | None) -> JsonObject:
     """Ollama's `details` of a model. `served` is its name; `root` is the path or hub id that vLLM loaded."""
     names = [name.rstrip("/").rpartition("/")[2] for name in (root, served) if name]
-    found = _FAMILY.match(names[0]) if names else None
-    family = found[0].lower().replace("-", "") if found else ""
+    family = family_name(names[0]) if names else ""
     return {
         "parent_model": root or served,
         "format": "",

@@ -122,6 +122,18 @@ FAMILIES = (
     Family("Llama 4", r"llama-?4", tool_parser="llama4_pythonic"),
 )
 
+_NAMES = re.compile(
+    r"(exaone|qwen|llama|gemma|mistral|mixtral|ministral|magistral|codestral|phi|deepseek|granite|gpt-?oss|glm|falcon"
+    r"|smollm|starcoder|codellama|command|yi|solar|olmo|nemotron|kimi|hunyuan|minimax|bge|e5|gte|nomic)",
+    re.I,
+)
+
+
+def family_name(base: str) -> str:
+    """Ollama's `family` of a model, from the beginning of its name; empty if the name does not show it."""
+    found = _NAMES.match(base)
+    return found[0].lower().replace("-", "") if found else ""
+
 
 def thinking_style(
     served: str,
