@@ -1,4 +1,4 @@
-"""Shared fixtures of the launcher's tests: a state folder for each test, and servers without vLLM."""
+"""Shared fixtures of the launcher's tests: a state folder for each test, servers without vLLM, and the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 from vllm_launch import Server, free_ports
+from vllm_launch.cli import main
 
 from .fake_server import FAKE_SERVER
 
@@ -30,3 +31,18 @@ def fake_server(tmp_path):
         return Server(name=name, model=model, port=port or free, env={"PYTHONPATH": str(tmp_path / "fake"), **env})
 
     return make
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command line. Returns the exit status, standard output and standard error."""
+
+    def command(*arguments):
+        try:
+            status = main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return command

@@ -39,21 +39,6 @@ def runtime(monkeypatch, tmp_path):
     return fake
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs a command line. Returns the exit status, standard output and standard error."""
-
-    def command(*arguments):
-        try:
-            status = main(arguments)
-        except SystemExit as ended:
-            status = ended.code
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return command
-
-
 def test_up_starts_what_the_file_describes(runtime, run):
     status, out, _ = run("up")
     assert (status, runtime.did("start")) == (0, ["chat", "embed"])

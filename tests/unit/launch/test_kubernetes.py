@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from vllm_launch.servers import Server
 VERSIONS = ("1.25", "1.30", "1.37")
 """Versions of Kubernetes: the oldest and the newest with schemas, and one in between."""
 KEY = "sk-5ecret"
+Run = Callable[..., tuple[int, str, str]]
 FILE = """
 [servers.vllm-llm]
 max_model_len = 16384
@@ -418,28 +417,33 @@ def test_invalid_service_name_is_rejected() -> None:
 # --- the command
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vllm_launch", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the commands run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_command_prints_the_files_servers_the_pair_or_the_named_ones(tmp_path: Path) -> None:
-    assert run(tmp_path, "k8s").stdout == kubernetes.generate([PRESETS[name] for name in GPU])
-    assert run(tmp_path, "k8s", "vllm-embed-cpu").stdout == kubernetes.generate([PRESETS["vllm-embed-cpu"]])
-    (tmp_path / "vllm-launch.toml").write_text('[servers.mine]\nmodel = "a/b"\nport = 9000\ngpus = [0]\n')
+def test_command_prints_the_files_servers_the_pair_or_the_named_ones(in_folder: Path, run: Run) -> None:
+    assert run("k8s") == (0, kubernetes.generate([PRESETS[name] for name in GPU]), "")
+    assert run("k8s", "vllm-embed-cpu") == (0, kubernetes.generate([PRESETS["vllm-embed-cpu"]]), "")
+    (in_folder / "vllm-launch.toml").write_text('[servers.mine]\nmodel = "a/b"\nport = 9000\ngpus = [0]\n')
     keeps_models = MINE.model_copy(update={"volumes": MODEL_CACHE})
-    assert run(tmp_path, "k8s").stdout == kubernetes.generate([keeps_models])
+    assert run("k8s") == (0, kubernetes.generate([keeps_models]), "")
 
 
-def test_command_passes_the_cluster_options_and_writes_a_file(tmp_path: Path) -> None:
+def test_command_passes_the_cluster_options_and_writes_a_file(in_folder: Path, run: Run) -> None:
     cluster = ("--namespace", "llm", "--replicas", "2", "--max-replicas", "3", "--prometheus", "http://p:1")
-    done = run(tmp_path, "k8s", "vllm-llm", *cluster, "--claim", "models", "--output", "servers.yaml")
-    assert (done.returncode, done.stdout) == (0, "servers.yaml\n")
+    assert run("k8s", "vllm-llm", *cluster, "--claim", "models", "--output", "servers.yaml") == (
+        0,
+        "servers.yaml\n",
+        "",
+    )
     expected = kubernetes.generate([PRESETS["vllm-llm"]], Cluster("llm", 2, 3, "http://p:1", "models"))
-    assert (tmp_path / "servers.yaml").read_text() == expected
+    assert (in_folder / "servers.yaml").read_text() == expected
 
 
-def test_command_reports_an_unwritable_file(tmp_path: Path) -> None:
-    done = run(tmp_path, "k8s", "--output", "nowhere/servers.yaml")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "vllm-launch: nowhere/servers.yaml cannot be written: No such file or directory.\n"
+@pytest.mark.usefixtures("in_folder")
+def test_command_reports_an_unwritable_file(run: Run) -> None:
+    error = "vllm-launch: nowhere/servers.yaml cannot be written: No such file or directory.\n"
+    assert run("k8s", "--output", "nowhere/servers.yaml") == (1, "", error)

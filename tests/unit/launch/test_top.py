@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from tests.unit.launch.fake_runtime import FakeRuntime
 from vllm_launch import Server, free_ports, top
 from vllm_launch.cli import app as cli_app
-from vllm_launch.cli import main, watching
+from vllm_launch.cli import watching
 from vllm_launch.metrics import Figures
 from vllm_launch.runtimes import LaunchError
 from vllm_launch.top import Row, Target
@@ -221,6 +222,8 @@ def test_times_are_abbreviated(seconds, text):
 
 @pytest.fixture
 def runtime(monkeypatch, tmp_path):
+    """The servers that run. Looks follow each other without a pause, since a short interval shortens the timeout."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     fake = FakeRuntime()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli_app, "open_runtime", lambda *_: fake)
@@ -229,16 +232,9 @@ def runtime(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
-    def command(*arguments):
-        try:
-            status = main(["top", *arguments])
-        except SystemExit as ended:
-            status = ended.code
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return command
+def run_top(run):
+    """Runs `vllm-launch top` with further arguments."""
+    return lambda *arguments: run("top", *arguments)
 
 
 @pytest.fixture
@@ -264,73 +260,73 @@ def server(name, url):
     return Server(name=name, model=f"org/{name}", port=int(url.rpartition(":")[2]))
 
 
-def test_once_shows_running_servers(runtime, run, serve):
+def test_once_shows_running_servers(runtime, run_top, serve):
     runtime.has(server("llm", serve().url))
     runtime.has(server("embed", unused_url()))
-    status, out, _ = run("--once")
+    status, out, _ = run_top("--once")
     assert status == 0
     assert [line.split()[:3] for line in out.splitlines()[2:4]] == [["embed", "starting", "–"], ["llm", "ready", "3"]]
     assert "embed: http://127.0.0.1:" in out
 
 
-def test_once_with_interval_covers_the_interval(runtime, run, serve):
+def test_once_with_interval_covers_the_interval(runtime, run_top, serve):
     runtime.has(server("llm", serve().url))
-    _, out, _ = run("--once", "--interval", "0.2", "--json")
+    _, out, _ = run_top("--once", "--interval", "5", "--json")
     [row] = json.loads(out)["servers"]
     assert row["figures"]["generation_tokens_per_second"] > 0
 
 
-def test_named_servers_are_requested_regardless_of_their_runtime(runtime, run, serve, tmp_path):
+def test_named_servers_are_requested_regardless_of_their_runtime(runtime, run_top, serve, tmp_path):
     page = serve()
     (tmp_path / "vllm-launch.toml").write_text(f'[servers.theirs]\nmodel = "m"\nport = {page.server_port}\n')
     runtime.has(server("other", page.url))
-    _, out, _ = run("theirs", "--once", "--json")
+    _, out, _ = run_top("theirs", "--once", "--json")
     assert [(row["name"], row["state"]) for row in json.loads(out)["servers"]] == [("theirs", "ready")]
-    status, _, err = run("thiers", "--once")
+    status, _, err = run_top("thiers", "--once")
     assert (status, "did you mean 'theirs'?" in err) == (1, True)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/metrics"])
-def test_url_is_requested_without_a_runtime(runtime, run, serve, monkeypatch, path):
+def test_url_is_requested_without_a_runtime(runtime, run_top, serve, monkeypatch, path):
     monkeypatch.setattr(cli_app, "available_runtimes", lambda _: pytest.fail("asked for the runtimes"))
     page = serve()
-    _, out, _ = run("--url", page.url + path, "--once", "--json")
+    _, out, _ = run_top("--url", page.url + path, "--once", "--json")
     [row] = json.loads(out)["servers"]
     assert (row["name"], row["url"], row["state"]) == (page.url.removeprefix("http://"), page.url, "ready")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost", "ftp://a", "http://", "http://a:x", ""])
-def test_invalid_url_is_a_usage_error(runtime, run, url):
-    status, _, err = run("--url", url, "--once")
+def test_invalid_url_is_a_usage_error(runtime, run_top, url):
+    status, _, err = run_top("--url", url, "--once")
     assert (status, "--url" in err) == (2, True)
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "0.1", "nan", "inf"])
-def test_invalid_interval_is_a_usage_error(runtime, run, interval):
-    status, _, err = run("--interval", interval)
+def test_invalid_interval_is_a_usage_error(runtime, run_top, interval):
+    status, _, err = run_top("--interval", interval)
     assert (status, "from 0.2 to 3600" in err) == (2, True)
 
 
-def test_top_without_servers_fails_with_advice(runtime, run):
+def test_top_without_servers_fails_with_advice(runtime, run_top):
     for arguments in ((), ("--once",)):
-        status, _, err = run(*arguments)
+        status, _, err = run_top(*arguments)
         assert (status, "No server is there." in err, "--url" in err) == (1, True, True)
-    assert json.loads(run("--once", "--json")[1])["servers"] == []
+    assert json.loads(run_top("--once", "--json")[1])["servers"] == []
 
 
-def test_live_json_prints_a_line_per_look_until_ctrl_c(runtime, run, serve, stop_after):
+def test_live_json_prints_a_line_per_look_until_ctrl_c(runtime, run_top, serve, stop_after):
     runtime.has(server("llm", serve().url))
     stop_after(3)
-    status, out, err = run("--json", "--interval", "0.2")
+    status, out, err = run_top("--json", "--interval", "5")
     assert (status, err) == (0, "")
     tokens = [json.loads(line)["servers"][0]["figures"]["generation_tokens"] for line in out.splitlines()]
     assert tokens == [0, 1000, 2000]
 
 
-def test_output_without_terminal_is_consecutive_tables(runtime, run, serve, stop_after):
+def test_output_without_terminal_is_consecutive_tables(runtime, run_top, serve, stop_after):
     runtime.has(server("a-server-with-quite-a-long-name-of-its-own", serve().url))
     stop_after(2)
-    status, out, _ = run("--interval", "0.2")
+    status, out, _ = run_top("--interval", "5")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines() if " ready " in line] == [
         "a-server-with-quite-a-long-name-of-its-own"
@@ -338,17 +334,17 @@ def test_output_without_terminal_is_consecutive_tables(runtime, run, serve, stop
     assert "\x1b" not in out
 
 
-def test_terminal_shows_one_live_table_and_restores_the_cursor(runtime, run, serve, stop_after, monkeypatch):
+def test_terminal_shows_one_live_table_and_restores_the_cursor(runtime, run_top, serve, stop_after, monkeypatch):
     monkeypatch.setattr(watching, "output", lambda: Console(force_terminal=True, width=100, height=20))
     runtime.has(server("llm", serve().url))
     stop_after(2)
-    status, out, _ = run("--interval", "0.2")
+    status, out, _ = run_top("--interval", "5")
     assert status == 0
     assert out.index("\x1b[?25l") < out.index("\x1b[?25h")  # hidden, then shown again
     assert "\x1b[1A\x1b[2K" in out  # the first table was overwritten
 
 
-def test_servers_appear_and_disappear_while_watching(runtime, run, serve, monkeypatch):
+def test_servers_appear_and_disappear_while_watching(runtime, run_top, serve, monkeypatch):
     first, second = serve(), serve()
     runtime.has(server("first", first.url))
     asked = top.Watch.look
@@ -361,11 +357,11 @@ def test_servers_appear_and_disappear_while_watching(runtime, run, serve, monkey
         return rows
 
     monkeypatch.setattr(top.Watch, "look", look)
-    run("--json", "--interval", "0.2")
+    run_top("--json", "--interval", "5")
     assert (first.looks, second.looks) == (2, 1)
 
 
-def test_servers_stay_watched_when_their_engine_is_unreachable(runtime, run, serve, monkeypatch, stop_after):
+def test_servers_stay_watched_when_their_engine_is_unreachable(runtime, run_top, serve, monkeypatch, stop_after):
     runtime.has(server("llm", serve().url))
     answers = iter([runtime.instances()])
 
@@ -376,8 +372,8 @@ def test_servers_stay_watched_when_their_engine_is_unreachable(runtime, run, ser
 
     monkeypatch.setattr(runtime, "instances", instances)
     stop_after(2)
-    status, out, _ = run("--json", "--interval", "0.2")
+    status, out, _ = run_top("--json", "--interval", "5")
     assert status == 0
     assert [json.loads(line)["servers"][0]["state"] for line in out.splitlines()] == ["ready", "ready"]
-    status, _, err = run("--once")
+    status, _, err = run_top("--once")
     assert (status, "The Docker engine does not answer." in err) == (1, True)
