@@ -99,7 +99,7 @@ def test_ctrl_c_stops_only_the_servers_that_this_command_started(
         launcher.send_signal(signal.SIGINT)
         printed, _ = launcher.communicate(timeout=TIMEOUT_S)
     assert launcher.returncode == 130
-    assert printed.endswith("vllm-launch: stopped; what was still starting has been stopped too.\n")
+    assert printed.endswith("vllm-launch: interrupted; servers that were still starting have been stopped.\n")
     assert names(engine, chat, loading) == [chat.name]
     assert made(engine, chat) == before
 
