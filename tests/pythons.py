@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 SUITES = ("tests/unit", "tests/http")
+OPTIONS = ("--quiet", "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal", "-p", "no:cacheprovider")
 UV = str(Path(sys.executable).with_name("uv"))
 
 
@@ -52,7 +53,7 @@ def run(version: str, python: str) -> bool:
     commands = [
         *([] if (folder / "bin" / "python").exists() else [[UV, "venv", "--quiet", "--python", python, str(folder)]]),
         [UV, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--editable", ".[dev]"],
-        [str(folder / "bin" / "python"), "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *SUITES],
+        [str(folder / "bin" / "python"), "-m", "pytest", *OPTIONS, *SUITES],
     ]
     return all(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0 for command in commands)
 
