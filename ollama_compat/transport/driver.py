@@ -146,9 +146,9 @@ class SyncDriver:
         decoder = event_decoder(response, request)
         for piece in response.iter_bytes():
             for event in decoder.feed(piece):
-                yield self._credentials.redact(event) if b'"error"' in event else event
+                yield redacted(event, self._credentials)
         for event in decoder.finish():
-            yield self._credentials.redact(event) if b'"error"' in event else event
+            yield redacted(event, self._credentials)
 
 
 class AsyncDriver:
@@ -238,9 +238,14 @@ class AsyncDriver:
         decoder = event_decoder(response, request)
         async for piece in response.aiter_bytes():
             for event in decoder.feed(piece):
-                yield self._credentials.redact(event) if b'"error"' in event else event
+                yield redacted(event, self._credentials)
         for event in decoder.finish():
-            yield self._credentials.redact(event) if b'"error"' in event else event
+            yield redacted(event, self._credentials)
+
+
+def redacted(event: bytes, credentials: Credentials) -> bytes:
+    """The event of a stream without keys. Only an error quotes a key, so the other events are not searched."""
+    return credentials.redact(event) if b'"error"' in event else event
 
 
 def build(
